@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Everything that has to pass: installs what the tests need, then runs them. As root (it mounts, and acts as several users).
+# Usage: scripts/test.sh [STEP...]     (default: all; the steps are named below; LONG=1 makes the suites longer)
+# The steps before the suites need no FUSE. Every step has a time limit; nothing it mounts or makes is left behind.
+set -euo pipefail
+((EUID == 0)) || exec sudo --preserve-env=CARGO_TARGET_DIR,TMPDIR,LONG "$0" "$@"
+. "$(dirname "$0")/lib.sh"
+cd "$PROJECT"
+
+limit() { # MINUTES COMMAND...: a hung mount must not hang the tests
+  timeout --kill-after=30 "$1m" "${@:2}"
+}
+
+# --- the steps, in order ---
+
+step_format() { limit 2 cargo fmt --check; }
+
+step_lint() {
+  limit 15 cargo clippy --quiet --all-targets -- -D warnings
+  limit 15 cargo clippy --quiet --all-targets --no-default-features --features simulation -- -D warnings
+}
+
+# With overflow checks and debug assertions.
+step_debug() { limit 20 cargo test; }
+
+# Optimised, with the simulated disk: the crash suite takes its full size here.
+step_crash() { limit 25 cargo test --release --features simulation; }
+
+# The pure-Rust engine, where it makes a difference.
+step_portable() { limit 10 cargo test --no-default-features --lib -- crypto format; }
+
+step_documentation() { RUSTDOCFLAGS='-D warnings' limit 10 cargo doc --quiet --no-deps; }
+
+step_suites() {
+  local suite status=0
+  limit 15 cargo build --quiet --release --bin sero
+  export SERO=$BUILD/release/sero
+  for suite in scripts/suites/*.sh; do
+    if ! limit "${SUITE_MINUTES:-15}" "$suite"; then
+      printf 'FAILED: %s\n' "$suite" >&2
+      status=1
+    fi
+  done
+  return "$status"
+}
+
+all=(format lint debug crash portable documentation suites)
+
+# --- what they need ---
+
+need_packages build-essential pkg-config git fuse3 acl attr libacl1-dev sqlite3 rsync python3 python3-cryptography xz-utils \
+  util-linux procps psmisc
+need_cargo
+# The second reader of the format is a Python script; the python3 in front may not be Debian's.
+python3 -c 'import cryptography' 2>/dev/null || python3 -m pip install --quiet cryptography ||
+  die "python3 cannot import the module cryptography"
+[[ -c /dev/fuse ]] || modprobe fuse || die "there is no /dev/fuse: the tests mount vaults"
+
+make_scratch
+# All temporary files and mounts of the tests are below it, and so are cleaned up with it.
+export TMPDIR=$SCRATCH
+need_testers
+allow_other_for_all
+clean_up_more() {
+  remove_testers
+  restore_fuse_configuration
+}
+
+# --- run them ---
+
+passed=0
+failed=()
+for step in "${@:-${all[@]}}"; do
+  declare -F "step_$step" >/dev/null || die "there is no step $step; there are: ${all[*]}"
+  say "$step"
+  started=$SECONDS
+  set +e
+  (set -e; "step_$step") </dev/null
+  status=$?
+  set -e
+  if ((status == 0)); then
+    passed=$((passed + 1))
+    say "$step passed in $((SECONDS - started)) s"
+  else
+    failed+=("$step")
+    say "$step FAILED after $((SECONDS - started)) s"
+  fi
+done
+
+((!${#failed[@]})) || printf 'failed: %s\n' "${failed[*]}" >&2
+printf 'steps: %d passed, %d failed\n' "$passed" "${#failed[@]}"
+((!${#failed[@]}))

@@ -1,0 +1,160 @@
+//! The command line: arguments, prompts, reports, exit codes. One file a command.
+//!
+//! A command takes its arguments and the [`Context`], and returns a [`failure::Failure`] if it fails: one
+//! sentence on standard error, and an exit code that scripts can rely on ([`ExitCode`], docs/cli.md).
+
+mod background;
+mod create;
+mod daemon;
+mod exit_code;
+mod failure;
+mod info;
+mod logging;
+mod mount;
+mod mountpoint;
+mod opening;
+mod passphrase;
+mod paths;
+mod seal;
+mod time;
+
+pub use exit_code::ExitCode;
+
+use std::io::Write;
+
+use clap::{ArgAction, Parser, Subcommand};
+use failure::Result;
+use logging::Destination;
+
+/// An encrypted, crash-proof, tamper-evident filesystem: a vault that mounts as a normal directory
+#[derive(Debug, Parser)]
+#[command(
+    name = "sero",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    after_help = "\
+Examples:
+  sero create ~/papers.sero
+  mkdir ~/papers && sero mount ~/papers.sero ~/papers
+  sero seal ~/papers
+
+`sero COMMAND --help` says more about a command. Exit codes: see docs/cli.md."
+)]
+struct Arguments {
+    /// Say more: once for information, twice for details
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+
+    /// Say nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a new vault
+    Create(create::CreateArguments),
+    /// Mount a vault as a normal directory
+    Mount(mount::MountArguments),
+    /// Write everything to the vault, unmount it, and forget the key
+    #[command(visible_alias = "unmount")]
+    Seal(seal::SealArguments),
+    /// Show what a vault says about itself, without the passphrase
+    Info(info::InfoArguments),
+    /// The process behind a mount; started by `sero mount` alone
+    #[command(name = background::SUBCOMMAND, hide = true)]
+    Serve,
+}
+
+/// What every command needs to know.
+#[derive(Clone, Copy, Debug)]
+struct Context {
+    /// -1 quiet, 0 usual, 1 and more verbose.
+    verbosity: i8,
+}
+
+impl Context {
+    /// The result that was asked for.
+    fn print(&self, text: &str) {
+        // A reader that has gone is no failure of the command.
+        let _ = writeln!(std::io::stdout().lock(), "{text}");
+    }
+
+    /// A result that nobody asked for: what was done.
+    fn say(&self, text: &str) {
+        if self.verbosity >= 0 {
+            self.print(text);
+        }
+    }
+
+    /// Something on the way.
+    fn note(&self, text: &str) {
+        if self.verbosity >= 0 {
+            let _ = writeln!(std::io::stderr().lock(), "sero: {text}");
+        }
+    }
+}
+
+/// Parses the command line of this process, and runs it. What to say is said when this returns.
+pub fn run() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            // Help and version were asked for; everything else is a mistake.
+            return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Ok };
+        }
+    };
+    let context = Context {
+        verbosity: if arguments.quiet {
+            -1
+        } else {
+            i8::try_from(arguments.verbose).unwrap_or(i8::MAX)
+        },
+    };
+    match dispatch(&arguments.command, &context) {
+        Ok(()) => ExitCode::Ok,
+        Err(failure) => {
+            let _ = writeln!(std::io::stderr().lock(), "sero: {failure}");
+            failure.code
+        }
+    }
+}
+
+fn dispatch(command: &Command, context: &Context) -> Result<()> {
+    // The daemon learns from its order where to log.
+    if matches!(command, Command::Serve) {
+        return background::run();
+    }
+    logging::start(Destination::Terminal, context.verbosity)?;
+    match command {
+        Command::Create(arguments) => create::run(arguments, context),
+        Command::Mount(arguments) => mount::run(arguments, context),
+        Command::Seal(arguments) => seal::run(arguments, context),
+        Command::Info(arguments) => info::run(arguments, context),
+        Command::Serve => background::run(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        for command in Arguments::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.starts_with("Examples:"), "{}", command.get_name());
+        }
+    }
+}

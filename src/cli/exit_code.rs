@@ -1,0 +1,46 @@
+//! The exit codes: an interface. A number never changes its meaning and is never used again for another
+//! one; `docs/cli.md` lists them for scripts.
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// Done.
+    Ok = 0,
+    /// Failed in a way that has no number of its own.
+    Other = 1,
+    /// The command line is not one that sero understands (clap's own code, too).
+    Usage = 2,
+    /// No keyslot opens with this passphrase.
+    WrongPassphrase = 3,
+    /// The directory is not a vault.
+    NotAVault = 4,
+    /// The vault was made by a newer sero.
+    UnsupportedFormat = 5,
+    /// The vault is mounted already, here or on another machine.
+    AlreadyMounted = 6,
+    /// The mountpoint is missing, not a directory, not empty, inside the vault, or already a mountpoint.
+    MountpointUnusable = 7,
+    /// Bytes of the vault are not what sero wrote there.
+    Integrity = 8,
+    /// The filesystem under the vault failed, is full, or denies access.
+    BackingIo = 9,
+    /// Processes use the mount.
+    Busy = 10,
+    /// There is no mount to seal.
+    NotMounted = 11,
+    /// The machine offers no FUSE: no `/dev/fuse`, no fusermount3, or not to this user.
+    FuseUnavailable = 12,
+    /// The passphrase could not be had: no terminal, an unreadable file, a failing command.
+    PassphraseUnavailable = 13,
+    /// The key derivation's parameters are out of bounds, or take more memory than there is.
+    KdfRefused = 14,
+    /// `create` found something where the vault is to be.
+    TargetExists = 15,
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        Self::from(code as u8)
+    }
+}

@@ -1,0 +1,115 @@
+//! [`Failure`]: what a command tells the user when it fails. One sentence: what happened; what to do.
+
+use std::fmt;
+use std::io;
+
+use super::exit_code::ExitCode;
+use crate::fuse::{FuseError, UnknownOption};
+use crate::vault::VaultError;
+
+/// The result of a command.
+pub(super) type Result<T, E = Failure> = std::result::Result<T, E>;
+
+/// Why a command failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) code: ExitCode,
+    pub(super) message: String,
+}
+
+impl Failure {
+    pub(super) fn new(code: ExitCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+
+    pub(super) fn other(message: impl Into<String>) -> Self {
+        Self::new(ExitCode::Other, message)
+    }
+
+    /// With what it is about in front: `VAULT: message`.
+    pub(super) fn about(self, subject: impl fmt::Display) -> Self {
+        Self {
+            message: format!("{subject}: {}", self.message),
+            ..self
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<VaultError> for Failure {
+    fn from(error: VaultError) -> Self {
+        Self::new(code_of(&error), error.to_string())
+    }
+}
+
+fn code_of(error: &VaultError) -> ExitCode {
+    match error {
+        VaultError::NotAVault { .. } => ExitCode::NotAVault,
+        VaultError::UnsupportedFormat { .. } => ExitCode::UnsupportedFormat,
+        VaultError::WrongPassphrase { .. } => ExitCode::WrongPassphrase,
+        VaultError::KdfRefused(_) => ExitCode::KdfRefused,
+        VaultError::AlreadyMounted { .. } => ExitCode::AlreadyMounted,
+        VaultError::VaultExists | VaultError::TargetNotEmpty => ExitCode::TargetExists,
+        VaultError::ConfigurationDamaged { .. } | VaultError::ConfigurationEdited | VaultError::Integrity(_) => {
+            ExitCode::Integrity
+        }
+        VaultError::Io { .. } | VaultError::ReadOnly | VaultError::NoSpace { .. } => ExitCode::BackingIo,
+        VaultError::InvalidName
+        | VaultError::NameTooLong
+        | VaultError::TooLarge
+        | VaultError::NotSupported { .. }
+        | VaultError::Sealing(_)
+        | VaultError::JournalFull
+        | VaultError::Internal(_) => ExitCode::Other,
+    }
+}
+
+impl From<FuseError> for Failure {
+    fn from(error: FuseError) -> Self {
+        let (code, advice) = match &error {
+            FuseError::NoDevice { source } if source.kind() == io::ErrorKind::PermissionDenied => (
+                ExitCode::FuseUnavailable,
+                "have root let users open it, as udev does (`chmod 666 /dev/fuse`), or mount as root",
+            ),
+            FuseError::NoDevice { .. } => (
+                ExitCode::FuseUnavailable,
+                "load the kernel's FUSE (`modprobe fuse`), and in a container give it the device /dev/fuse",
+            ),
+            FuseError::NoFusermount => (
+                ExitCode::FuseUnavailable,
+                "install the package fuse3 (`apt install fuse3`), or mount as root",
+            ),
+            FuseError::AllowOtherForbidden => (
+                ExitCode::FuseUnavailable,
+                "have root put the line `user_allow_other` into /etc/fuse.conf, or leave the option out",
+            ),
+            FuseError::Mount { source, .. } if source.raw_os_error() == Some(libc::EPERM) => (
+                ExitCode::FuseUnavailable,
+                "mounting takes the capability CAP_SYS_ADMIN, which this root does not have (in a container?)",
+            ),
+            FuseError::Mount { .. } | FuseError::Fusermount { .. } => (
+                ExitCode::MountpointUnusable,
+                "choose an empty directory that is yours",
+            ),
+            FuseError::Session { .. } => (ExitCode::Other, "see the log (`-v` shows more)"),
+            FuseError::Busy { .. } => (ExitCode::Busy, "close what uses it, or detach it with --lazy"),
+            FuseError::NotMounted { .. } => (ExitCode::NotMounted, "there is nothing to seal"),
+            FuseError::Unmount { .. } => (ExitCode::Other, "seal it as the user who mounted it, or as root"),
+        };
+        Self::new(code, format!("{error}; {advice}"))
+    }
+}
+
+impl From<UnknownOption> for Failure {
+    fn from(error: UnknownOption) -> Self {
+        Self::new(ExitCode::Usage, format!("{error}; `sero mount --help` lists those that are"))
+    }
+}

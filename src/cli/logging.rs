@@ -1,0 +1,137 @@
+//! Where the log goes: the terminal, a file, or for a daemon the system's log (the journal).
+//!
+//! What is logged never holds a plain name, a path inside the vault, or content. fuser's own log does at
+//! its lower levels, so that it is silenced.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+
+use env_logger::{Builder, Target};
+use log::{Level, LevelFilter};
+
+use super::failure::{Failure, Result};
+
+/// Where the records of a command go.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Destination<'a> {
+    /// Standard error.
+    Terminal,
+    /// A file, appended to; readable by its owner alone.
+    File(&'a Path),
+    /// The system's log, or nothing where there is none.
+    System,
+}
+
+/// Sets the log up, once. `verbosity`: -1 errors, 0 warnings, 1 information, 2 details.
+pub(super) fn start(destination: Destination<'_>, verbosity: i8) -> Result<()> {
+    let mut builder = Builder::new();
+    builder.filter_level(level(verbosity, destination));
+    // RUST_LOG narrows or widens it, as everywhere.
+    builder.parse_default_env();
+    builder.filter_module("fuser", LevelFilter::Off);
+    match destination {
+        Destination::Terminal => {
+            builder.format(|out, record| writeln!(out, "sero: {}{}", prefix(record.level()), record.args()));
+        }
+        Destination::File(path) => {
+            let file = OpenOptions::new()
+                .append(true)
+                .create(true)
+                .mode(0o600)
+                .open(path)
+                .map_err(|error| {
+                    Failure::other(format!(
+                        "the log {} cannot be opened: {error}; give a file that you may write",
+                        path.display()
+                    ))
+                })?;
+            builder.target(Target::Pipe(Box::new(file)));
+        }
+        Destination::System => match SystemLog::connect() {
+            Ok(system) => {
+                builder.format(|out, record| {
+                    // One write is one datagram; the priority stands first (RFC 3164), facility daemon.
+                    writeln!(out, "<{}>sero[{}]: {}", 3 * 8 + severity(record.level()), std::process::id(), record.args())
+                });
+                builder.target(Target::Pipe(Box::new(system)));
+            }
+            Err(_) => {
+                builder.filter_level(LevelFilter::Off);
+                builder.target(Target::Pipe(Box::new(io::sink())));
+            }
+        },
+    }
+    // A second start, as in tests, changes nothing.
+    let _ = builder.try_init();
+    Ok(())
+}
+
+/// A daemon also says when it mounted and sealed.
+fn level(verbosity: i8, destination: Destination<'_>) -> LevelFilter {
+    let usual = match destination {
+        Destination::Terminal => 0,
+        Destination::File(_) | Destination::System => 1,
+    };
+    match verbosity.saturating_add(usual) {
+        i8::MIN..=-1 => LevelFilter::Error,
+        0 => LevelFilter::Warn,
+        1 => LevelFilter::Info,
+        2 => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    }
+}
+
+fn prefix(level: Level) -> &'static str {
+    match level {
+        Level::Error => "error: ",
+        Level::Warn => "warning: ",
+        Level::Info => "",
+        Level::Debug => "debug: ",
+        Level::Trace => "trace: ",
+    }
+}
+
+/// As syslog(3) numbers them.
+fn severity(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
+}
+
+/// `/dev/log`, one datagram a record.
+struct SystemLog(UnixDatagram);
+
+impl SystemLog {
+    fn connect() -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        socket.connect("/dev/log")?;
+        // A log that does not drain must not stop the filesystem.
+        socket.set_nonblocking(true)?;
+        Ok(Self(socket))
+    }
+}
+
+impl Write for SystemLog {
+    fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+        let _ = self.0.send(record.trim_ascii_end());
+        Ok(record.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Panics go to the log with their place alone: the message might quote a name.
+pub(super) fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        log::error!("a bug in sero: panic at {place}; please report it");
+    }));
+}

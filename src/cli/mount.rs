@@ -1,0 +1,157 @@
+//! `sero mount VAULT MOUNTPOINT`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::background::{self, Order};
+use super::exit_code::ExitCode;
+use super::failure::{Failure, Result};
+use super::passphrase::PassphraseArguments;
+use super::opening::Opening;
+use super::{Context, daemon, mountpoint, paths};
+use crate::fuse::{self, MountOptions, MountRequest};
+use crate::vault::{Mode, PosixStorage, Vault};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sero mount ~/papers.sero ~/papers                 ask for the passphrase, go to the background
+  sero mount -o allow_other /srv/vault /srv/data    as root, for all users of the machine
+  sero mount --read-only --foreground V M           look at it, seal with Ctrl-C
+  pass show papers | sero mount --password-file - ~/papers.sero ~/papers
+
+Options for -o, as in mount(8):
+  ro rw  allow_other  nonempty  nosuid suid nodev dev  noexec exec
+  noatime relatime strictatime nodiratime lazytime  sync dirsync")]
+pub(super) struct MountArguments {
+    /// The vault: a directory that `sero create` made
+    vault: PathBuf,
+
+    /// An empty directory, where the files appear
+    mountpoint: PathBuf,
+
+    /// Mount options, separated by commas; can be repeated
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    options: Vec<String>,
+
+    /// Refuse all changes; a vault can be mounted read-only more than once
+    #[arg(long, visible_alias = "ro")]
+    read_only: bool,
+
+    /// Stay in the foreground; Ctrl-C seals
+    #[arg(long, short)]
+    foreground: bool,
+
+    /// Append the daemon's log to FILE instead of the system's log
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+
+    #[command(flatten)]
+    passphrase: PassphraseArguments,
+}
+
+pub(super) fn run(arguments: &MountArguments, context: &Context) -> Result<()> {
+    // Everything that can be wrong without a passphrase is found before one is asked for.
+    let options = options(&arguments.options, arguments.read_only)?;
+    let opening = Opening::find(&arguments.vault)?;
+    let vault = opening.path();
+    let mountpoint = mountpoint::check(&arguments.mountpoint, vault, options.nonempty)?;
+    fuse::check_available(&options)?;
+    opening.check_free(mode(&options))?;
+    let log = arguments.log.as_deref().map(paths::absolute).transpose()?;
+
+    let keys = opening.unlock(&arguments.passphrase.obtain(&arguments.vault)?)?;
+    let order = Order {
+        vault: vault.into(),
+        mountpoint: mountpoint.clone().into(),
+        options: arguments.options.clone(),
+        read_only: arguments.read_only,
+        log: log.map(Into::into),
+        verbosity: context.verbosity,
+    };
+    let hint = format!(
+        "{} is mounted on {}; `sero seal {}` seals it",
+        vault.display(),
+        mountpoint.display(),
+        mountpoint.display()
+    );
+    if arguments.foreground {
+        serve(&order, |opening| opening.open(keys, mode(&options)), || {
+            context.say(&format!("{hint}, and so does Ctrl-C"));
+            true
+        })
+    } else {
+        background::start(&order, keys)?;
+        context.say(&hint);
+        Ok(())
+    }
+}
+
+/// In the daemon: with the keys as they came through the pipe.
+pub(super) fn serve_exposed(order: &Order, exposed: &[u8], ready: impl FnOnce() -> bool) -> Result<()> {
+    let options = options(&order.options, order.read_only)?;
+    serve(
+        order,
+        |opening| {
+            let keys = opening.unlock_exposed(exposed)?;
+            opening.open(keys, mode(&options))
+        },
+        ready,
+    )
+}
+
+/// Opens the vault and serves it in this process until the mount ends.
+fn serve(
+    order: &Order,
+    open: impl FnOnce(Opening) -> Result<Arc<Vault<PosixStorage>>>,
+    ready: impl FnOnce() -> bool,
+) -> Result<()> {
+    daemon::harden();
+    let options = options(&order.options, order.read_only)?;
+    let path = PathBuf::from(&order.vault);
+    let vault = open(Opening::find(&path)?)?;
+    let request = MountRequest {
+        source: path.clone(),
+        mountpoint: PathBuf::from(&order.mountpoint),
+        // The lock keeps writers away from readers, too.
+        changes_elsewhere: false,
+        options,
+    };
+    daemon::serve(vault, &request, ready).map_err(|failure| failure.about(path.display()))
+}
+
+fn options(lists: &[String], read_only: bool) -> Result<MountOptions> {
+    let mut options = MountOptions::default();
+    for list in lists {
+        options.apply(list)?;
+    }
+    if read_only && lists.iter().flat_map(|list| list.split(',')).any(|option| option == "rw") {
+        return Err(Failure::new(
+            ExitCode::Usage,
+            "--read-only and the option rw contradict each other; give one of them",
+        ));
+    }
+    options.read_only |= read_only;
+    Ok(options)
+}
+
+fn mode(options: &MountOptions) -> Mode {
+    if options.read_only { Mode::ReadOnly } else { Mode::ReadWrite }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contradictions_and_unknown_options_are_usage_errors() {
+        let code = |lists: &[&str], read_only| {
+            let lists: Vec<String> = lists.iter().map(ToString::to_string).collect();
+            options(&lists, read_only).map(|options| options.read_only).map_err(|failure| failure.code)
+        };
+        assert_eq!(code(&["allow_other", "ro"], false), Ok(true));
+        assert_eq!(code(&[], true), Ok(true));
+        assert_eq!(code(&["rw"], true), Err(ExitCode::Usage));
+        assert_eq!(code(&["colour=red"], false), Err(ExitCode::Usage));
+    }
+}

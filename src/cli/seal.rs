@@ -1,0 +1,220 @@
+//! `sero seal MOUNTPOINT|VAULT`, also `sero unmount`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Context;
+use super::exit_code::ExitCode;
+use super::failure::{Failure, Result};
+use super::opening::Opening;
+use super::paths;
+use crate::fuse::mountinfo::{self, Mount};
+use crate::fuse::{self, FuseError, Unmount};
+
+/// How often is looked whether the daemon has let go of the vault.
+const POLL: Duration = Duration::from_millis(20);
+/// After this it is said what is waited for.
+const SILENCE: Duration = Duration::from_secs(3);
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sero seal ~/papers            by the mountpoint
+  sero seal ~/papers.sero       by the vault
+  sero seal --lazy /srv/data    detach it now; it is sealed when the last file is closed
+
+When it returns 0 without --lazy, the vault is at rest and can be copied. A mount whose process has died
+is cleaned up, too. `umount` and `fusermount3 -u` seal as well, but return before it is done.")]
+pub(super) struct SealArguments {
+    /// Where the vault is mounted, or the vault itself
+    #[arg(value_name = "MOUNTPOINT|VAULT")]
+    target: PathBuf,
+
+    /// Detach it even if it is in use; sealing waits for the last user
+    #[arg(long, short = 'z')]
+    lazy: bool,
+}
+
+pub(super) fn run(arguments: &SealArguments, context: &Context) -> Result<()> {
+    let mounts = mountinfo::read().map_err(|error| Failure::other(format!("/proc/self/mountinfo: {error}")))?;
+    let Some(mount) = find(&mounts, &arguments.target) else {
+        return Err(not_mounted(&arguments.target));
+    };
+    // Its daemon was killed: there is nobody to seal the vault, only a mount to clean up.
+    let is_dead = matches!(fs::metadata(&mount.mountpoint), Err(error) if error.raw_os_error() == Some(libc::ENOTCONN));
+    let how = if arguments.lazy { Unmount::Lazily } else { Unmount::IfIdle };
+    match fuse::unmount(&mount.mountpoint, how) {
+        Ok(()) => {}
+        Err(FuseError::Busy { .. }) => return Err(busy(&mounts, &mount)),
+        Err(error) => return Err(error.into()),
+    }
+    let vault = Path::new(&mount.source);
+    if is_dead {
+        context.say(&format!(
+            "{} is unmounted; its process had died, so that {} was not sealed: the next mount repairs it",
+            mount.mountpoint.display(),
+            vault.display()
+        ));
+        return Ok(());
+    }
+    if arguments.lazy {
+        context.say(&format!(
+            "{} is detached; {} is sealed when its last user is gone",
+            mount.mountpoint.display(),
+            vault.display()
+        ));
+        return Ok(());
+    }
+    wait_until_sealed(vault, &mount, context)?;
+    context.say(&format!("{} is sealed", vault.display()));
+    Ok(())
+}
+
+/// The vault's mount at this path, or of this vault; the uppermost one.
+fn find(mounts: &[Mount], target: &Path) -> Option<Mount> {
+    // First without touching the target itself: nobody may answer there.
+    let untouched = paths::canonical_parent(target);
+    let matches = |path: &Path| {
+        let vaults = || mounts.iter().rev().filter(|mount| mount.is_vault());
+        vaults()
+            .find(|mount| mount.mountpoint == path)
+            .or_else(|| vaults().find(|mount| mount.source == *path.as_os_str()))
+            .cloned()
+    };
+    untouched
+        .as_deref()
+        .and_then(matches)
+        .or_else(|| fs::canonicalize(target).ok().as_deref().and_then(matches))
+}
+
+fn not_mounted(target: &Path) -> Failure {
+    let shown = target.display();
+    let message = match Opening::find(target).and_then(|opening| Ok((opening.is_in_use()?, opening.is_sealed()?))) {
+        Ok((false, true)) => format!("{shown} is not mounted; it is sealed already"),
+        Ok((false, false)) => format!(
+            "{shown} is not mounted, and was not sealed cleanly; mount it once to repair it, then seal it"
+        ),
+        Ok((true, _)) => format!(
+            "{shown} is in use, but not mounted where this process can see it; seal it where it is mounted"
+        ),
+        Err(_) => format!("nothing of sero is mounted on {shown}; `findmnt -t fuse.sero` lists what is"),
+    };
+    Failure::new(ExitCode::NotMounted, message)
+}
+
+fn busy(mounts: &[Mount], mount: &Mount) -> Failure {
+    let processes = fuse::processes_using(mount.device);
+    let nested = fuse::mounts_on(mounts, mount);
+    let mut users: Vec<String> = processes.iter().map(ToString::to_string).collect();
+    users.extend(nested.iter().map(|path| format!("the mount on {}", path.display())));
+    let by = if users.is_empty() {
+        "by processes that only root can see, or by the kernel (a loop device, a swap file)".to_owned()
+    } else {
+        format!("by {}", users.join(", "))
+    };
+    Failure::new(
+        ExitCode::Busy,
+        format!(
+            "{} is in use {by}; close it there (a shell whose directory is inside counts, too), or detach it with --lazy",
+            mount.mountpoint.display()
+        ),
+    )
+}
+
+/// Until the daemon has let go of the vault, however long it has to write.
+fn wait_until_sealed(vault: &Path, mount: &Mount, context: &Context) -> Result<()> {
+    if mount.is_read_only() {
+        // Nothing to write, and others may be reading still.
+        return Ok(());
+    }
+    let Ok(opening) = Opening::find(vault) else {
+        // Another user's vault: root unmounts and cannot look (a network filesystem), or its path is gone.
+        log::warn!("{}: cannot be read, so that the end of sealing is not seen", vault.display());
+        return Ok(());
+    };
+    let started = Instant::now();
+    let mut said = false;
+    while opening.holder()?.is_some() {
+        if !said && started.elapsed() > SILENCE {
+            said = true;
+            check_other_places(mount)?;
+            context.note(&format!("waiting until everything is written to {}", vault.display()));
+        }
+        thread::sleep(POLL);
+    }
+    if opening.is_sealed()? {
+        Ok(())
+    } else {
+        Err(Failure::new(
+            ExitCode::BackingIo,
+            format!(
+                "{} is unmounted, but could not be sealed (see the log); what was written is in its journal: mount it \
+                 again and seal it, and do not copy it before",
+                vault.display()
+            ),
+        ))
+    }
+}
+
+/// A mount that was bound to another place, or copied into other mount namespaces (services, containers),
+/// lives on there.
+fn check_other_places(mount: &Mount) -> Result<()> {
+    let here = mountinfo::read().unwrap_or_default();
+    let mut places: Vec<String> = here
+        .iter()
+        .filter(|other| other.device == mount.device)
+        .map(|other| other.mountpoint.display().to_string())
+        .collect();
+    if places.is_empty() {
+        let processes = fuse::processes_seeing(mount.device);
+        places.extend(processes.iter().map(|process| format!("the mount namespace of process {process}")));
+    }
+    if places.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        ExitCode::Busy,
+        format!(
+            "{} is unmounted, but the vault is still mounted on {}; it is sealed when that ends",
+            mount.mountpoint.display(),
+            places.join(", ")
+        ),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuse::DeviceNumber;
+
+    fn mount(mountpoint: &str, source: &str) -> Mount {
+        Mount {
+            id: 1,
+            parent_id: 0,
+            device: DeviceNumber { major: 0, minor: 9 },
+            mountpoint: mountpoint.into(),
+            options: "rw".into(),
+            filesystem_type: mountinfo::FILESYSTEM_TYPE.into(),
+            source: source.into(),
+            super_options: String::new(),
+        }
+    }
+
+    #[test]
+    fn found_by_mountpoint_and_by_vault() {
+        let mounts = [mount("/mnt", "/srv/vault"), mount("/srv", "/other")];
+        let found = |target: &str| find(&mounts, Path::new(target)).map(|mount| mount.mountpoint);
+        assert_eq!(found("/mnt"), Some("/mnt".into()));
+        assert_eq!(found("/srv"), Some("/srv".into()));
+        assert_eq!(found("/other"), Some("/srv".into()));
+        assert_eq!(found("/"), None);
+    }
+
+    #[test]
+    fn another_filesystem_is_not_ours_to_unmount() {
+        let other = Mount { filesystem_type: "fuse.sshfs".into(), ..mount("/mnt", "host:") };
+        assert_eq!(find(&[other], Path::new("/mnt")), None);
+    }
+}

@@ -1,0 +1,140 @@
+//! Cryptography: the primitives, the key hierarchy, and the types that hold secrets.
+//!
+//! This layer imports nothing of the crate and does no input or output, but for the kernel's
+//! generator and one look at the available memory. It knows no format: what is sealed, and which
+//! associated data goes with it, is said by the layers above.
+//!
+//! | module | what | standard |
+//! |---|---|---|
+//! | [`aead`] | AES-256-GCM over pages, nodes, headers, blobs | NIST SP 800-38D |
+//! | [`names`] | AES-256-SIV over names | RFC 5297 |
+//! | [`keys`] | HKDF-SHA256 and HMAC-SHA256: every derived key, every label | RFC 5869, RFC 2104 |
+//! | [`kdf`] | Argon2id: passphrase to key encryption key | RFC 9106 |
+//! | [`entropy`] | nonces, salts and keys | ChaCha12, getrandom(2) |
+//!
+//! # Secrets in memory
+//!
+//! A type that holds a secret has no `Debug`, no `Clone` and no `Display`, and wipes it on drop.
+//! Raw keys live on the heap, so that moving their owner leaves no copy behind. The objects of the
+//! libraries differ:
+//!
+//! | object | where | wiped |
+//! |---|---|---|
+//! | AWS-LC key schedule | heap, as long as the [`AeadKey`] | yes: `OPENSSL_free` cleanses what it frees |
+//! | AWS-LC's copy of H, the GHASH key | stack, one call | no |
+//! | `aes-gcm` key schedule (portable engine) | heap, as long as the key | overwritten on drop by the schedule of the zero key |
+//! | `aes-siv` key schedules | stack, one call | only if the `aes` crate's feature `zeroize` is on |
+//! | `hkdf`, `hmac`, `sha2` states | stack, one call | no: these versions offer no wiping |
+//! | Argon2 memory | heap, one call | yes |
+//! | thread-local generator | heap, as long as the thread | no: it makes public values only (nonces, salts, IVs) |
+//!
+//! What remains on the stack is overwritten by later calls, and is out of reach of safe Rust.
+
+use zeroize::Zeroizing;
+
+pub mod aead;
+pub mod entropy;
+pub mod kdf;
+pub mod keys;
+pub mod names;
+
+pub use aead::{AeadError, AeadKey, KEY_LEN, MESSAGE_OVERHEAD, NONCE_LEN, Nonce, TAG_LEN, Tag};
+pub use kdf::{KdfError, KdfParams, Kek, Passphrase};
+pub use keys::{FileKeys, ProjectKey, VaultKeys};
+pub use names::NameKey;
+
+/// `N` secret bytes: on the heap, wiped on drop, with no way out but [`Secret::bytes`].
+///
+/// The box matters: a value that is moved leaves its old bytes behind, a box moves its address only.
+struct Secret<const N: usize>(Box<Zeroizing<[u8; N]>>);
+
+impl<const N: usize> Secret<N> {
+    /// All zero, to be filled in place.
+    fn zeroed() -> Self {
+        Self(Box::new(Zeroizing::new([0; N])))
+    }
+
+    fn copy_of(bytes: &[u8; N]) -> Self {
+        let mut secret = Self::zeroed();
+        secret.bytes_mut().copy_from_slice(bytes);
+        secret
+    }
+
+    fn bytes(&self) -> &[u8; N] {
+        &self.0
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8; N] {
+        &mut self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt;
+
+    use data_encoding::HEXLOWER_PERMISSIVE;
+    use rand::{SeedableRng, rngs::StdRng};
+
+    /// Bytes of a test vector.
+    pub fn hex(digits: &str) -> Vec<u8> {
+        HEXLOWER_PERMISSIVE
+            .decode(digits.as_bytes())
+            .expect("a test vector is valid hexadecimal")
+    }
+
+    /// As [`hex`], of a known length.
+    pub fn hex_array<const N: usize>(digits: &str) -> [u8; N] {
+        hex(digits)
+            .try_into()
+            .expect("a test vector has the length that it is used with")
+    }
+
+    /// A generator whose seed a failing test prints; `SERO_TEST_SEED` repeats it.
+    pub fn seeded_rng() -> StdRng {
+        let seed = match std::env::var("SERO_TEST_SEED") {
+            Ok(given) => given.parse().expect("SERO_TEST_SEED is a number"),
+            Err(_) => rand::random(),
+        };
+        println!("SERO_TEST_SEED={seed}");
+        StdRng::seed_from_u64(seed)
+    }
+
+    /// Compiles only if the type does not implement the trait: if it does, two implementations of
+    /// `Probe` match and the call is ambiguous.
+    macro_rules! assert_not_impl {
+        ($type:ty, $($bound:path),+) => {$({
+            trait Probe<Marker> {
+                fn probe() {}
+            }
+            struct Implements;
+            impl<T: ?Sized> Probe<()> for T {}
+            impl<T: ?Sized + $bound> Probe<Implements> for T {}
+            <$type as Probe<_>>::probe();
+        })+};
+    }
+
+    fn shared_between_threads<T: Send + Sync>() {}
+
+    macro_rules! assert_secret {
+        ($($type:ty),+ $(,)?) => {$({
+            assert_not_impl!($type, fmt::Debug, fmt::Display, Clone);
+            shared_between_threads::<$type>();
+        })+};
+    }
+
+    #[test]
+    fn secrets_are_neither_printed_nor_copied() {
+        assert_secret!(
+            super::Secret<32>,
+            super::AeadKey,
+            super::aead::portable::Key,
+            super::ProjectKey,
+            super::VaultKeys,
+            super::FileKeys,
+            super::NameKey,
+            super::Passphrase,
+            super::Kek,
+        );
+    }
+}

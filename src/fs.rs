@@ -1,0 +1,144 @@
+//! POSIX semantics over a vault: inodes and their numbers, names, handles, attributes. Nothing of FUSE.
+//!
+//! | file | what |
+//! |---|---|
+//! | `node`, `table` | what is remembered of an inode, the order of locks; which inodes are remembered |
+//! | `attributes` | getattr and setattr, and how an inode is reached |
+//! | `names`, `removal`, `rename` | lookup and creation; unlink and rmdir; rename |
+//! | `files`, `ranges`, `directories` | open files; holes and space; listings |
+//! | `xattrs` | extended attributes and ACLs |
+//! | `privileges` | when set-user-id and set-group-id bits go |
+//!
+//! The daemon holds the backing alone, so that attributes are answered from memory. Permissions are the
+//! kernel's to check (`default_permissions`): it has the caller's credentials, here they are not known.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+
+pub use crate::vault::{FileKind, SetTime, Storage, Timestamp};
+use crate::vault::{NodeRef, Vault};
+
+mod attributes;
+mod directories;
+mod error;
+mod files;
+mod names;
+mod node;
+mod privileges;
+mod ranges;
+mod removal;
+mod rename;
+mod table;
+mod types;
+mod xattrs;
+
+use directories::OpenDirectory;
+pub use error::FsError;
+use error::Result;
+use files::OpenFile;
+use node::Node;
+use table::Table;
+pub use types::{
+    Attr, Caller, DirEntry, DirEntryPlus, Entry, FileHandle, FsOptions, InodeNo, Ownership, SetAttr, Space, Usage,
+};
+
+/// The largest file and the largest offset: `off_t` is signed.
+pub const MAX_FILE_LEN: u64 = i64::MAX as u64;
+
+/// The longest name, in bytes.
+pub const NAME_MAX: u32 = 255;
+
+/// A vault as a POSIX filesystem. All methods may be called from any thread.
+pub struct Fs<S: Storage> {
+    vault: Arc<Vault<S>>,
+    options: FsOptions,
+    table: Table<S>,
+    files: DashMap<FileHandle, Arc<OpenFile<S>>>,
+    directories: DashMap<FileHandle, Arc<OpenDirectory<S>>>,
+    next_handle: AtomicU64,
+}
+
+impl<S: Storage> Fs<S> {
+    /// Presents an open vault. The root is known from the start and never forgotten.
+    pub fn new(vault: Arc<Vault<S>>, options: FsOptions) -> Result<Self> {
+        let root = vault.root();
+        let stat = vault.stat(NodeRef::Directory(&root))?;
+        table::check_number(&stat)?;
+        let fs = Self {
+            vault,
+            options,
+            table: Table::new(stat.ino),
+            files: DashMap::new(),
+            directories: DashMap::new(),
+            next_handle: AtomicU64::new(1),
+        };
+        let attr = Attr::new(InodeNo::ROOT, &stat);
+        let generation = fs.table.generation(stat.btime);
+        fs.table.enter(&attr, false, || Node::new(attr, generation, xattrs::Knowledge::default(), Some(root)));
+        Ok(fs)
+    }
+
+    /// The vault underneath.
+    pub fn vault(&self) -> &Arc<Vault<S>> {
+        &self.vault
+    }
+
+    /// Space and numbers of files.
+    pub fn statfs(&self) -> Result<Space> {
+        let space = self.vault.space()?;
+        Ok(Space {
+            block_size: u32::try_from(space.block_size).ok().filter(|size| *size > 0).unwrap_or(4096),
+            blocks: space.blocks,
+            blocks_free: space.blocks_free,
+            blocks_available: space.blocks_available,
+            files: space.files,
+            files_free: space.files_free,
+            name_max: NAME_MAX,
+        })
+    }
+
+    /// What is held in memory, to be looked at for leaks.
+    pub fn usage(&self) -> Usage {
+        Usage { nodes: self.table.len(), handles: self.files.len().saturating_add(self.directories.len()) }
+    }
+
+    /// Commits every open file and seals the vault: nothing may change after that. Everything is tried; the
+    /// first error is returned.
+    pub fn shutdown(&self) -> Result<()> {
+        let open: Vec<_> = self.files.iter().map(|file| file.value().clone()).collect();
+        let mut outcome = Ok(());
+        for file in open {
+            let committed = file.commit();
+            outcome = outcome.and(committed);
+        }
+        let sealed = self.vault.seal().map_err(FsError::from);
+        outcome.and(sealed)
+    }
+
+    /// The kernel gives `count` references to an inode back.
+    pub fn forget(&self, ino: InodeNo, count: u64) {
+        self.table.forget(ino, count);
+    }
+
+    fn new_handle(&self) -> FileHandle {
+        FileHandle(self.next_handle.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        if self.vault.is_read_only() { Err(FsError::ReadOnly) } else { Ok(()) }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.vault.storage().now()
+    }
+}
+
+impl<S: Storage> Drop for Fs<S> {
+    fn drop(&mut self) {
+        self.files.clear();
+        self.directories.clear();
+        self.table.clear();
+    }
+}

@@ -1,0 +1,204 @@
+//! Open files: open, read, write, flush, release, fsync.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::error::{FsError, Result};
+use super::node::Node;
+use super::types::{Attr, Caller, FileHandle, InodeNo};
+use super::{Fs, MAX_FILE_LEN};
+use crate::vault::{FileKind, Storage, Timestamp, VaultFile};
+
+/// How old an access time may become before a read renews it (`relatime`).
+const ACCESS_TIME_KEPT_SECONDS: i64 = 24 * 60 * 60;
+
+/// An open file.
+pub(super) struct OpenFile<S: Storage> {
+    pub node: Arc<Node<S>>,
+    pub file: Arc<VaultFile<S>>,
+    /// Who opened it.
+    pub opener: Caller,
+    /// Written to since the last commit.
+    pub written: AtomicBool,
+    /// A read through this handle was noted.
+    read: AtomicBool,
+}
+
+impl<S: Storage> OpenFile<S> {
+    /// Has what was written reach the backing; not synced.
+    pub fn commit(&self) -> Result<()> {
+        let written = self.written.swap(false, Ordering::AcqRel);
+        let outcome = self.file.commit();
+        if written {
+            // Sizes and times of the backing changed with it.
+            self.node.touch();
+        }
+        if outcome.is_err() {
+            self.written.store(true, Ordering::Release);
+        }
+        Ok(outcome?)
+    }
+}
+
+impl<S: Storage> Fs<S> {
+    /// Opens a regular file; `O_TRUNC` is done here. The access mode is not looked at: with a writeback cache the
+    /// kernel reads through handles that were opened for writing, and it has checked what the caller may do.
+    pub fn open(&self, caller: &Caller, ino: InodeNo, flags: i32) -> Result<FileHandle> {
+        let node = self.table.get(ino)?;
+        match node.kind {
+            FileKind::Regular => {}
+            FileKind::Directory => return Err(FsError::IsDirectory),
+            FileKind::Symlink => return Err(FsError::IsSymlink),
+            FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice | FileKind::Unknown => {
+                return Err(FsError::Invalid);
+            }
+        }
+        let truncates = flags & libc::O_TRUNC != 0;
+        if truncates || flags & libc::O_ACCMODE != libc::O_RDONLY {
+            self.check_writable()?;
+        }
+        let file = self.vault_file(&node)?;
+        if truncates {
+            self.truncate_file(caller, &node, &file, 0)?;
+        }
+        let handle = self.new_file_handle(caller, &node, file);
+        if truncates && let Some(file) = self.files.get(&handle) {
+            file.written.store(true, Ordering::Release);
+        }
+        Ok(handle)
+    }
+
+    /// A handle on an open file. The kernel has a reference to the node, so that it is in the table.
+    pub(super) fn new_file_handle(
+        &self,
+        caller: &Caller,
+        node: &Arc<Node<S>>,
+        file: Arc<VaultFile<S>>,
+    ) -> FileHandle {
+        self.table.hold(node);
+        let file = OpenFile {
+            node: node.clone(),
+            file: node.opened(file),
+            opener: *caller,
+            written: AtomicBool::new(false),
+            read: AtomicBool::new(false),
+        };
+        let handle = self.new_handle();
+        self.files.insert(handle, Arc::new(file));
+        handle
+    }
+
+    pub(super) fn file(&self, handle: FileHandle) -> Result<Arc<OpenFile<S>>> {
+        self.files.get(&handle).map(|file| file.value().clone()).ok_or(FsError::UnknownHandle)
+    }
+
+    /// Reads up to `len_bytes`, fewer only at the end of the file. `out` is replaced by what was read; what it
+    /// held before is overwritten, and spares clearing memory if it was as long.
+    pub fn read(&self, handle: FileHandle, offset_bytes: u64, len_bytes: usize, out: &mut Vec<u8>) -> Result<()> {
+        let open = self.file(handle)?;
+        out.resize(len_bytes, 0);
+        let outcome = open.file.read(offset_bytes, out);
+        out.truncate(*outcome.as_ref().unwrap_or(&0));
+        outcome?;
+        if !open.read.swap(true, Ordering::Relaxed) {
+            self.note_access(&open.node);
+        }
+        Ok(())
+    }
+
+    /// Where a read renews the access time at the backing, it is to be asked for again.
+    fn note_access(&self, node: &Node<S>) {
+        if renews_access_time(&node.last_attr(), self.now()) {
+            node.touch();
+        }
+    }
+
+    /// Writes all of `data`. `kill_suid`: the caller may not leave a set-user-id bit behind a write.
+    pub fn write(
+        &self,
+        caller: &Caller,
+        handle: FileHandle,
+        offset_bytes: u64,
+        data: &[u8],
+        kill_suid: bool,
+    ) -> Result<usize> {
+        let open = self.file(handle)?;
+        let end_bytes = offset_bytes
+            .checked_add(data.len() as u64)
+            .filter(|end| *end <= MAX_FILE_LEN)
+            .ok_or(FsError::TooLarge)?;
+        if data.is_empty() {
+            return Ok(0);
+        }
+        if kill_suid {
+            self.drop_privileges(caller, &open.node)?;
+            self.drop_capabilities(&open.node)?;
+        }
+        let _content = open.node.content.read();
+        open.written.store(true, Ordering::Release);
+        open.file.write(offset_bytes, data)?;
+        open.node.wrote(end_bytes, self.now());
+        Ok(data.len())
+    }
+
+    /// One of the caller's descriptors was closed: what can fail is to fail now.
+    pub fn flush(&self, handle: FileHandle) -> Result<()> {
+        self.file(handle)?.commit()
+    }
+
+    /// Closes a handle.
+    pub fn release(&self, handle: FileHandle) -> Result<()> {
+        let (_, open) = self.files.remove(&handle).ok_or(FsError::UnknownHandle)?;
+        let outcome = open.commit();
+        drop(open.node.closed());
+        self.table.release(&open.node);
+        outcome
+    }
+
+    /// Makes a file durable: content, attributes, and the names that lead to it.
+    pub fn fsync(&self, handle: FileHandle, _data_only: bool) -> Result<()> {
+        let open = self.file(handle)?;
+        open.file.sync()?;
+        if open.written.swap(false, Ordering::AcqRel) {
+            open.node.touch();
+        }
+        self.sync_names(&open.node)
+    }
+
+    /// Syncs the directories that an inode has its names in, and those above as far as they are not known
+    /// to be durable. POSIX does not ask for it, but Linux programs rely on a new file being there after its fsync.
+    fn sync_names(&self, node: &Arc<Node<S>>) -> Result<()> {
+        let mut unsynced = vec![node.clone()];
+        while let Some(node) = unsynced.pop() {
+            // Before the names are looked at: a rename from now on counts again.
+            if node.name_synced.swap(true, Ordering::AcqRel) {
+                continue;
+            }
+            for name in node.all_names() {
+                if let Err(error) = self.sync_directory(&name.parent) {
+                    node.name_synced.store(false, Ordering::Release);
+                    return Err(error);
+                }
+                unsynced.push(name.parent);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the entries of a directory durable, unless they are.
+    pub(super) fn sync_directory(&self, node: &Arc<Node<S>>) -> Result<()> {
+        let folder = node.folder()?;
+        if let Some(change) = folder.unsynced_change() {
+            self.directory(node)?.sync()?;
+            folder.synced(change);
+        }
+        Ok(())
+    }
+}
+
+/// Whether Linux, with its default `relatime`, writes the access time for a read now.
+fn renews_access_time(attr: &Attr, now: Timestamp) -> bool {
+    attr.atime <= attr.mtime
+        || attr.atime <= attr.ctime
+        || now.seconds.saturating_sub(attr.atime.seconds) >= ACCESS_TIME_KEPT_SECONDS
+}

@@ -1,0 +1,325 @@
+//! [`Node`]: an inode that the kernel (or an open handle) knows, and what is remembered about it.
+//!
+//! Locks, in the order in which a thread may take them:
+//!
+//! 1. `Node::xattrs`: reading, changing and writing back the attribute table of one inode;
+//! 2. `Node::content`: shared by writes, exclusive for changes of the size that look at it first;
+//! 3. `Folder::names`: shared by whatever relies on a name staying where it is, exclusive for changes of
+//!    names. Several at a time are taken only by [`lock_names`], all exclusively, by ascending inode number;
+//!    a thread that holds one takes no other;
+//! 4. `Node::state` of one node, then `Folder::children` of one directory: held for a few instructions, never
+//!    across a call of the vault. A shard of the table is locked under none of these, and takes none of them.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockWriteGuard};
+
+use super::error::{FsError, Result};
+use super::types::{Attr, InodeNo};
+use super::xattrs::Knowledge;
+use crate::vault::{Directory, FileKind, Pin, Storage, Timestamp, VaultFile};
+
+/// How many names of one inode are remembered. More are found again by asking the vault.
+const NAMES_KEPT: usize = 8;
+
+/// An inode that something refers to.
+pub(super) struct Node<S: Storage> {
+    pub ino: InodeNo,
+    pub kind: FileKind,
+    pub generation: u64,
+    /// How often the kernel was given this node, less what it gave back.
+    /// Changed under the lock of the table's shard alone, as is `holds`.
+    pub lookups: AtomicU64,
+    /// Handles that are open, and nodes that have a name in this directory.
+    pub holds: AtomicU64,
+    /// What directories have more.
+    folder: Option<Box<Folder<S>>>,
+    pub content: RwLock<()>,
+    pub xattrs: Mutex<Knowledge>,
+    /// The entries of this inode were synced since they were last changed.
+    pub name_synced: AtomicBool,
+    state: Mutex<State<S>>,
+}
+
+/// What changes about a node.
+pub(super) struct State<S: Storage> {
+    /// The last known attributes. Kind, permissions, owner, link count and a file's size are always right;
+    /// the rest only if `fresh`.
+    pub attr: Attr,
+    pub fresh: bool,
+    /// Counts changes, so that what was read before one is not remembered after it.
+    pub version: u64,
+    /// Names that the inode has.
+    names: Vec<Name<S>>,
+    /// What still reaches the inode when it has no known name.
+    pub anchor: Option<Anchor<S>>,
+    /// The file, while handles are open, and their number.
+    pub open: Option<(Arc<VaultFile<S>>, usize)>,
+    /// Where a symbolic link led that has no name any more.
+    pub last_target: Option<Arc<[u8]>>,
+}
+
+/// What a directory has more than other nodes.
+pub(super) struct Folder<S: Storage> {
+    /// Opened at the first use: then the directory's IV is loaded.
+    directory: OnceLock<Arc<Directory<S>>>,
+    pub names: RwLock<()>,
+    /// Nodes by their name in this directory, as far as they are known.
+    children: Mutex<HashMap<Arc<[u8]>, Weak<Node<S>>>>,
+    /// Counts changes of the directory.
+    changes: AtomicU64,
+    /// The last change that is durable. Changes start at 1: nothing is known of what was before.
+    synced: AtomicU64,
+    removed: AtomicBool,
+}
+
+/// An entry of a directory. The directory stays in the table as long as a node has a name in it.
+pub(super) struct Name<S: Storage> {
+    pub parent: Arc<Node<S>>,
+    pub name: Arc<[u8]>,
+}
+
+impl<S: Storage> Name<S> {
+    pub fn new(parent: &Arc<Node<S>>, name: &[u8]) -> Self {
+        Self { parent: parent.clone(), name: name.into() }
+    }
+
+    fn is(&self, parent: &Arc<Node<S>>, name: &[u8]) -> bool {
+        Arc::ptr_eq(&self.parent, parent) && *self.name == *name
+    }
+}
+
+impl<S: Storage> Clone for Name<S> {
+    fn clone(&self) -> Self {
+        Self { parent: self.parent.clone(), name: self.name.clone() }
+    }
+}
+
+/// An inode held without a name.
+pub(super) enum Anchor<S: Storage> {
+    File(Arc<VaultFile<S>>),
+    Pin(Arc<Pin<S>>),
+}
+
+impl<S: Storage> Clone for Anchor<S> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::File(file) => Self::File(file.clone()),
+            Self::Pin(pin) => Self::Pin(pin.clone()),
+        }
+    }
+}
+
+impl<S: Storage> Node<S> {
+    /// A node that is known to the kernel once.
+    pub fn new(attr: Attr, generation: u64, knowledge: Knowledge, directory: Option<Arc<Directory<S>>>) -> Self {
+        let folder = (attr.kind == FileKind::Directory).then(|| {
+            Box::new(Folder {
+                directory: directory.map(OnceLock::from).unwrap_or_default(),
+                names: RwLock::new(()),
+                children: Mutex::new(HashMap::new()),
+                changes: AtomicU64::new(1),
+                synced: AtomicU64::new(0),
+                removed: AtomicBool::new(false),
+            })
+        });
+        Self {
+            ino: attr.ino,
+            kind: attr.kind,
+            generation,
+            lookups: AtomicU64::new(1),
+            holds: AtomicU64::new(0),
+            folder,
+            content: RwLock::new(()),
+            xattrs: Mutex::new(knowledge),
+            name_synced: AtomicBool::new(false),
+            state: Mutex::new(State {
+                attr,
+                fresh: true,
+                version: 0,
+                names: Vec::new(),
+                anchor: None,
+                open: None,
+                last_target: None,
+            }),
+        }
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State<S>> {
+        self.state.lock()
+    }
+
+    /// What a directory has more; an error for anything else.
+    pub fn folder(&self) -> Result<&Folder<S>> {
+        self.folder.as_deref().ok_or(FsError::NotDirectory)
+    }
+
+    /// The attributes as last seen (see [`State::attr`]).
+    pub fn last_attr(&self) -> Attr {
+        self.state().attr
+    }
+
+    /// Something changed beneath: the attributes are to be asked for again.
+    pub fn touch(&self) {
+        let mut state = self.state();
+        state.version = state.version.wrapping_add(1);
+        state.fresh = false;
+        drop(state);
+        if let Some(folder) = &self.folder {
+            folder.changes.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// One of the names, if any is known.
+    pub fn any_name(&self) -> Option<Name<S>> {
+        self.state().names.first().cloned()
+    }
+
+    pub fn all_names(&self) -> Vec<Name<S>> {
+        self.state().names.clone()
+    }
+
+    /// Whether the inode still has this name. Stays true while the directory's names are locked.
+    pub fn is_at(&self, name: &Name<S>) -> bool {
+        self.state().names.iter().any(|known| known.is(&name.parent, &name.name))
+    }
+
+    /// Whether the inode has a known name other than this one.
+    pub fn has_other_name(&self, parent: &Arc<Node<S>>, name: &[u8]) -> bool {
+        self.state().names.iter().any(|known| !known.is(parent, name))
+    }
+
+    /// Remembers a name of this inode; false if nothing changed. The caller counts it as a hold of the parent.
+    pub fn add_name(self: &Arc<Self>, parent: &Arc<Node<S>>, name: &[u8]) -> bool {
+        let Some(folder) = &parent.folder else { return false };
+        let mut state = self.state();
+        if state.names.len() >= NAMES_KEPT || state.names.iter().any(|known| known.is(parent, name)) {
+            return false;
+        }
+        let name = Name::new(parent, name);
+        folder.children.lock().insert(name.name.clone(), Arc::downgrade(self));
+        state.names.push(name);
+        // Not needed any more; what it holds is closed after the lock is gone.
+        let anchor = state.anchor.take();
+        drop(state);
+        drop(anchor);
+        true
+    }
+
+    /// Forgets a name of this inode; true if it was known. The caller gives the hold of the parent back.
+    pub fn remove_name(self: &Arc<Self>, parent: &Arc<Node<S>>, name: &[u8]) -> bool {
+        let mut state = self.state();
+        let Some(at) = state.names.iter().position(|known| known.is(parent, name)) else { return false };
+        state.names.swap_remove(at);
+        self.leave(parent, name);
+        true
+    }
+
+    /// Forgets all names, as the node goes.
+    pub fn take_names(self: &Arc<Self>) -> Vec<Name<S>> {
+        let names = std::mem::take(&mut self.state().names);
+        for name in &names {
+            self.leave(&name.parent, &name.name);
+        }
+        names
+    }
+
+    fn leave(self: &Arc<Self>, parent: &Node<S>, name: &[u8]) {
+        let Some(folder) = &parent.folder else { return };
+        let mut children = folder.children.lock();
+        if children.get(name).is_some_and(|child| std::ptr::eq(child.as_ptr(), Arc::as_ptr(self))) {
+            children.remove(name);
+        }
+    }
+
+    /// The node of a name in this directory, if it is known.
+    pub fn child(&self, name: &[u8]) -> Option<Arc<Node<S>>> {
+        self.folder.as_ref()?.children.lock().get(name)?.upgrade()
+    }
+
+    /// Notes that content was written up to `end_bytes`. `content` is held shared or exclusively.
+    pub fn wrote(&self, end_bytes: u64, now: Timestamp) {
+        let mut state = self.state();
+        state.version = state.version.wrapping_add(1);
+        state.fresh = false;
+        state.attr.size_bytes = state.attr.size_bytes.max(end_bytes);
+        state.attr.mtime = now;
+        state.attr.ctime = now;
+    }
+
+    /// Notes a new size. `content` is held exclusively.
+    pub fn resized(&self, size_bytes: u64) {
+        let mut state = self.state();
+        state.version = state.version.wrapping_add(1);
+        state.fresh = false;
+        state.attr.size_bytes = size_bytes;
+    }
+
+    /// Notes that one handle more is open on `file`, and returns the file that all of them use.
+    pub fn opened(&self, file: Arc<VaultFile<S>>) -> Arc<VaultFile<S>> {
+        let mut state = self.state();
+        let (file, handles) = state.open.get_or_insert((file, 0));
+        *handles = handles.saturating_add(1);
+        file.clone()
+    }
+
+    /// Notes that a handle was closed; returns the file if that was the last one.
+    pub fn closed(&self) -> Option<Arc<VaultFile<S>>> {
+        let mut state = self.state();
+        let (_, handles) = state.open.as_mut()?;
+        *handles = handles.saturating_sub(1);
+        if *handles > 0 {
+            return None;
+        }
+        state.open.take().map(|(file, _)| file)
+    }
+}
+
+impl<S: Storage> Folder<S> {
+    /// The vault's directory, if it was opened.
+    pub fn opened(&self) -> Option<&Arc<Directory<S>>> {
+        self.directory.get()
+    }
+
+    /// Remembers the vault's directory, and returns the one that is remembered.
+    pub fn set_opened(&self, directory: Arc<Directory<S>>) -> &Arc<Directory<S>> {
+        self.directory.get_or_init(|| directory)
+    }
+
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
+    }
+
+    pub fn set_removed(&self) {
+        self.removed.store(true, Ordering::Release);
+    }
+
+    /// The number of the last change, if it is not known to be durable.
+    pub fn unsynced_change(&self) -> Option<u64> {
+        let last = self.changes.load(Ordering::Acquire);
+        (self.synced.load(Ordering::Acquire) < last).then_some(last)
+    }
+
+    /// Everything up to this change is durable.
+    pub fn synced(&self, change: u64) {
+        self.synced.fetch_max(change, Ordering::AcqRel);
+    }
+}
+
+/// Locks the names of up to three directories; None and whatever is no directory is left out.
+pub(super) fn lock_names<S: Storage>(nodes: [Option<&Arc<Node<S>>>; 3]) -> [Option<RwLockWriteGuard<'_, ()>>; 3] {
+    let mut wanted = nodes.map(|node| node.filter(|node| node.folder.is_some()));
+    // By number; by address where a number was used twice. Left-out ones first.
+    wanted.sort_unstable_by_key(|node| node.map(|node| (node.ino, Arc::as_ptr(node) as usize)));
+    let mut previous: Option<&Arc<Node<S>>> = None;
+    wanted.map(|node| {
+        let node = node?;
+        if previous.is_some_and(|previous| Arc::ptr_eq(previous, node)) {
+            return None;
+        }
+        previous = Some(node);
+        node.folder.as_ref().map(|folder| folder.names.write())
+    })
+}

@@ -1,0 +1,32 @@
+//! The kernel's FUSE: mounts a vault's filesystem and answers its requests. The only importer of `fuser`,
+//! behind one adapter, so that the transport can change.
+//!
+//! | file | what |
+//! |---|---|
+//! | `adapter` | one request, one call of [`crate::fs::Fs`], one reply; panics and errors end here |
+//! | `negotiate` | the capabilities taken of the kernel |
+//! | `seeking` | SEEK_DATA and SEEK_HOLE beside the kernel's dirty pages |
+//! | `session` | [`serve`]: mount, answer until the end, unmount |
+//! | `mount`, `fusermount` | the mount itself: mount(2) as root, the set-user-id helper as an ordinary user |
+//! | `options` | what `-o` accepts |
+//! | `mountinfo`, `users` | which mounts there are, and who keeps one busy |
+
+mod adapter;
+mod convert;
+mod error;
+mod fusermount;
+mod mount;
+pub mod mountinfo;
+mod negotiate;
+mod options;
+mod seeking;
+mod session;
+mod users;
+
+pub use crate::fs::{Fs, FsOptions};
+pub use error::FuseError;
+pub use mount::{MountRequest, Unmount, check_available, unmount};
+pub use mountinfo::DeviceNumber;
+pub use options::{AccessTime, MountOptions, UnknownOption};
+pub use session::{Held, MountedSession, serve};
+pub use users::{Process, mounts_on, processes_seeing, processes_using};

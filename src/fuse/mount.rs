@@ -1,0 +1,147 @@
+//! Making and ending the mount itself. Not fuser's: that forces nodev and nosuid, and at the end may
+//! unmount what is no longer ours.
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+use rustix::process::{getegid, geteuid};
+
+use super::error::FuseError;
+use super::fusermount;
+use super::mountinfo::{self, DeviceNumber, FILESYSTEM_TYPE};
+use super::options::MountOptions;
+
+const DEVICE: &str = "/dev/fuse";
+
+/// What is to be mounted, where and how. Both paths are absolute and canonical.
+#[derive(Clone, Debug)]
+pub struct MountRequest {
+    /// The vault; shown as the mount's source.
+    pub source: PathBuf,
+    /// The directory to mount on.
+    pub mountpoint: PathBuf,
+    /// How.
+    pub options: MountOptions,
+    /// Another mount may change the vault meanwhile: the kernel may rely on what it saw for a second only.
+    pub changes_elsewhere: bool,
+}
+
+/// How to unmount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmount {
+    /// Not while it is in use.
+    IfIdle,
+    /// Take it out of the tree of directories now; it ends when its last user does.
+    Lazily,
+}
+
+/// Whether this process could mount at all, asked before a passphrase is.
+pub fn check_available(options: &MountOptions) -> Result<(), FuseError> {
+    // fusermount3, too, opens it with the rights of its caller.
+    drop(open_device()?);
+    if geteuid().is_root() {
+        return Ok(());
+    }
+    if !fusermount::is_installed() {
+        return Err(FuseError::NoFusermount);
+    }
+    if options.allow_other && !fusermount::allows_allow_other() {
+        return Err(FuseError::AllowOtherForbidden);
+    }
+    Ok(())
+}
+
+/// Mounts: as root by mount(2), as an ordinary user through fusermount3. Returns the opened `/dev/fuse`.
+pub(super) fn mount(request: &MountRequest) -> Result<OwnedFd, FuseError> {
+    if geteuid().is_root() {
+        mount_as_root(request)
+    } else {
+        fusermount::mount(request)
+    }
+}
+
+fn mount_as_root(request: &MountRequest) -> Result<OwnedFd, FuseError> {
+    let device = open_device()?;
+    let options = &request.options;
+    // The permission checks of default_permissions are the kernel's own, ACLs included.
+    let mut data = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
+        device.as_raw_fd(),
+        geteuid().as_raw(),
+        getegid().as_raw()
+    );
+    if options.allow_other {
+        data.push_str(",allow_other");
+    }
+    let refused = |source| FuseError::Mount {
+        mountpoint: request.mountpoint.clone(),
+        source,
+    };
+    let data = CString::new(data).map_err(|error| refused(error.into()))?;
+    rustix::mount::mount(
+        &request.source,
+        &request.mountpoint,
+        FILESYSTEM_TYPE,
+        options.flags(),
+        data.as_c_str(),
+    )
+    .map_err(|errno| refused(errno.into()))?;
+    Ok(device.into())
+}
+
+fn open_device() -> Result<File, FuseError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(DEVICE)
+        .map_err(|source| FuseError::NoDevice { source })
+}
+
+/// Whether each thread can have a channel of its own to the kernel, which takes opening the device again.
+pub(super) fn can_open_device() -> bool {
+    open_device().is_ok()
+}
+
+/// Unmounts a vault: as root directly, as an ordinary user through fusermount3.
+pub fn unmount(mountpoint: &Path, how: Unmount) -> Result<(), FuseError> {
+    if !geteuid().is_root() {
+        return fusermount::unmount(mountpoint, how == Unmount::Lazily);
+    }
+    let flags = match how {
+        Unmount::IfIdle => UnmountFlags::NOFOLLOW,
+        Unmount::Lazily => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH,
+    };
+    let mountpoint = mountpoint.to_owned();
+    match rustix::mount::unmount(&mountpoint, flags) {
+        Ok(()) => Ok(()),
+        Err(Errno::BUSY) => Err(FuseError::Busy { mountpoint }),
+        Err(Errno::INVAL | Errno::NOENT) => Err(FuseError::NotMounted { mountpoint }),
+        Err(errno) => Err(FuseError::Unmount {
+            mountpoint,
+            message: errno.to_string(),
+        }),
+    }
+}
+
+/// The device number of the vault that is uppermost at this path.
+pub(super) fn device_at(mountpoint: &Path) -> Option<DeviceNumber> {
+    let mounts = mountinfo::read().ok()?;
+    mountinfo::at(&mounts, mountpoint)
+        .filter(mountinfo::Mount::is_vault)
+        .map(|mount| mount.device)
+}
+
+/// Lets the kernel read further ahead and keep more dirty pages than it grants a stranger's FUSE mount:
+/// by default 128 KiB and one per cent of the memory. Only root may; without it the mount is slower, no less right.
+pub(super) fn tune(device: DeviceNumber) {
+    let folder = PathBuf::from(format!("/sys/class/bdi/{device}"));
+    for (name, value) in [("read_ahead_kb", "1024"), ("strict_limit", "0"), ("max_ratio", "100")] {
+        if let Err(error) = fs::write(folder.join(name), value) {
+            log::debug!("{name} of the mount was not set: {error}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! SEEK_DATA and SEEK_HOLE in files that somebody has open for writing.
+//!
+//! With the writeback cache Linux (6.18) asks for data and holes without writing its dirty pages first, and
+//! may know a larger size than we do: what was just written would look like a hole, and a copy that
+//! believes it would lose it. So the kernel is made to write the file back before the question is answered.
+//! It waits for that inside our notification, and the threads that serve the mount answer the writes: the
+//! notification therefore has a thread of its own.
+
+use std::io;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+
+use dashmap::DashMap;
+use fuser::{INodeNo, Notifier};
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The thread, and which files it is needed for.
+pub(super) struct Seeking {
+    /// How often each file is open for writing. A file that is not has no dirty pages: close(2) wrote them,
+    /// and a mapping keeps its handle.
+    writers: DashMap<u64, u64>,
+    notifier: Arc<OnceLock<Notifier>>,
+    jobs: Sender<Job>,
+}
+
+impl Seeking {
+    /// Starts the thread; it ends when this is dropped.
+    pub(super) fn start() -> io::Result<Self> {
+        let (sender, jobs) = mpsc::channel::<Job>();
+        thread::Builder::new()
+            .name("seeking".to_owned())
+            .spawn(move || jobs.into_iter().for_each(|job| job()))?;
+        Ok(Self {
+            writers: DashMap::new(),
+            notifier: Arc::default(),
+            jobs: sender,
+        })
+    }
+
+    /// Where the session puts its way to the kernel once it has one.
+    pub(super) fn notifier(&self) -> Arc<OnceLock<Notifier>> {
+        Arc::clone(&self.notifier)
+    }
+
+    /// A handle was opened.
+    pub(super) fn opened(&self, node: INodeNo, flags: i32) {
+        if is_for_writing(flags) {
+            let mut count = self.writers.entry(node.0).or_default();
+            *count = count.saturating_add(1);
+        }
+    }
+
+    /// A handle was released; the kernel repeats the flags that it was opened with.
+    pub(super) fn released(&self, node: INodeNo, flags: i32) {
+        if !is_for_writing(flags) {
+            return;
+        }
+        if let Some(mut count) = self.writers.get_mut(&node.0) {
+            *count = count.saturating_sub(1);
+        }
+        self.writers.remove_if(&node.0, |_, count| *count == 0);
+    }
+
+    /// Runs `answer` when the daemon knows all of the file: at once, or in the thread after a write-back.
+    pub(super) fn when_written_back(&self, node: INodeNo, answer: impl FnOnce() + Send + 'static) {
+        if !self.writers.contains_key(&node.0) {
+            return answer();
+        }
+        let notifier = Arc::clone(&self.notifier);
+        let job: Job = Box::new(move || {
+            if let Some(notifier) = notifier.get()
+                // Dropping cached pages writes the dirty ones first. All of the file: negative is "to the end".
+                && let Err(error) = notifier.inval_inode(node, 0, -1)
+            {
+                log::debug!("a file was not written back before a seek: {error}");
+            }
+            answer();
+        });
+        // Without its thread the job is dropped, and with it the reply, which then says EIO.
+        if self.jobs.send(job).is_err() {
+            log::error!("the thread for seeking is gone");
+        }
+    }
+}
+
+fn is_for_writing(flags: i32) -> bool {
+    flags & libc::O_ACCMODE != libc::O_RDONLY
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_that_are_open_for_writing_wait() {
+        let seeking = Seeking::start().unwrap();
+        let node = INodeNo(7);
+        let answered_by = || {
+            let (sender, receiver) = mpsc::channel();
+            seeking.when_written_back(node, move || sender.send(thread::current().id()).unwrap());
+            receiver.recv().unwrap()
+        };
+        let here = thread::current().id();
+        seeking.opened(node, libc::O_RDONLY);
+        assert_eq!(answered_by(), here);
+        seeking.opened(node, libc::O_RDWR);
+        seeking.opened(node, libc::O_WRONLY);
+        seeking.released(node, libc::O_RDWR);
+        assert_ne!(answered_by(), here);
+        seeking.released(node, libc::O_WRONLY);
+        seeking.released(node, libc::O_RDONLY);
+        assert_eq!(answered_by(), here);
+        assert!(seeking.writers.is_empty());
+    }
+}

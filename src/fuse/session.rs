@@ -1,0 +1,138 @@
+//! [`serve`]: mounts, answers the kernel until the mount ends, and says so.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use fuser::{Config, Session, SessionACL};
+
+use super::adapter::{Adapter, Caching};
+use super::error::FuseError;
+use super::mount::{self, MountRequest, Unmount};
+use super::mountinfo::DeviceNumber;
+use crate::fs::{Fs, Storage};
+
+/// A second thread keeps an fsync from blocking everything else.
+const THREADS: usize = 2;
+
+/// A vault that is mounted and answers. Dropping it changes nothing; the mount ends by an unmount, from
+/// here or from outside.
+#[derive(Clone, Debug)]
+pub struct MountedSession {
+    request: MountRequest,
+    device: Option<DeviceNumber>,
+}
+
+/// Mounts the filesystem. When this returns, the mount answers. `ended` is called once, from another
+/// thread, when the last of the mount is gone: after an unmount by anyone, or with an error if the kernel's
+/// side broke. Files may then still be uncommitted: sealing is the caller's.
+pub fn serve<S: Storage>(
+    filesystem: Arc<Fs<S>>,
+    request: &MountRequest,
+    ended: impl FnOnce(io::Result<()>) + Send + 'static,
+) -> Result<MountedSession, FuseError> {
+    let caching = if request.changes_elsewhere { Caching::Shared } else { Caching::Exclusive };
+    let connection = mount::mount(request)?;
+    let device = mount::device_at(&request.mountpoint);
+    let session = Adapter::new(filesystem, caching).and_then(|adapter| start(adapter, connection, ended));
+    if let Err(source) = session {
+        // Nothing answers there: out of the way with it.
+        if let Err(error) = mount::unmount(&request.mountpoint, Unmount::Lazily) {
+            log::error!("after a failed start: {error}");
+        }
+        return Err(FuseError::Session { source });
+    }
+    if let Some(device) = device {
+        mount::tune(device);
+    }
+    Ok(MountedSession {
+        request: request.clone(),
+        device,
+    })
+}
+
+fn start<S: Storage>(
+    adapter: Adapter<S>,
+    connection: std::os::fd::OwnedFd,
+    ended: impl FnOnce(io::Result<()>) + Send + 'static,
+) -> io::Result<()> {
+    let mut config = Config::default();
+    config.n_threads = Some(THREADS);
+    config.clone_fd = mount::can_open_device();
+    // The kernel lets in whom the mount's options allow. Its own threads write cached pages back as uid 0,
+    // which fuser's narrower settings would refuse.
+    config.acl = SessionACL::All;
+    let notifier = adapter.notifier();
+    // INIT is answered in here.
+    let session = Session::from_fd(adapter, connection, SessionACL::All, config)?;
+    // Set once only, here.
+    let _ = notifier.set(session.notifier());
+    thread::Builder::new()
+        .name("session".to_owned())
+        .spawn(move || ended(normal_end(session.run())))?;
+    Ok(())
+}
+
+/// An aborted connection ends a session as an unmount does; there is nobody left to be served.
+fn normal_end(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ECONNABORTED)) => Ok(()),
+        result => result,
+    }
+}
+
+impl MountedSession {
+    /// Where it is mounted.
+    pub fn mountpoint(&self) -> &Path {
+        &self.request.mountpoint
+    }
+
+    /// `st_dev` of everything in it, if the kernel said.
+    pub fn device(&self) -> Option<DeviceNumber> {
+        self.device
+    }
+
+    /// Unmounts, unless something else stands at the mountpoint by now.
+    pub fn unmount(&self, how: Unmount) -> Result<(), FuseError> {
+        if self.device.is_some() && mount::device_at(self.mountpoint()) != self.device {
+            return Err(FuseError::NotMounted {
+                mountpoint: self.mountpoint().to_owned(),
+            });
+        }
+        mount::unmount(self.mountpoint(), how)
+    }
+
+    /// Keeps the mount from ending, to write back what the kernel holds also after it was detached. Must not
+    /// be called by a thread that serves the mount: those answer.
+    pub fn hold(&self) -> io::Result<Held> {
+        File::open(self.mountpoint()).map(Held)
+    }
+
+    /// Cuts the connection: whoever still uses the mount gets ENOTCONN, and the session ends. False if the
+    /// kernel does not let us; the end of this process does the same.
+    pub fn abort(&self) -> bool {
+        let Some(device) = self.device else { return false };
+        let control = format!("/sys/fs/fuse/connections/{}/abort", device.minor);
+        match fs::write(control, "1") {
+            Ok(()) => true,
+            Err(error) => {
+                log::debug!("the connection was not aborted: {error}");
+                false
+            }
+        }
+    }
+}
+
+/// A mount that is held: while this lives, the session does not end by itself.
+#[derive(Debug)]
+pub struct Held(File);
+
+impl Held {
+    /// Has the kernel write all of its dirty pages to the vault. Must not be called by a thread that serves
+    /// the mount.
+    pub fn write_back(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&self.0)?)
+    }
+}

@@ -1,0 +1,243 @@
+//! The vault: an encrypted tree in a backing directory, crash-proof and tamper-evident, without FUSE.
+//!
+//! [`Vault::open`] takes the lock, replays the journal of a session that did not end cleanly, and begins one of its
+//! own; [`Vault::seal`] brings everything home and removes it. In between, [`Directory`] speaks of names and
+//! [`VaultFile`] of content, both in plain terms; what stands in the backing is docs/format.md.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use log::{info, warn};
+
+use crate::crypto::entropy;
+use crate::crypto::keys::VaultKeys;
+use core::VaultCore;
+use directory::Tree;
+use journal::Journal;
+use lock::VaultLock;
+use windows::Windows;
+
+mod attributes;
+mod checkpoint;
+mod core;
+pub mod create;
+mod directory;
+pub mod error;
+mod file;
+mod journal;
+pub mod lock;
+mod recovery;
+pub mod switches;
+mod tree;
+pub mod unlock;
+mod windows;
+
+pub use crate::storage::{
+    Access, FileKind, PosixStorage, RenameMode, SetTime, SpaceInfo, Stat, Storage, Target, Timestamp, XattrMode,
+};
+pub use crate::crypto::kdf::{KdfParams, Passphrase, RFC9106_SECOND, calibrate};
+pub use crate::format::configuration::Configuration;
+pub use attributes::*;
+pub use create::{CreateOptions, create};
+pub use directory::{Directory, ListEntry, Listing, NewInode, Pin};
+pub use lock::{holder, is_in_use};
+pub use recovery::is_sealed;
+pub use unlock::{UnlockedKeys, read_configuration, unlock};
+pub use error::{Holder, IntegrityError, Result, VaultError};
+pub use file::VaultFile;
+pub use recovery::Recovery;
+
+/// How many ticks (seconds) pass between two background syncs: what was closed is durable within five seconds.
+const TICKS_PER_SYNC: u32 = 3;
+/// After so many ticks without a checkpoint, what is in the journal is brought home even if there is room.
+const TICKS_PER_CHECKPOINT: u32 = 15;
+
+/// How a vault is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    ReadWrite,
+    /// Nothing in the backing changes; a journal is replayed in memory.
+    ReadOnly,
+}
+
+/// An open vault.
+pub struct Vault<S: Storage> {
+    core: Arc<VaultCore<S>>,
+    root: Arc<Directory<S>>,
+    ticks: AtomicU32,
+    recovery: Option<Recovery>,
+    /// Held as long as the vault is open.
+    _lock: VaultLock<S>,
+}
+
+impl<S: Storage> Vault<S> {
+    /// Opens the vault in `storage`. Refuses one that another process has open.
+    pub fn open(storage: S, keys: impl Into<VaultKeys>, mode: Mode) -> Result<Arc<Self>> {
+        let keys = keys.into();
+        let tree = Tree::open(&storage)?;
+        let lock = match mode {
+            Mode::ReadWrite => VaultLock::exclusive(&storage, tree.private())?,
+            Mode::ReadOnly => VaultLock::shared(&storage, tree.private())?,
+        };
+        let windows = Windows::load(&storage, tree.private(), &keys)?;
+        let core = Arc::new(VaultCore::new(storage, keys, tree, mode == Mode::ReadOnly, windows));
+        let root = Directory::root(&core)?;
+        let recovery = recovery::recover(&core, &root)?;
+        if mode == Mode::ReadWrite {
+            if recovery.is_some() {
+                recovery::finish(&core)?;
+            }
+            let id = entropy::array();
+            let private = core.tree.private();
+            let journal = Journal::create(&core.storage, private, id, core.keys.journal(&id), core.session_mark())?;
+            core.set_journal(Some(journal));
+        }
+        if let Some(recovery) = &recovery {
+            info!("{recovery}");
+        }
+        Ok(Arc::new(Self { core, root, ticks: AtomicU32::new(0), recovery, _lock: lock }))
+    }
+
+    /// The top directory of the tree.
+    pub fn root(&self) -> Arc<Directory<S>> {
+        self.root.clone()
+    }
+
+    /// What was done for a session that did not end cleanly; None: it had been sealed.
+    pub const fn recovery(&self) -> Option<&Recovery> {
+        self.recovery.as_ref()
+    }
+
+    /// Whether changes are refused: mounted so, or after a failure of the backing.
+    pub fn is_read_only(&self) -> bool {
+        self.core.is_read_only()
+    }
+
+    /// Why the vault turned read-only, if it did.
+    pub fn failure(&self) -> Option<String> {
+        self.core.failure()
+    }
+
+    /// The backing.
+    pub fn storage(&self) -> &S {
+        &self.core.storage
+    }
+
+    /// The file of a backing inode, if anyone has it open or the journal speaks of it.
+    pub fn live_file(&self, ino: u64) -> Option<Arc<VaultFile<S>>> {
+        self.core.file(ino)
+    }
+
+    /// Space of the filesystem under the backing.
+    pub fn space(&self) -> Result<SpaceInfo> {
+        self.core.storage.space().map_err(|e| VaultError::io("read the free space", e))
+    }
+
+    /// To be called every second: what nobody has synced becomes durable in the background, and the journal is
+    /// brought home before anybody must wait for it.
+    pub fn tick(&self) -> Result<()> {
+        if self.core.is_read_only() {
+            return Ok(());
+        }
+        let ticks = self.ticks.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        if ticks % TICKS_PER_SYNC == 0 {
+            self.core.make_durable()?;
+        }
+        let in_journal = !self.core.journaled.lock().is_empty();
+        if self.core.checkpoint_is_due() || (in_journal && ticks % TICKS_PER_CHECKPOINT == 0) {
+            self.core.checkpoint(false)?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything written so far durable (`syncfs(2)` of the mount).
+    pub fn sync(&self) -> Result<()> {
+        self.core.make_durable()?;
+        self.core.storage.sync_all().map_err(|e| self.core.sync_failed("sync the backing", e))
+    }
+
+    /// A checkpoint now (tests, and before a backup).
+    pub fn checkpoint(&self) -> Result<()> {
+        self.core.checkpoint(false)
+    }
+
+    /// Brings everything home and removes the journal: the backing is self-contained when it returns, and the vault
+    /// takes no more changes.
+    pub fn seal(&self) -> Result<()> {
+        if self.core.is_read_only() {
+            return match self.core.failure() {
+                Some(_) => Err(VaultError::ReadOnly),
+                None => Ok(()),
+            };
+        }
+        self.core.make_durable()?;
+        for file in self.core.take_uncommitted() {
+            file.commit()?;
+        }
+        self.core.checkpoint(false)?;
+        let sync = || self.core.storage.sync_all();
+        switches::barrier("seal.everything-synced", sync).map_err(|e| self.core.sync_failed("sync the backing", e))?;
+        let active = self.core.journal()?.active_slot();
+        self.core.set_read_only();
+        journal::remove_segments(&self.core.storage, self.core.tree.private(), active)?;
+        self.core.set_journal(None);
+        Ok(())
+    }
+
+    /// Whether a crash may have left half-made files that have not been looked at yet.
+    pub fn has_leftovers_to_settle(&self) -> bool {
+        !self.core.is_read_only() && self.core.crash_window_open()
+    }
+
+    /// Looks at everything in the tree that was made shortly before a crash, keeps what verifies of it, and closes the
+    /// crash windows: from then on, everything that does not verify is an error. May run beside ordinary work.
+    pub fn settle_leftovers(&self) -> Result<()> {
+        let windows = self.core.open_windows();
+        if windows.is_empty() || self.core.is_read_only() {
+            return Ok(());
+        }
+        let mut pending = vec![self.root.clone()];
+        while let Some(directory) = pending.pop() {
+            let mut names = Vec::new();
+            let listed = directory.list(0, &mut |entry| {
+                names.push((entry.name.to_vec(), entry.kind));
+                true
+            });
+            if let Err(error) = listed {
+                warn!("a directory could not be looked through after the crash: {error}");
+            }
+            for (name, kind) in names {
+                match kind {
+                    FileKind::Directory => match directory.open_child(&name) {
+                        Ok(child) => pending.push(child),
+                        Err(error) => warn!("a directory could not be looked through after the crash: {error}"),
+                    },
+                    FileKind::Regular | FileKind::Unknown => {
+                        // The lookup itself settles what lies in a window.
+                        let _ = directory.lookup(&name);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        self.sync()?;
+        let mut current = self.core.windows.write();
+        current.remove(&windows);
+        current.store(&self.core.storage, self.core.tree.private(), &self.core.keys)
+    }
+
+    /// Lowers the number of seals after which page keys change (tests).
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn set_seal_limit(&self, limit: u64) {
+        self.core.set_seal_limit(limit);
+    }
+}
+
+impl<S: Storage> Drop for Vault<S> {
+    fn drop(&mut self) {
+        // These hold the core, and the core holds them.
+        self.core.journaled.lock().clear();
+        drop(self.core.take_uncommitted());
+        self.core.tree.release();
+    }
+}

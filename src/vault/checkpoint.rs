@@ -1,0 +1,180 @@
+//! Checkpoints bring home what is in the journal; the background tick makes new files durable.
+//!
+//! A checkpoint, in its order (each step is a barrier that the crash suite takes out in turn):
+//!
+//! 1. Alone (nobody appends): seal the dirty nodes and headers of every file in the journal into it, mark the end,
+//!    and go on in the other segment. From here on the old segment describes, by itself, the state to reach.
+//! 2. Sync the old segment. Only now may a home be touched.
+//! 3. Write every image home, set lengths and times, sync the homes.
+//! 4. Record the retirement in the new segment and sync that. Only now may the old segment be used again.
+
+use std::sync::Arc;
+
+use log::{debug, warn};
+
+use super::core::VaultCore;
+use super::error::{Result, VaultError};
+use super::file::Applied;
+use super::switches;
+use crate::format::record::{Lsn, Operation, SegmentSeq};
+use crate::storage::Storage;
+
+/// More homes than this are synced all at once.
+const SYNC_SINGLY_MAX: usize = 16;
+
+/// A checkpoint whose segment is sealed and whose homes are not all written: the backing was full.
+pub(crate) struct Unfinished<S: Storage> {
+    segment: SegmentSeq,
+    end: Lsn,
+    applied: Vec<Applied<S>>,
+}
+
+impl<S: Storage> VaultCore<S> {
+    /// Brings home what is in the journal. `pressed`: somebody waits for room, so the segment may grow.
+    pub fn checkpoint(self: &Arc<Self>, pressed: bool) -> Result<()> {
+        let mut unfinished = self.checkpoint.lock();
+        self.ensure_writable()?;
+        if let Some(before) = unfinished.take() {
+            self.bring_home(before, pressed, &mut unfinished)?;
+        }
+        let journal = self.journal()?;
+        let begun = {
+            let _gate = self.gate.write();
+            let segment = journal.current();
+            let applied = self.collect()?;
+            self.append(&[(Operation::CheckpointEnd, &[])])?;
+            let end = journal.end();
+            journal.switch(&self.storage, self.tree.private(), self.session_mark())?;
+            Unfinished { segment, end, applied }
+        };
+        self.bring_home(begun, pressed, &mut unfinished)
+    }
+
+    fn bring_home(
+        self: &Arc<Self>,
+        checkpoint: Unfinished<S>,
+        pressed: bool,
+        unfinished: &mut Option<Unfinished<S>>,
+    ) -> Result<()> {
+        let Unfinished { segment, end, applied } = checkpoint;
+        if let Err(error) = self.write_homes(end, &applied) {
+            // Nothing is lost: the segment says what to do, and it is tried again when there is room.
+            *unfinished = Some(Unfinished { segment, end, applied });
+            return Err(error);
+        }
+        let retired = self.append(&[(Operation::Retired { seq: segment }, &[])])?;
+        if !switches::holds("checkpoint.retirement-synced-before-reuse", false) {
+            self.sync_journal(retired.lsn)?;
+        }
+        for file in applied {
+            if file.file.retired(segment) {
+                self.journaled.lock().retain(|_, known| known.ino() != file.file.ino());
+            }
+        }
+        self.journal()?.free(&self.storage, pressed);
+        debug!("checkpoint of journal segment {} done", segment.0);
+        Ok(())
+    }
+
+    fn write_homes(self: &Arc<Self>, end: Lsn, applied: &[Applied<S>]) -> Result<()> {
+        if !switches::holds("checkpoint.journal-synced-before-homes", false) {
+            self.sync_journal(end)?;
+        }
+        for file in applied {
+            file.bring_home(self)?;
+        }
+        if !switches::holds("checkpoint.homes-synced-before-retirement", false) {
+            self.sync_homes(applied)?;
+        }
+        Ok(())
+    }
+
+    /// The checkpoint that ends a recovery: in the segment as it is, which is removed afterwards.
+    pub fn apply_recovered(self: &Arc<Self>) -> Result<()> {
+        let applied = {
+            let _gate = self.gate.write();
+            let applied = self.collect()?;
+            self.append(&[(Operation::CheckpointEnd, &[])])?;
+            applied
+        };
+        self.write_homes(self.journal()?.end(), &applied)?;
+        for file in applied {
+            file.file.retired(SegmentSeq(u64::MAX));
+        }
+        self.journaled.lock().clear();
+        Ok(())
+    }
+
+    /// Every file that has something in the journal, its nodes and header sealed into it.
+    fn collect(self: &Arc<Self>) -> Result<Vec<Applied<S>>> {
+        let mut files = Vec::new();
+        let journaled: Vec<_> = self.journaled.lock().iter().map(|(id, file)| (*id, file.clone())).collect();
+        for (id, file) in journaled {
+            // Known to this list, to the table's own count, and to nobody else: it is closed and its name is gone.
+            if file.is_unlinked() && Arc::strong_count(&file) == 2 {
+                file.abandon();
+                self.journaled.lock().remove(&id);
+                continue;
+            }
+            if let Some(applied) = file.seal_for_checkpoint()? {
+                files.push(applied);
+            } else {
+                self.journaled.lock().remove(&id);
+            }
+        }
+        Ok(files)
+    }
+
+    fn sync_homes(&self, applied: &[Applied<S>]) -> Result<()> {
+        let synced = if applied.len() > SYNC_SINGLY_MAX {
+            self.storage.sync_all()
+        } else {
+            applied.iter().try_for_each(|applied| applied.file.sync_home())
+        };
+        synced.map_err(|e| self.sync_failed("sync the files of a checkpoint", e))
+    }
+
+    /// Makes everything durable that was closed, written or made until now, without anyone asking: files that were
+    /// never synced, and what the journal holds.
+    pub fn make_durable(self: &Arc<Self>) -> Result<()> {
+        self.ensure_writable()?;
+        for file in self.take_uncommitted() {
+            // It stays on the list if the backing is still full.
+            let _ = file.commit();
+        }
+        let (ended, began) = self.next_epoch();
+        let new = self.volatile_until(ended);
+        let files = self.all_files();
+        for file in files.iter().filter(|file| file.is_volatile()) {
+            match file.settle_in_background() {
+                Err(VaultError::Io { source, .. }) if super::core::is_out_of_space(&source) => {
+                    warn!("the backing is full: some new files could not be completed");
+                    return Ok(());
+                }
+                other => other?,
+            }
+        }
+        if !new.is_empty() {
+            let sync = || self.storage.sync_all();
+            self.tree.settle_by(|| {
+                switches::barrier("tick.epoch-synced", sync).map_err(|e| self.sync_failed("sync the backing", e))
+            })?;
+            for ino in new {
+                if self.file(ino).is_none_or(|file| !file.is_volatile()) {
+                    self.forget_volatile(ino);
+                    self.remember_synced(ino);
+                }
+            }
+            self.epoch_is_durable(ended, began);
+            let window_start = (began.seconds, began.nanoseconds);
+            self.append(&[(Operation::Epoch { durable: ended, window_start }, &[])])?;
+        }
+        self.tree.settle_all(self)?;
+        let journaled: Vec<_> = self.journaled.lock().values().cloned().collect();
+        for file in journaled {
+            file.record_in_background()?;
+        }
+        let journal = self.journal()?;
+        self.sync_journal(journal.end())
+    }
+}

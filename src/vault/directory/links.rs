@@ -1,0 +1,117 @@
+//! Long targets of symbolic links: their pieces in private/links.
+//!
+//! The pieces are made and synced before the link, and removed after it is gone for good.
+
+use std::borrow::Cow;
+
+use super::Location;
+use crate::format::symlink::{self, BackingTarget, LinkId, PIECE_MAX, PIECES_MAX};
+use crate::storage::{Storage, Target};
+use crate::vault::core::VaultCore;
+use crate::vault::error::{Result, VaultError};
+
+const LINKS: &str = "links";
+
+/// The sealed target's whole text.
+pub(super) fn whole_text<'a, S: Storage>(
+    core: &VaultCore<S>,
+    location: &Location<S>,
+    backing_target: &'a [u8],
+) -> Result<Cow<'a, [u8]>> {
+    let id = match parse(location, backing_target)? {
+        BackingTarget::Inline(text) => return Ok(Cow::Borrowed(text)),
+        BackingTarget::Pieces(id) => id,
+    };
+    let Some(folder) = open_folder(core)? else { return Ok(Cow::Owned(Vec::new())) };
+    let mut text = Vec::new();
+    for index in 0..PIECES_MAX {
+        match core.storage.read_symlink(&folder, id.piece_name(index).as_ref()) {
+            Ok(piece) => text.extend(piece),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => break,
+            Err(error) => return Err(VaultError::io("read a symbolic link's target", error)),
+        }
+    }
+    Ok(Cow::Owned(text))
+}
+
+/// The plain length of the target. Of a damaged one, a length that it could have: reading it gives the error,
+/// and it can still be looked up and removed.
+pub(super) fn target_len<S: Storage>(core: &VaultCore<S>, location: &Location<S>, backing_len: u64) -> Result<u64> {
+    let mut text_len = backing_len;
+    if symlink::is_reference_len(backing_len)
+        && let Ok(BackingTarget::Pieces(id)) = symlink::parse(&location.read_symlink()?)
+        && let Some(folder) = open_folder(core)?
+    {
+        text_len = 0;
+        for index in 0..PIECES_MAX {
+            let name = id.piece_name(index);
+            match core.storage.stat(Target::Entry(&folder, name.as_ref())) {
+                Ok(piece) => text_len = text_len.saturating_add(piece.size_bytes.min(PIECE_MAX as u64)),
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => break,
+                Err(error) => return Err(VaultError::io("read a symbolic link's target", error)),
+            }
+        }
+    }
+    Ok(symlink::plain_len(text_len).unwrap_or(text_len))
+}
+
+/// Stores the pieces, durably: the link must never be there without them.
+pub(super) fn place<S: Storage>(core: &VaultCore<S>, id: &LinkId, pieces: &[Vec<u8>]) -> Result<()> {
+    let io = |e| VaultError::io("store a symbolic link's target", e);
+    let folder = make_folder(core)?;
+    for (index, piece) in pieces.iter().enumerate() {
+        if let Err(error) = core.storage.make_symlink(&folder, id.piece_name(index).as_ref(), piece) {
+            remove(core, id);
+            return Err(io(error));
+        }
+    }
+    core.storage.sync_dir(&folder).map_err(|e| core.sync_failed("sync a symbolic link's target", e))
+}
+
+/// Removes the pieces. That some stay is no error: nothing refers to them.
+pub(super) fn remove<S: Storage>(core: &VaultCore<S>, id: &LinkId) {
+    let Ok(Some(folder)) = open_folder(core) else { return };
+    for index in 0..PIECES_MAX {
+        if core.storage.unlink(&folder, id.piece_name(index).as_ref()).is_err() {
+            return;
+        }
+    }
+}
+
+/// What a backing link that is about to go refers to.
+pub(super) fn referred_to<S: Storage>(location: &Location<S>, backing_len: u64) -> Option<LinkId> {
+    if !symlink::is_reference_len(backing_len) {
+        return None;
+    }
+    match symlink::parse(&location.read_symlink().ok()?).ok()? {
+        BackingTarget::Pieces(id) => Some(id),
+        BackingTarget::Inline(_) => None,
+    }
+}
+
+fn parse<'a, S: Storage>(location: &Location<S>, backing_target: &'a [u8]) -> Result<BackingTarget<'a>> {
+    symlink::parse(backing_target).map_err(|refused| VaultError::integrity(location.backing_path(), refused))
+}
+
+fn open_folder<S: Storage>(core: &VaultCore<S>) -> Result<Option<S::Dir>> {
+    match core.storage.open_dir(core.tree.private(), LINKS.as_ref()) {
+        Ok(folder) => Ok(Some(folder)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(VaultError::io("open the folder of symbolic links' targets", error)),
+    }
+}
+
+fn make_folder<S: Storage>(core: &VaultCore<S>) -> Result<S::Dir> {
+    if let Some(folder) = open_folder(core)? {
+        return Ok(folder);
+    }
+    let io = |e| VaultError::io("make the folder of symbolic links' targets", e);
+    match core.storage.make_dir(core.tree.private(), LINKS.as_ref(), 0o700) {
+        Err(error) if error.raw_os_error() != Some(libc::EEXIST) => return Err(io(error)),
+        _ => {}
+    }
+    core.storage
+        .sync_dir(core.tree.private())
+        .map_err(|e| core.sync_failed("sync the folder of symbolic links' targets", e))?;
+    core.storage.open_dir(core.tree.private(), LINKS.as_ref()).map_err(io)
+}

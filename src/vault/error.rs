@@ -1,0 +1,210 @@
+//! What can go wrong with a vault: what happened, and what to do about it.
+//!
+//! The variants are matched exhaustively above (`fs` maps them to an errno, `cli` to an exit code),
+//! so that a new one is a decision and not an accident.
+
+use std::fmt;
+use std::io;
+
+use thiserror::Error;
+
+use crate::crypto::{AeadError, KdfError};
+use crate::format::configuration::{self, ConfigurationError};
+
+/// The result of an operation on a vault.
+pub type Result<T, E = VaultError> = std::result::Result<T, E>;
+
+/// Why an operation on a vault failed.
+#[derive(Debug, Error)]
+pub enum VaultError {
+    // --- creating and opening ---
+    /// The directory is missing something that every vault has.
+    #[error("this is not a vault: {reason}; give the directory that `sero create` made")]
+    NotAVault { reason: String },
+    /// `sero.json` breaks a rule of the format.
+    #[error(
+        "the vault's configuration is damaged: {reason}; restore sero.json from a backup \
+         (the version before the last change is sero.json.bak)"
+    )]
+    ConfigurationDamaged { reason: String },
+    /// The passphrase opens the vault, but the configuration is not the one that was written with it.
+    #[error(
+        "the vault's configuration was edited: its authenticator does not match; do not trust this copy, \
+         restore sero.json from a backup"
+    )]
+    ConfigurationEdited,
+    /// The vault was made by a newer sero.
+    #[error(
+        "the vault has format {found}, and this sero knows formats up to {supported}; \
+         use a version of sero that knows format {found} (`sero --version` lists the formats)"
+    )]
+    UnsupportedFormat { found: u64, supported: u64 },
+    /// No keyslot opens with this passphrase.
+    #[error("wrong passphrase (or its keyslot was damaged){}", shown_hint(.hint))]
+    WrongPassphrase { hint: Option<String> },
+    /// The passphrase cannot be turned into a key here.
+    #[error("{0}")]
+    KdfRefused(KdfError),
+    /// Another process has the vault.
+    #[error("the vault is already mounted {holder}; seal it there first")]
+    AlreadyMounted { holder: Holder },
+    /// There is a vault where one is to be made.
+    #[error("a vault exists here already; choose another directory, or mount this one")]
+    VaultExists,
+    /// The directory for a new vault has something in it.
+    #[error("the directory is not empty; choose a new name or an empty directory")]
+    TargetNotEmpty,
+
+    // --- working in it ---
+    /// The backing refused an operation, or failed.
+    #[error("could not {context}: {source}")]
+    Io { context: &'static str, source: io::Error },
+    /// Bytes of the backing are not what sero wrote there.
+    #[error("{0}")]
+    Integrity(IntegrityError),
+    /// The vault does not accept changes.
+    #[error("the vault is read-only: it was mounted so, or a sync of the backing failed (see the log)")]
+    ReadOnly,
+    /// Not the backing's space is used up, but room that the format has.
+    #[error("no room for {what}")]
+    NoSpace { what: &'static str },
+    /// Empty, ".", "..", or with a '/' or NUL in it.
+    #[error("the name is not one that a file can have")]
+    InvalidName,
+    /// More than 255 bytes, or a symlink's target of more than 4095.
+    #[error("the name or target is too long")]
+    NameTooLong,
+    /// Beyond the largest file that the format has.
+    #[error("the file would be too large")]
+    TooLarge,
+    /// The backing or the format does not offer it.
+    #[error("{what} is not supported here")]
+    NotSupported { what: &'static str },
+
+    // --- inside ---
+    /// The engine did not seal or open what it must be able to.
+    #[error("encryption failed: {0}")]
+    Sealing(#[from] AeadError),
+    /// The journal has no room before the next checkpoint.
+    #[error("the journal is full; a checkpoint makes room")]
+    JournalFull,
+    /// Something that cannot be; please report it.
+    #[error("internal error: {0}; please report it")]
+    Internal(&'static str),
+}
+
+impl VaultError {
+    /// What was being done, to complete "could not ...", and the backing's error.
+    pub fn io(context: &'static str, source: io::Error) -> Self {
+        Self::Io { context, source }
+    }
+
+    /// An error of the backing's kind that the vault itself decides on.
+    pub(crate) fn errno(context: &'static str, errno: i32) -> Self {
+        Self::io(context, io::Error::from_raw_os_error(errno))
+    }
+
+    /// Whether it is the backing's (or the vault's own) error of this number.
+    pub(crate) fn is_errno(&self, errno: i32) -> bool {
+        matches!(self, Self::Io { source, .. } if source.raw_os_error() == Some(errno))
+    }
+
+    /// Makes and logs an [`IntegrityError`].
+    pub(crate) fn integrity(path: impl Into<String>, reason: impl fmt::Display) -> Self {
+        Self::Integrity(IntegrityError::report(path, None, reason))
+    }
+}
+
+impl From<ConfigurationError> for VaultError {
+    fn from(error: ConfigurationError) -> Self {
+        match error {
+            ConfigurationError::NewerFormat { found } => {
+                Self::UnsupportedFormat { found, supported: u64::from(configuration::FORMAT) }
+            }
+            ConfigurationError::Kdf(refused) => Self::KdfRefused(refused),
+            ConfigurationError::TooLarge | ConfigurationError::Syntax(_) | ConfigurationError::Rule(_) => {
+                Self::ConfigurationDamaged { reason: error.to_string() }
+            }
+        }
+    }
+}
+
+fn shown_hint(hint: &Option<String>) -> String {
+    hint.as_ref().map(|hint| format!("; hint: {hint}")).unwrap_or_default()
+}
+
+/// Bytes of the backing that are not what sero wrote there: changed, moved, cut, or put back.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub struct IntegrityError {
+    /// Where, below the vault's directory.
+    pub path: String,
+    /// Which page of the file, where it is one.
+    pub page: Option<u64>,
+    pub reason: String,
+}
+
+impl IntegrityError {
+    /// Makes one and logs it. Integrity errors are logged here alone, where they are found, once.
+    pub(crate) fn report(path: impl Into<String>, page: Option<u64>, reason: impl fmt::Display) -> Self {
+        let error = Self { path: path.into(), page, reason: reason.to_string() };
+        log::error!("{error}");
+        error
+    }
+}
+
+impl fmt::Display for IntegrityError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "integrity: {}", self.path.escape_debug())?;
+        if let Some(page) = self.page {
+            write!(f, ", page {page}")?;
+        }
+        write!(f, ": {}", self.reason)
+    }
+}
+
+/// Who holds a vault, as far as it said so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holder {
+    pub host: Option<String>,
+    pub pid: Option<u32>,
+    /// Unix time, seconds.
+    pub started: Option<u64>,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.host, self.pid) {
+            (Some(host), Some(pid)) => write!(f, "on host {} by process {pid}", host.escape_debug()),
+            (Some(host), None) => write!(f, "on host {}", host.escape_debug()),
+            (None, Some(pid)) => write!(f, "by process {pid}"),
+            (None, None) => f.write_str("by another process"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_integrity_error_names_path_page_and_reason() {
+        let error = IntegrityError { path: "tree/a\nb".into(), page: Some(7), reason: "the tag does not match".into() };
+        assert_eq!(error.to_string(), "integrity: tree/a\\nb, page 7: the tag does not match");
+    }
+
+    #[test]
+    fn the_holder_is_named_as_far_as_known() {
+        let holder = Holder { host: Some("anvil".into()), pid: Some(12), started: None };
+        assert_eq!(
+            VaultError::AlreadyMounted { holder }.to_string(),
+            "the vault is already mounted on host anvil by process 12; seal it there first"
+        );
+        assert_eq!(Holder::default().to_string(), "by another process");
+    }
+
+    #[test]
+    fn a_hint_is_shown_after_a_wrong_passphrase() {
+        let error = VaultError::WrongPassphrase { hint: Some("the blue one".into()) };
+        assert_eq!(error.to_string(), "wrong passphrase (or its keyslot was damaged); hint: the blue one");
+    }
+}

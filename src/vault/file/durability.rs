@@ -1,0 +1,280 @@
+//! Commit, sync, and a file's part in a checkpoint.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::journaling::time_of;
+use super::write::STEP_BLOCKS;
+use super::{Base, Body, State, VaultFile};
+use crate::format::geometry::{BlockIndex, PAGE_LEN, PageIndex};
+use crate::format::header::Seal;
+use crate::format::record::{Operation, SegmentSeq};
+use crate::format::seals::Sealed;
+use crate::storage::{SetTime, Storage, Target, Timestamp};
+use crate::vault::core::VaultCore;
+use crate::vault::error::Result;
+use crate::vault::journal::Location;
+use crate::vault::switches;
+
+/// Fresh pages that are home and not recorded, in bytes, before the writer itself syncs and records them.
+pub(super) const PENDING_MAX: u64 = 64 << 20;
+/// Blocks that a checkpoint writes home at once.
+const APPLY_BLOCKS: usize = 128;
+
+/// What a checkpoint has to bring home for one file: the state as of the end of a segment.
+pub(crate) struct Applied<S: Storage> {
+    pub file: Arc<VaultFile<S>>,
+    blocks: Vec<(BlockIndex, Location)>,
+    home_len: u64,
+    mtime: Option<Timestamp>,
+    holes: Vec<(PageIndex, PageIndex)>,
+}
+
+impl<S: Storage> VaultFile<S> {
+    /// At close: what is only in memory reaches the backing, unsynced. The background sync makes it durable.
+    pub fn commit(&self) -> Result<()> {
+        if !self.is_volatile() || self.core.is_read_only() {
+            return Ok(());
+        }
+        let mut state = self.state.write();
+        if state.base != Base::Volatile {
+            return Ok(());
+        }
+        let outcome = state.commit_home(&self.core);
+        if outcome.is_err() {
+            // It is not lost with the handle: tried again in the background, and when the vault is sealed.
+            self.core.remember_uncommitted(self.ino);
+        }
+        outcome
+    }
+
+    /// `fsync(2)`: when it returns, the content, the size and the name survive a power cut.
+    pub fn sync(&self) -> Result<()> {
+        self.core.ensure_writable()?;
+        if self.is_unlinked() {
+            return Ok(());
+        }
+        if self.is_volatile() {
+            self.location().settle()?;
+            let mut state = self.state.write();
+            if state.base == Base::Volatile {
+                state.commit_home(&self.core)?;
+                let sync = || self.core.storage.sync_file(&state.home.file);
+                switches::barrier("file.sync-new-home", sync).map_err(|e| self.core.sync_failed("sync a file", e))?;
+                self.become_durable(&mut state, true);
+                return Ok(());
+            }
+        }
+        let _admission = self.core.admit(STEP_BLOCKS)?;
+        let last = {
+            let _gate = self.core.gate.read();
+            let mut state = self.state.write();
+            self.record_pending(&mut state)?;
+            state.journal.last
+        };
+        self.core.sync_journal(last)?;
+        if self.is_lost() {
+            // Recovery could not find it by the name that the journal has.
+            self.core.checkpoint(false)?;
+        }
+        Ok(())
+    }
+
+    fn become_durable(&self, state: &mut State<S>, synced: bool) {
+        state.base = Base::Durable { synced };
+        state.journal.size = state.size;
+        state.journal.header_size = state.size;
+        state.journal.base_salt = state.home.keys.salt;
+        self.volatile.store(false, Ordering::Release);
+        if synced {
+            self.core.forget_volatile(self.ino);
+            self.core.remember_synced(self.ino);
+        }
+    }
+
+    /// Background durability: writes what is in memory home and treats the file as durable from here on; the
+    /// caller syncs the whole backing. A change before that syncs the home first.
+    pub(crate) fn settle_in_background(&self) -> Result<()> {
+        if self.is_unlinked() {
+            return Ok(());
+        }
+        let mut state = self.state.write();
+        if state.base == Base::Volatile {
+            state.commit_home(&self.core)?;
+            self.become_durable(&mut state, false);
+        }
+        Ok(())
+    }
+
+    /// Records what was written straight home, so that the next journal sync covers it.
+    pub(crate) fn record_in_background(&self) -> Result<()> {
+        let _admission = self.core.admit(STEP_BLOCKS)?;
+        let _gate = self.core.gate.read();
+        let mut state = self.state.write();
+        if state.base == Base::Volatile { Ok(()) } else { self.record_pending(&mut state) }
+    }
+
+    /// Dirty nodes and header into the journal, so that a checkpoint can bring the file's state as it is now
+    /// home. The caller holds the gate alone. None: nothing of it is in the journal.
+    pub(crate) fn seal_for_checkpoint(self: &Arc<Self>) -> Result<Option<Applied<S>>> {
+        let mut state = self.state.write();
+        if !state.journal.touched && state.home.overlay.is_empty() {
+            return Ok(None);
+        }
+        self.record_pending(&mut state)?;
+        if state.journal.touched {
+            self.seal_header(&mut state)?;
+        }
+        state.journal.touched = false;
+        state.journal.base_salt = state.home.keys.salt;
+        let mut blocks: Vec<_> = state.home.overlay.iter().map(|(block, at)| (*block, *at)).collect();
+        blocks.sort_unstable_by_key(|(block, _)| *block);
+        let holes = std::mem::take(&mut state.journal.punched);
+        Ok(Some(Applied {
+            file: self.clone(),
+            blocks,
+            home_len: state.wanted_home_len(),
+            mtime: state.mtime,
+            holes,
+        }))
+    }
+
+    fn seal_header(&self, state: &mut State<S>) -> Result<()> {
+        let id = self.file_id(state)?;
+        let current = self.core.journal()?.current();
+        let core = &self.core;
+        let State { home, body, size, journal, .. } = &mut *state;
+        let Body::Paged(tree) = body else {
+            // A blob's images are whole files, header and all.
+            if home.overlay.get(&BlockIndex::ROOT).is_some_and(|at| at.segment == current) {
+                state.seq += 1;
+            }
+            return Ok(());
+        };
+        if !tree.is_dirty() && journal.header_size == *size {
+            return Ok(());
+        }
+        let mut placed = Vec::with_capacity(tree.dirty_nodes());
+        let settled = tree.dirty_nodes();
+        tree.seal_nodes(|block, entries| {
+            let seal: Seal = home.seal_in_place(core, Sealed::Node(block), entries)?;
+            let operation = Operation::Node { file: id, block: block.0 };
+            let appended = core.append(&[(operation, entries.as_slice())])?;
+            placed.push((block, appended.first_image));
+            Ok(seal)
+        })?;
+        core.nodes_settled(settled);
+        home.overlay.extend(placed);
+        state.seq += 1;
+        let header = state.header();
+        let Body::Paged(tree) = &mut state.body else { return Ok(()) };
+        let block = state.home.seal_root(core, &header, tree)?;
+        let operation = Operation::Root { file: id, mtime: time_of(state.mtime) };
+        let appended = core.append(&[(operation, block.as_slice())])?;
+        tree.root_sealed();
+        state.home.overlay.insert(BlockIndex::ROOT, appended.first_image);
+        state.journal.header_size = state.size;
+        Ok(())
+    }
+
+    /// The segment that held these images is retired: the home is their place now. True if nothing of the file is
+    /// in the journal any more.
+    pub(crate) fn retired(&self, segment: SegmentSeq) -> bool {
+        let mut state = self.state.write();
+        state.home.overlay.retain(|_, at| at.segment > segment);
+        if state.journal.dropped_in.is_some_and(|dropped| dropped <= segment) {
+            state.journal.dropped_in = None;
+        }
+        state.journal.reserved = 0;
+        state.home.overlay.is_empty() && !state.journal.touched && state.journal.pending.is_empty()
+    }
+
+    /// Forgets what the journal holds of a file whose last name is gone and that nobody has open.
+    pub(crate) fn abandon(&self) {
+        let state = self.state.write();
+        if let Body::Paged(tree) = &state.body {
+            self.core.nodes_settled(tree.dirty_nodes());
+        }
+    }
+
+    /// Syncs the home.
+    pub(crate) fn sync_home(&self) -> std::io::Result<()> {
+        self.core.storage.sync_file(&self.state.read().home.file)
+    }
+}
+
+impl<S: Storage> Applied<S> {
+    /// Writes the images home, unsynced, and sets length and time. Reads go on meanwhile: until the segment is
+    /// retired they take the images from the journal.
+    pub fn bring_home(&self, core: &VaultCore<S>) -> Result<()> {
+        let mut run: Vec<u8> = Vec::with_capacity(APPLY_BLOCKS * PAGE_LEN);
+        let mut start = BlockIndex::ROOT;
+        for (block, at) in &self.blocks {
+            if block.offset_bytes() >= self.home_len {
+                continue;
+            }
+            let continues = block.0 == start.0 + (run.len() / PAGE_LEN) as u64;
+            if !run.is_empty() && (!continues || run.len() >= APPLY_BLOCKS * PAGE_LEN) {
+                self.write_run(core, start, &run)?;
+                run.clear();
+            }
+            if run.is_empty() {
+                start = *block;
+            }
+            let filled = run.len();
+            run.resize(filled + PAGE_LEN, 0);
+            core.read_journal(*at, run.get_mut(filled..).unwrap_or_default())?;
+        }
+        self.write_run(core, start, &run)?;
+        let mut state = self.file.state.write();
+        // Pages that were appended since, straight to the home, stay.
+        let len = self.home_len.max(state.home_len.min(state.wanted_home_len()));
+        // Also where the length is right: what was reserved beyond it goes.
+        core.storage
+            .set_len(&state.home.file, len)
+            .map_err(|e| core.write_failed("set a file's length", e))?;
+        state.home_len = len;
+        for (first, end) in &self.holes {
+            state.punch_where_holes(core, *first, *end)?;
+        }
+        if let Some(mtime) = self.mtime {
+            core.storage
+                .set_times(Target::File(&state.home.file), SetTime::Keep, SetTime::To(mtime))
+                .map_err(|e| core.write_failed("set a file's times", e))?;
+        }
+        Ok(())
+    }
+
+    fn write_run(&self, core: &VaultCore<S>, start: BlockIndex, run: &[u8]) -> Result<()> {
+        let len = run.len().min(self.home_len.saturating_sub(start.offset_bytes()) as usize);
+        let Some(bytes) = run.get(..len).filter(|bytes| !bytes.is_empty()) else { return Ok(()) };
+        self.file
+            .with_backing(|home| core.storage.write_at(home, &[IoSlice::new(bytes)], start.offset_bytes()))
+            .map_err(|e| core.write_failed("write a file", e))?;
+        let mut state = self.file.state.write();
+        state.home_len = state.home_len.max(start.offset_bytes() + len as u64);
+        Ok(())
+    }
+}
+
+impl<S: Storage> State<S> {
+    /// Gives the space of pages back that are holes in the state in memory.
+    fn punch_where_holes(&mut self, core: &VaultCore<S>, first: PageIndex, end: PageIndex) -> Result<()> {
+        if !matches!(self.body, Body::Paged(_)) {
+            return Ok(());
+        }
+        self.with_tree(|state, tree| {
+            let end = PageIndex(end.0.min(crate::format::geometry::page_count(state.size)));
+            let mut from = first;
+            while from < end {
+                let reader = state.home.reader(core);
+                let Some(hole) = tree.next(from, end, false, &reader)? else { break };
+                let stop = tree.next(hole, end, true, &reader)?.unwrap_or(end);
+                state.punch_home(core, hole, stop);
+                from = stop;
+            }
+            Ok(())
+        })
+    }
+}

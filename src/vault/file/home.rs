@@ -1,0 +1,163 @@
+//! A file's home and what of it is in the journal for now: reading, sealing and opening single blocks.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::super::core::VaultCore;
+use super::super::error::{IntegrityError, Result, VaultError};
+use super::super::journal;
+use super::super::tree::{NodeSource, ROOT_LEN, TagTree};
+use crate::crypto::aead::{AeadKey, Nonce};
+use crate::crypto::entropy;
+use crate::crypto::keys::FileKeys;
+use crate::format::geometry::{BlockIndex, HEADER_LEN, PAGE_LEN, PageIndex, page_block};
+use crate::format::header::{Header, Salt, Seal};
+use crate::format::seals::Sealed;
+use crate::storage::{Storage, read_into};
+
+/// The keys of a file, the page keys of its sessions made when they are first needed.
+pub(crate) struct Keys {
+    pub salt: Salt,
+    file: FileKeys,
+    pages: RwLock<Vec<(u32, Arc<AeadKey>)>>,
+}
+
+impl Keys {
+    pub fn new<S: Storage>(core: &VaultCore<S>, salt: Salt) -> Self {
+        Self { salt, file: core.keys.file(&salt), pages: RwLock::new(Vec::new()) }
+    }
+
+    pub fn header(&self) -> &AeadKey {
+        self.file.header()
+    }
+
+    /// The page key of a session.
+    pub fn page(&self, session: u32) -> Arc<AeadKey> {
+        if let Some((_, key)) = self.pages.read().iter().find(|(known, _)| *known == session) {
+            return key.clone();
+        }
+        let key = Arc::new(self.file.page(session));
+        let mut pages = self.pages.write();
+        // A file that was changed in very many sessions does not keep all their keys.
+        if pages.len() >= 64 {
+            pages.clear();
+        }
+        pages.push((session, key.clone()));
+        key
+    }
+}
+
+/// A home file, its keys, and the blocks of it whose newest image is in the journal.
+pub(crate) struct Home<S: Storage> {
+    pub file: S::File,
+    pub keys: Keys,
+    pub overlay: HashMap<BlockIndex, journal::Location>,
+    /// For messages: the home's path in the backing when it was opened.
+    pub path: String,
+}
+
+/// A home together with the vault that it belongs to: what reads need.
+pub(crate) struct HomeReader<'a, S: Storage> {
+    pub core: &'a VaultCore<S>,
+    pub home: &'a Home<S>,
+}
+
+impl<S: Storage> Home<S> {
+    pub const fn reader<'a>(&'a self, core: &'a VaultCore<S>) -> HomeReader<'a, S> {
+        HomeReader { core, home: self }
+    }
+
+    /// Says once, in the log, what does not verify.
+    pub fn integrity(&self, page: Option<PageIndex>, reason: &str) -> VaultError {
+        VaultError::Integrity(IntegrityError::report(&self.path, page.map(|page| page.0), reason))
+    }
+
+    /// Seals `plain` for what stands at a block into `out`, under the page key of the running session.
+    pub fn seal_into(&self, core: &VaultCore<S>, what: Sealed, plain: &[u8], out: &mut [u8]) -> Result<Seal> {
+        let session = core.sealing_session(1);
+        let nonce: Nonce = entropy::array();
+        let tag = self.keys.page(session).seal_into(&nonce, &what.aad(), plain, out)?;
+        Ok(Seal { nonce, tag, session })
+    }
+
+    /// As [`Self::seal_into`], in place.
+    pub fn seal_in_place(&self, core: &VaultCore<S>, what: Sealed, bytes: &mut [u8]) -> Result<Seal> {
+        let session = core.sealing_session(1);
+        let nonce: Nonce = entropy::array();
+        let tag = self.keys.page(session).seal(&nonce, &what.aad(), bytes)?;
+        Ok(Seal { nonce, tag, session })
+    }
+
+    /// Opens what stands at a block.
+    pub fn open_into(&self, what: Sealed, seal: &Seal, sealed: &[u8], out: &mut [u8]) -> bool {
+        self.keys.page(seal.session).open_into(&seal.nonce, &what.aad(), &seal.tag, sealed, out).is_ok()
+    }
+
+    /// Block 0 of a paged file: header and root, the root sealed afresh.
+    pub fn seal_root(&self, core: &VaultCore<S>, header: &Header, tree: &TagTree) -> Result<Box<[u8; PAGE_LEN]>> {
+        let mut block = Box::new([0; PAGE_LEN]);
+        let mut root = *tree.root();
+        let body = self.seal_in_place(core, Sealed::Node(BlockIndex::ROOT), &mut root)?;
+        let header = Header { body, ..*header }.seal(&self.keys.salt, self.keys.header())?;
+        if let Some((head, rest)) = block.split_at_mut_checked(HEADER_LEN) {
+            head.copy_from_slice(&header);
+            rest.copy_from_slice(&root);
+        }
+        Ok(block)
+    }
+
+    /// Opens the root in block 0.
+    pub fn open_root(&self, header: &Header, block: &[u8]) -> Result<TagTree> {
+        let mut root = [0; ROOT_LEN];
+        let sealed = block
+            .get(HEADER_LEN..PAGE_LEN)
+            .ok_or_else(|| self.integrity(None, "the file is shorter than its root"))?;
+        if !self.open_into(Sealed::Node(BlockIndex::ROOT), &header.body, sealed, &mut root) {
+            return Err(self.integrity(None, "the root of the file's tag tree does not verify"));
+        }
+        Ok(TagTree::with_root(&root))
+    }
+}
+
+impl<S: Storage> HomeReader<'_, S> {
+    /// The newest image of a block, from the journal or from the home file; `out` is the block or its beginning.
+    /// False if the home ends before.
+    pub fn block(&self, block: BlockIndex, out: &mut [u8]) -> Result<bool> {
+        if let Some(location) = self.home.overlay.get(&block) {
+            self.core.read_journal(*location, out)?;
+            return Ok(true);
+        }
+        let read = read_into(&self.core.storage, &self.home.file, out, block.offset_bytes())
+            .map_err(|e| VaultError::io("read a file", e))?;
+        Ok(read == out.len())
+    }
+
+    /// Reads and opens one page; its length is `out`'s.
+    pub fn page(&self, page: PageIndex, seal: &Seal, out: &mut [u8]) -> Result<()> {
+        let block = page_block(page);
+        let mut sealed = [0; PAGE_LEN];
+        let sealed = sealed.get_mut(..out.len()).ok_or(VaultError::Internal("a page is longer than a block"))?;
+        if !self.block(block, sealed)? {
+            return Err(self.home.integrity(Some(page), "the file ends before this page"));
+        }
+        if !self.home.open_into(Sealed::Page(block), seal, sealed, out) {
+            return Err(self.home.integrity(Some(page), "the page does not verify"));
+        }
+        Ok(())
+    }
+}
+
+impl<S: Storage> NodeSource for HomeReader<'_, S> {
+    fn load_node(&self, block: BlockIndex, seal: &Seal, out: &mut [u8; PAGE_LEN]) -> Result<()> {
+        let mut sealed = [0; PAGE_LEN];
+        if !self.block(block, &mut sealed)? {
+            return Err(self.home.integrity(None, &format!("the file ends before the node at block {}", block.0)));
+        }
+        if !self.home.open_into(Sealed::Node(block), seal, &sealed, out) {
+            return Err(self.home.integrity(None, &format!("the node at block {} does not verify", block.0)));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,375 @@
+//! A durable file's changes in the journal.
+
+use super::{Base, Body, State, VaultFile};
+use crate::crypto::entropy;
+use crate::format::geometry::{BlockIndex, PAGE_LEN, PageIndex, home_len, page_block, page_count};
+use crate::format::header::Seal;
+use crate::format::record::{FileId, Operation, PageSeal, Placement, Time};
+use crate::storage::{Storage, Timestamp};
+use crate::vault::error::{Result, VaultError};
+use crate::vault::journal::{Appended, Location};
+use crate::vault::switches;
+use crate::vault::tree::TagTree;
+
+/// Page entries that fit into one record beside the rest.
+const SEALS_PER_RECORD: usize = 80;
+
+pub(super) fn time_of(time: Option<Timestamp>) -> Option<Time> {
+    time.map(|time| (time.seconds, time.nanoseconds))
+}
+
+impl<S: Storage> VaultFile<S> {
+    /// Before the first change of a durable file, and before its first change in a journal segment.
+    pub(super) fn begin_change(&self, state: &mut State<S>) -> Result<()> {
+        if state.base == (Base::Durable { synced: false }) {
+            // The journal speaks only of a base that is durable.
+            let sync = || self.core.storage.sync_file(&state.home.file);
+            switches::barrier("file.base-is-synced", sync).map_err(|e| self.core.sync_failed("sync a file", e))?;
+            self.core.remember_synced(self.ino);
+            state.base = Base::Durable { synced: true };
+        }
+        let current = self.core.journal()?.current();
+        if state.journal.named_in != Some(current) {
+            let id = *state.journal.id.get_or_insert_with(|| self.core.next_file_id());
+            let path = self.location.read().backing_path();
+            let operation = Operation::File { file: id, salt: state.journal.base_salt, seq: state.seq };
+            self.core.append_text(path.as_bytes(), operation)?;
+            state.journal.named_in = Some(current);
+            state.journal.touched = true;
+            self.core.remember_journaled(id, self);
+        }
+        Ok(())
+    }
+
+    pub(super) fn file_id(&self, state: &State<S>) -> Result<FileId> {
+        state.journal.id.ok_or(VaultError::Internal("a file was journaled before it was named"))
+    }
+
+    fn append(&self, state: &mut State<S>, items: &[(Operation, &[u8])]) -> Result<Appended> {
+        let appended = self.core.append(items)?;
+        state.journal.last = appended.lsn;
+        Ok(appended)
+    }
+
+    /// Records the size as it was last recorded, with the newest modification time.
+    pub(super) fn record_length(&self, state: &mut State<S>) -> Result<()> {
+        self.begin_change(state)?;
+        let operation = Operation::Length {
+            file: self.file_id(state)?,
+            size: state.journal.size,
+            mtime: time_of(state.mtime),
+        };
+        self.append(state, &[(operation, &[])])?;
+        Ok(())
+    }
+
+    /// Appends pages with their images and the new size, in one record, and enters them.
+    pub(super) fn journal_pages(
+        &self,
+        state: &mut State<S>,
+        pages: &[(PageIndex, Seal)],
+        images: &[u8],
+        new_size: u64,
+    ) -> Result<()> {
+        // What is pending must be recorded first where this record's size would already speak of it, or where
+        // it is about one of its pages.
+        let pending = &state.journal.pending;
+        if !pending.is_empty() && (new_size > state.journal.size || pages.iter().any(|(page, _)| pending.contains(page)))
+        {
+            self.record_pending(state)?;
+        }
+        if let Some((last, _)) = pages.last() {
+            self.reserve_home(state, page_block(*last).offset_bytes() + PAGE_LEN as u64)?;
+        }
+        let recorded = if new_size > state.size { new_size } else { state.journal.size };
+        let id = self.file_id(state)?;
+        let mut items = pages_operations(id, pages, images);
+        items.push((Operation::Length { file: id, size: recorded, mtime: time_of(state.mtime) }, &[]));
+        let appended = self.append(state, &items)?;
+        state.overlay_pages(pages, appended.first_image);
+        self.enter_journaled(state, pages)?;
+        state.size = state.size.max(new_size);
+        state.journal.size = recorded;
+        Ok(())
+    }
+
+    /// As [`Self::journal_pages`], for a file whose whole content stood in a blob before.
+    pub(super) fn journal_conversion(
+        &self,
+        state: &mut State<S>,
+        tree: TagTree,
+        pages: &[(PageIndex, Seal)],
+        images: &[u8],
+        new_size: u64,
+    ) -> Result<()> {
+        if let Some((last, _)) = pages.last() {
+            self.reserve_home(state, page_block(*last).offset_bytes() + PAGE_LEN as u64)?;
+        }
+        let id = self.file_id(state)?;
+        let reset = Operation::Reset {
+            file: id,
+            salt: state.home.keys.salt,
+            birth_session: state.birth.session,
+            birth_epoch: state.birth.epoch,
+        };
+        let mut items: Vec<(Operation, &[u8])> = vec![(reset, &[])];
+        items.extend(pages_operations(id, pages, images));
+        items.push((Operation::Length { file: id, size: new_size, mtime: time_of(state.mtime) }, &[]));
+        let appended = self.append(state, &items)?;
+        self.drop_body(state, Body::Paged(tree));
+        state.home.overlay.clear();
+        state.overlay_pages(pages, appended.first_image);
+        self.enter_journaled(state, pages)?;
+        state.size = new_size;
+        state.journal.size = new_size;
+        state.journal.superseded_at = Some(appended.lsn);
+        Ok(())
+    }
+
+    /// Appends the whole content as a blob.
+    pub(super) fn journal_blob(&self, state: &mut State<S>, plain: &[u8]) -> Result<()> {
+        let (bytes, seal) = state.seal_blob(&self.core, plain)?;
+        self.reserve_home(state, bytes.len() as u64)?;
+        let count = bytes.len().div_ceil(PAGE_LEN);
+        let mut images = vec![0; count * PAGE_LEN];
+        if let Some((head, rest)) = images.split_at_mut_checked(bytes.len()) {
+            head.copy_from_slice(&bytes);
+            entropy::fill(rest);
+        }
+        let operation = Operation::Blob {
+            file: self.file_id(state)?,
+            images: count as u8,
+            home_len: bytes.len() as u32,
+            mtime: time_of(state.mtime),
+        };
+        let appended = self.append(state, &[(operation, &images)])?;
+        if let Body::Paged(_) = state.body {
+            state.journal.dropped_in = Some(appended.first_image.segment);
+        }
+        self.drop_body(state, Body::Blob { seal: Some(seal), sealed: None });
+        state.home.overlay.clear();
+        for index in 0..count as u32 {
+            let at = Location { block: appended.first_image.block + index, ..appended.first_image };
+            state.home.overlay.insert(BlockIndex(u64::from(index)), at);
+        }
+        state.size = plain.len() as u64;
+        state.journal.size = state.size;
+        self.forget_pending(state);
+        state.journal.superseded_at = Some(appended.lsn);
+        Ok(())
+    }
+
+    /// Puts another body in the place of the old one, whose dirty nodes no checkpoint needs to seal any more.
+    fn drop_body(&self, state: &mut State<S>, body: Body) {
+        if let Body::Paged(tree) = &state.body {
+            self.core.nodes_settled(tree.dirty_nodes());
+        }
+        if let Body::Paged(tree) = &body {
+            self.core.nodes_dirtied(tree.dirty_nodes());
+        }
+        state.body = body;
+    }
+
+    fn enter_journaled(&self, state: &mut State<S>, pages: &[(PageIndex, Seal)]) -> Result<()> {
+        let dirtied = state.set_seals(&self.core, pages)?;
+        self.core.nodes_dirtied(dirtied);
+        Ok(())
+    }
+
+    /// Reserves space in the home for pages that are in the journal, so that a full disk is the writer's error and
+    /// not the checkpoint's.
+    pub(super) fn reserve_home(&self, state: &mut State<S>, end: u64) -> Result<()> {
+        let from = state.home_len.max(state.journal.reserved);
+        if end > from {
+            // A little ahead, for those who append: one call for sixteen pages.
+            let ahead = end.saturating_sub(from).next_multiple_of(16 * PAGE_LEN as u64);
+            let wanted = if state.size > 64 * PAGE_LEN as u64 { ahead } else { end - from };
+            let reserved = self.core.reserve(&state.home.file, from, wanted);
+            if reserved.is_err() {
+                self.core.reserve(&state.home.file, from, end - from)?;
+                state.journal.reserved = end;
+            } else {
+                state.journal.reserved = from + wanted;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes fresh pages straight home; they are recorded when the home is synced.
+    pub(super) fn write_fresh_home(
+        &self,
+        state: &mut State<S>,
+        pages: &[(PageIndex, Seal)],
+        images: &[u8],
+        new_size: u64,
+    ) -> Result<()> {
+        let end = pages.last().map_or(0, |(page, _)| {
+            page_block(*page).offset_bytes() + page.len_in(new_size) as u64
+        });
+        if end > state.home_len {
+            self.record_extending(state)?;
+        }
+        let pending = std::mem::take(&mut state.journal.pending);
+        let put = state.put_home(&self.core, pages, images, new_size, |page| pending.contains(&page));
+        state.journal.pending = pending;
+        put?;
+        self.enter_journaled(state, pages)?;
+        for (page, _) in pages {
+            // It may have been in the journal, and dropped: the home is newer now.
+            state.home.overlay.remove(&page_block(*page));
+            if state.journal.pending.insert(*page) {
+                self.core.pages_pending(1);
+            }
+        }
+        state.size = state.size.max(new_size);
+        if state.journal.pending.len() as u64 * PAGE_LEN as u64 >= super::durability::PENDING_MAX {
+            self.record_pending(state)?;
+        }
+        Ok(())
+    }
+
+    /// Makes it durable that the home may be longer than the size says, before it is.
+    fn record_extending(&self, state: &mut State<S>) -> Result<()> {
+        let current = self.core.journal()?.current();
+        if state.journal.extending_in != Some(current) {
+            let operation = Operation::Extending { file: self.file_id(state)? };
+            let appended = self.append(state, &[(operation, &[])])?;
+            if !switches::holds("file.extending-is-recorded", false) {
+                self.core.sync_journal(appended.lsn)?;
+            }
+            state.journal.extending_in = Some(current);
+        }
+        Ok(())
+    }
+
+    /// Syncs the home and records the pages that were written straight to it, then the size.
+    pub(super) fn record_pending(&self, state: &mut State<S>) -> Result<()> {
+        if state.journal.pending.is_empty() {
+            return Ok(());
+        }
+        self.begin_change(state)?;
+        let sync = || self.core.storage.sync_data(&state.home.file);
+        switches::barrier("file.home-synced-before-record", sync)
+            .map_err(|e| self.core.sync_failed("sync a file", e))?;
+        let id = self.file_id(state)?;
+        let mut seals = Vec::new();
+        if let Body::Paged(tree) = &state.body {
+            for page in &state.journal.pending {
+                // A page that is not in memory as content was dropped since.
+                if let Some(Some(seal)) = tree.cached_seal(*page)? {
+                    seals.push((*page, seal));
+                }
+            }
+        }
+        for chunk in seals.chunks(SEALS_PER_RECORD) {
+            let mut items = Vec::new();
+            for run in same_session(chunk) {
+                items.push((pages_operation(id, run, Placement::Home), [].as_slice()));
+            }
+            self.append(state, &items)?;
+        }
+        let length = Operation::Length { file: id, size: state.size, mtime: time_of(state.mtime) };
+        self.append(state, &[(length, &[])])?;
+        state.journal.size = state.size;
+        self.forget_pending(state);
+        Ok(())
+    }
+
+    fn forget_pending(&self, state: &mut State<S>) {
+        self.core.pages_recorded(state.journal.pending.len());
+        state.journal.pending.clear();
+    }
+
+    /// Records that the file became shorter or got holes: `tail` is the last page, sealed anew, if it is content.
+    pub(super) fn journal_cut(
+        &self,
+        state: &mut State<S>,
+        tail: &[(PageIndex, Seal)],
+        images: &[u8],
+        new_size: u64,
+    ) -> Result<()> {
+        self.record_pending(state)?;
+        let id = self.file_id(state)?;
+        let mut items = pages_operations(id, tail, images);
+        items.push((Operation::Length { file: id, size: new_size, mtime: time_of(state.mtime) }, &[]));
+        let appended = self.append(state, &items)?;
+        if new_size < state.size {
+            self.drop_pages(state, PageIndex(page_count(new_size)), PageIndex(page_count(state.size)))?;
+        }
+        state.overlay_pages(tail, appended.first_image);
+        self.enter_journaled(state, tail)?;
+        state.size = new_size;
+        state.journal.size = new_size;
+        Ok(())
+    }
+
+    /// Records that pages are holes now.
+    pub(super) fn journal_punch(&self, state: &mut State<S>, first: PageIndex, end: PageIndex) -> Result<()> {
+        self.record_pending(state)?;
+        let file = self.file_id(state)?;
+        let punch = Operation::Punch { file, first: first.0, count: end.0 - first.0 };
+        let length = Operation::Length { file, size: state.journal.size, mtime: time_of(state.mtime) };
+        self.append(state, &[(punch, &[]), (length, &[])])?;
+        self.drop_pages(state, first, end)?;
+        state.journal.punched.push((first, end));
+        Ok(())
+    }
+
+    /// Makes pages holes in memory. Their places in the home stay taken until a checkpoint has retired what refers
+    /// to them.
+    fn drop_pages(&self, state: &mut State<S>, first: PageIndex, end: PageIndex) -> Result<()> {
+        let State { home, body: Body::Paged(tree), .. } = state else { return Ok(()) };
+        let before = tree.dirty_nodes();
+        tree.clear(first, end, &home.reader(&self.core))?;
+        let after = tree.dirty_nodes();
+        self.core.nodes_dirtied(after.saturating_sub(before));
+        self.core.nodes_settled(before.saturating_sub(after));
+        let (from, to) = (page_block(first), page_block(end));
+        home.overlay.retain(|block, _| *block < from || *block >= to || is_node(*block));
+        state.journal.dropped_in = Some(self.core.journal()?.current());
+        state.journal.superseded_at = None;
+        Ok(())
+    }
+}
+
+pub(super) fn is_node(block: BlockIndex) -> bool {
+    matches!(crate::format::geometry::at_block(block), Some(crate::format::geometry::Child::Node(_)))
+}
+
+impl<S: Storage> State<S> {
+    /// Notes where the newest images of these pages are.
+    pub(super) fn overlay_pages(&mut self, pages: &[(PageIndex, Seal)], first: Location) {
+        for ((page, _), index) in pages.iter().zip(0_u32..) {
+            let at = Location { block: first.block + index, ..first };
+            self.home.overlay.insert(page_block(*page), at);
+        }
+    }
+
+    /// The home's length in the state in memory.
+    pub(super) fn wanted_home_len(&self) -> u64 {
+        home_len(self.size)
+    }
+}
+
+/// One operation for each run of pages sealed in one session, with the images of each.
+fn pages_operations<'a>(id: FileId, pages: &[(PageIndex, Seal)], images: &'a [u8]) -> Vec<(Operation, &'a [u8])> {
+    let mut items = Vec::new();
+    let mut rest = images;
+    for run in same_session(pages) {
+        let (mine, others) = rest.split_at_checked(run.len() * PAGE_LEN).unwrap_or((rest, &[]));
+        rest = others;
+        items.push((pages_operation(id, run, Placement::Journal), mine));
+    }
+    items
+}
+
+fn same_session(pages: &[(PageIndex, Seal)]) -> impl Iterator<Item = &[(PageIndex, Seal)]> {
+    pages.chunk_by(|(_, a), (_, b)| a.session == b.session)
+}
+
+fn pages_operation(file: FileId, pages: &[(PageIndex, Seal)], placement: Placement) -> Operation {
+    let session = pages.first().map_or(0, |(_, seal)| seal.session);
+    let seals =
+        pages.iter().map(|(page, seal)| PageSeal { page: page.0, nonce: seal.nonce, tag: seal.tag }).collect();
+    Operation::Pages { file, session, placement, seals }
+}

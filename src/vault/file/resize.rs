@@ -1,0 +1,267 @@
+//! Truncating, punching holes, reserving space.
+
+use zeroize::Zeroizing;
+
+use super::home::Keys;
+use super::write::{STEP_BLOCKS, resize_plain};
+use super::{Base, Body, State, VaultFile};
+use crate::crypto::entropy;
+use crate::format::geometry::{
+    BLOB_MAX, PAGE_BYTES, PAGE_LEN, PageIndex, SIZE_MAX, home_len, page_block, page_count,
+};
+use crate::format::header::Seal;
+use crate::format::seals::Sealed;
+use crate::storage::{SetTime, Storage, Target};
+use crate::vault::core::VaultCore;
+use crate::vault::error::{Result, VaultError};
+use crate::vault::tree::TagTree;
+
+impl<S: Storage> VaultFile<S> {
+    /// Sets the plain size; what is added reads as zeros.
+    pub fn truncate(&self, size: u64) -> Result<()> {
+        self.core.ensure_writable()?;
+        if size > SIZE_MAX {
+            return Err(VaultError::TooLarge);
+        }
+        loop {
+            if self.is_volatile() {
+                let mut state = self.state.write();
+                if state.base == Base::Volatile {
+                    state.mtime = None;
+                    return state.truncate_volatile(&self.core, size);
+                }
+                continue;
+            }
+            let _admission = self.core.admit(STEP_BLOCKS)?;
+            let _gate = self.core.gate.read();
+            let mut state = self.state.write();
+            self.begin_change(&mut state)?;
+            state.mtime = Some(self.core.storage.now());
+            return self.truncate_durable(&mut state, size);
+        }
+    }
+
+    fn truncate_durable(&self, state: &mut State<S>, size: u64) -> Result<()> {
+        if size == state.size {
+            return self.record_length(state);
+        }
+        if size <= BLOB_MAX {
+            let plain = state.read_start(&self.core, size as usize)?;
+            if size == 0 || matches!(state.body, Body::Paged(_)) {
+                // It starts anew: nothing of the old keys stays in use.
+                state.home.keys = Keys::new(&self.core, entropy::array());
+            }
+            return self.journal_blob(state, &plain);
+        }
+        if let Body::Blob { .. } = state.body {
+            let plain = state.read_blob(&self.core)?;
+            let mut tree = TagTree::empty();
+            let (pages, images) = state.seal_range(&self.core, &mut tree, size, size, &[], Some(&plain))?;
+            return self.journal_conversion(state, tree, &pages, &images, size);
+        }
+        if size < state.size {
+            let (tail, image) = state.seal_cut_tail(&self.core, size)?;
+            return self.journal_cut(state, &tail, &image, size);
+        }
+        let (pages, images) = state.with_tree(|state, tree| {
+            state.seal_range(&self.core, tree, size, size, &[], None)
+        })?;
+        self.journal_pages(state, &pages, &images, size)
+    }
+
+    /// Makes a range within the file read as zeros and gives its space back where it covers whole pages.
+    pub fn punch_hole(&self, offset_bytes: u64, len_bytes: u64) -> Result<()> {
+        self.core.ensure_writable()?;
+        let size = self.len_bytes();
+        let end = offset_bytes.saturating_add(len_bytes).min(size);
+        if offset_bytes >= end {
+            return Ok(());
+        }
+        let first_whole = offset_bytes.next_multiple_of(PAGE_BYTES);
+        let end_whole = if end == size { end.next_multiple_of(PAGE_BYTES) } else { end - end % PAGE_BYTES };
+        if size <= BLOB_MAX || first_whole >= end_whole {
+            return self.write_zeros(offset_bytes, end);
+        }
+        self.write_zeros(offset_bytes, first_whole.min(end))?;
+        self.punch_pages(PageIndex::of(first_whole), PageIndex::of(end_whole))?;
+        if end_whole < end { self.write_zeros(end_whole, end) } else { Ok(()) }
+    }
+
+    /// Writes zeros over the content in a range of one page or of a blob; a hole stays one.
+    fn write_zeros(&self, from: u64, end: u64) -> Result<()> {
+        if from >= end {
+            return Ok(());
+        }
+        match self.next_data(from)? {
+            Some(data) if data < end => self.write(from, &vec![0; (end - from) as usize]),
+            _ => Ok(()),
+        }
+    }
+
+    fn punch_pages(&self, first: PageIndex, end: PageIndex) -> Result<()> {
+        loop {
+            if self.is_volatile() {
+                let mut state = self.state.write();
+                if state.base == Base::Volatile {
+                    return state.punch_volatile(&self.core, first, end);
+                }
+                continue;
+            }
+            let _admission = self.core.admit(STEP_BLOCKS)?;
+            let _gate = self.core.gate.read();
+            let mut state = self.state.write();
+            if matches!(state.body, Body::Blob { .. }) {
+                // It was truncated meanwhile.
+                return Ok(());
+            }
+            self.begin_change(&mut state)?;
+            state.mtime = Some(self.core.storage.now());
+            return self.journal_punch(&mut state, first, end);
+        }
+    }
+
+    /// Reserves space for later writes to a range; the size stays. A backing that can't is no error.
+    pub fn reserve(&self, offset_bytes: u64, len_bytes: u64) -> Result<()> {
+        self.core.ensure_writable()?;
+        let end = offset_bytes.checked_add(len_bytes).filter(|end| *end <= SIZE_MAX).ok_or(VaultError::TooLarge)?;
+        let state = self.state.read();
+        if end > offset_bytes {
+            let from = page_block(PageIndex::of(offset_bytes)).offset_bytes();
+            let to = home_len(end.max(state.size).max(1)).max(from + 1);
+            self.core.reserve(&state.home.file, from, to - from)?;
+        }
+        Ok(())
+    }
+}
+
+impl<S: Storage> State<S> {
+    /// Lends the tree out together with the rest of the state.
+    pub(super) fn with_tree<T>(&mut self, call: impl FnOnce(&mut Self, &mut TagTree) -> Result<T>) -> Result<T> {
+        let body = std::mem::replace(&mut self.body, Body::Blob { seal: None, sealed: None });
+        let Body::Paged(mut tree) = body else {
+            self.body = body;
+            return Err(VaultError::Internal("a blob has no tree"));
+        };
+        let outcome = call(self, &mut tree);
+        self.body = Body::Paged(tree);
+        outcome
+    }
+
+    /// The first `len` bytes of the content, zeros behind its end.
+    fn read_start(&mut self, core: &VaultCore<S>, len: usize) -> Result<Zeroizing<Vec<u8>>> {
+        if let Body::Blob { .. } = self.body {
+            let mut plain = if len == 0 { Zeroizing::new(Vec::new()) } else { self.read_blob(core)? };
+            resize_plain(&mut plain, len);
+            return Ok(plain);
+        }
+        let mut plain = Zeroizing::new(vec![0; len]);
+        self.with_tree(|state, tree| {
+            let mut page_bytes = Zeroizing::new([0; PAGE_LEN]);
+            for (chunk, page) in plain.chunks_mut(PAGE_LEN).zip((0..).map(PageIndex)) {
+                let seal = tree.seal(page, &state.home.reader(core))?;
+                page_bytes.fill(0);
+                state.old_page(core, page, seal, None, &mut page_bytes)?;
+                if let Some(start) = page_bytes.get(..chunk.len()) {
+                    chunk.copy_from_slice(start);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(plain)
+    }
+
+    /// The page that becomes the last one of a shorter file, cut and sealed anew; none if it is whole or a hole.
+    fn seal_cut_tail(&mut self, core: &VaultCore<S>, size: u64) -> Result<(Vec<(PageIndex, Seal)>, Vec<u8>)> {
+        if size % PAGE_BYTES == 0 {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        let page = PageIndex::of(size);
+        self.with_tree(|state, tree| {
+            let Some(seal) = tree.seal(page, &state.home.reader(core))? else {
+                return Ok((Vec::new(), Vec::new()));
+            };
+            let mut plain = Zeroizing::new([0; PAGE_LEN]);
+            state.old_page(core, page, Some(seal), None, &mut plain)?;
+            let len = page.len_in(size);
+            let mut image = vec![0; PAGE_LEN];
+            let (sealed, rest) = image.split_at_mut_checked(len).unwrap_or_default();
+            let what = Sealed::Page(page_block(page));
+            let seal = state.home.seal_into(core, what, plain.get(..len).unwrap_or_default(), sealed)?;
+            entropy::fill(rest);
+            Ok((vec![(page, seal)], image))
+        })
+    }
+
+    fn truncate_volatile(&mut self, core: &VaultCore<S>, size: u64) -> Result<()> {
+        if size == self.size {
+            // It counts as a change all the same.
+            return core
+                .storage
+                .set_times(Target::File(&self.home.file), SetTime::Keep, SetTime::Now)
+                .map_err(|e| core.write_failed("set a file's times", e));
+        }
+        if size <= BLOB_MAX {
+            let plain = self.read_start(core, size as usize)?;
+            if size == 0 || matches!(self.body, Body::Paged(_)) {
+                self.home.keys = Keys::new(core, entropy::array());
+            }
+            return self.store_blob_home(core, &plain);
+        }
+        if let Body::Blob { .. } = self.body {
+            let plain = self.read_blob(core)?;
+            let mut tree = TagTree::empty();
+            let (pages, images) = self.seal_range(core, &mut tree, size, size, &[], Some(&plain))?;
+            self.put_home(core, &pages, &images, size, |_| true)?;
+            self.body = Body::Paged(tree);
+            self.stale = true;
+            self.set_seals(core, &pages)?;
+        } else if size < self.size {
+            let (tail, image) = self.seal_cut_tail(core, size)?;
+            self.put_home(core, &tail, &image, size, |_| true)?;
+            let old_end = PageIndex(page_count(self.size));
+            let Self { home, body: Body::Paged(tree), .. } = self else {
+                return Err(VaultError::Internal("a blob has no tree"));
+            };
+            tree.clear(PageIndex(page_count(size)), old_end, &home.reader(core))?;
+            self.stale = true;
+            self.set_seals(core, &tail)?;
+        } else {
+            let (pages, images) =
+                self.with_tree(|state, tree| state.seal_range(core, tree, size, size, &[], None))?;
+            self.put_home(core, &pages, &images, size, |_| true)?;
+            self.stale = true;
+            self.set_seals(core, &pages)?;
+        }
+        self.size = size;
+        self.set_home_len(core, home_len(size))
+    }
+
+    fn punch_volatile(&mut self, core: &VaultCore<S>, first: PageIndex, end: PageIndex) -> Result<()> {
+        let Self { home, body: Body::Paged(tree), .. } = self else { return Ok(()) };
+        tree.clear(first, end, &home.reader(core))?;
+        self.stale = true;
+        self.mtime = None;
+        self.punch_home(core, first, end);
+        Ok(())
+    }
+
+    /// Gives the space of pages that are holes back; nodes in between stay. A backing that can't keeps it.
+    pub(super) fn punch_home(&self, core: &VaultCore<S>, first: PageIndex, end: PageIndex) {
+        let mut page = first;
+        while page < end {
+            let block = page_block(page);
+            let mut count = 1;
+            while page.0 + count < end.0 && page_block(PageIndex(page.0 + count)).0 == block.0 + count {
+                count += 1;
+            }
+            if block.offset_bytes() >= self.home_len {
+                return;
+            }
+            let len = (count * PAGE_BYTES).min(self.home_len - block.offset_bytes());
+            if core.storage.punch_hole(&self.home.file, block.offset_bytes(), len).is_err() {
+                return;
+            }
+            page = PageIndex(page.0 + count);
+        }
+    }
+}

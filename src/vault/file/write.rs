@@ -1,0 +1,444 @@
+//! Writing: sealing pages and putting them home or into the journal.
+
+use std::io::IoSlice;
+
+use zeroize::Zeroizing;
+
+use super::{Base, Body, State, VaultFile};
+use crate::crypto::entropy;
+use crate::format::geometry::{
+    BLOB_MAX, HEADER_LEN, PAGE_BYTES, PAGE_LEN, PageIndex, SIZE_MAX, page_block, page_count,
+};
+use crate::format::header::{Header, Seal};
+use crate::format::seals::Sealed;
+use crate::storage::{Storage, Target};
+use crate::vault::core::{Scratch, VaultCore};
+use crate::vault::error::{Result, VaultError};
+use crate::vault::switches;
+use crate::vault::tree::TagTree;
+
+/// Pages of a durable file that are journaled in one record.
+pub(super) const CHUNK_PAGES: u64 = 64;
+/// Journal blocks that one step may take: the pages, a tail page, descriptors, nodes that become dirty.
+pub(super) const STEP_BLOCKS: u32 = CHUNK_PAGES as u32 + 32;
+/// Fresh pages that are written together go straight home from this many on.
+const BULK_PAGES: usize = 16;
+/// Dirty nodes of a volatile file that are kept before they are written home.
+const VOLATILE_NODES: usize = 256;
+
+impl<S: Storage> VaultFile<S> {
+    /// Writes `data` at `offset_bytes`; a gap behind the old end reads as zeros.
+    pub fn write(&self, offset_bytes: u64, data: &[u8]) -> Result<()> {
+        self.core.ensure_writable()?;
+        let end = offset_bytes.checked_add(data.len() as u64).filter(|end| *end <= SIZE_MAX);
+        end.ok_or(VaultError::TooLarge)?;
+        let mut at = 0;
+        while let Some(rest) = data.get(at..).filter(|rest| !rest.is_empty()) {
+            let from = offset_bytes + at as u64;
+            if self.is_volatile() {
+                let mut state = self.state.write();
+                if state.base == Base::Volatile {
+                    return state.write_volatile(&self.core, from, rest);
+                }
+                continue;
+            }
+            let chunk_end = (from / PAGE_BYTES + CHUNK_PAGES) * PAGE_BYTES;
+            let chunk = rest.get(..(chunk_end - from).min(rest.len() as u64) as usize).unwrap_or(rest);
+            let _admission = self.core.admit(STEP_BLOCKS)?;
+            let _gate = self.core.gate.read();
+            let mut state = self.state.write();
+            at += self.write_durable(&mut state, from, chunk)?;
+        }
+        Ok(())
+    }
+
+    /// Writes some of `data`, at least one byte; returns how many.
+    fn write_durable(&self, state: &mut State<S>, from: u64, data: &[u8]) -> Result<usize> {
+        self.begin_change(state)?;
+        let end = from + data.len() as u64;
+        let new_size = state.size.max(end);
+        if let Body::Blob { .. } = state.body {
+            let mut plain = state.read_blob(&self.core)?;
+            if new_size <= BLOB_MAX {
+                resize_plain(&mut plain, new_size as usize);
+                if let Some(range) = plain.get_mut(from as usize..end as usize) {
+                    range.copy_from_slice(data);
+                }
+                self.journal_blob(state, &plain)?;
+                state.mtime = Some(self.core.storage.now());
+                return Ok(data.len());
+            }
+            let mut tree = TagTree::empty();
+            let (pages, images) = state.seal_range(&self.core, &mut tree, new_size, from, data, Some(&plain))?;
+            state.mtime = Some(self.core.storage.now());
+            self.journal_conversion(state, tree, &pages, &images, new_size)?;
+            return Ok(data.len());
+        }
+        // The old last page, if it becomes longer, is rewritten first and through the journal, so that whole
+        // fresh pages behind it can go straight home.
+        let tail_end = state.size.next_multiple_of(PAGE_BYTES);
+        if state.size % PAGE_BYTES != 0 && from < tail_end && end > tail_end + BULK_PAGES as u64 * PAGE_BYTES {
+            let first = (tail_end - from) as usize;
+            let head = data.get(..first).unwrap_or(data);
+            self.write_pages_durable(state, from, head)?;
+            return Ok(head.len());
+        }
+        self.write_pages_durable(state, from, data)?;
+        Ok(data.len())
+    }
+
+    fn write_pages_durable(&self, state: &mut State<S>, from: u64, data: &[u8]) -> Result<()> {
+        let new_size = state.size.max(from + data.len() as u64);
+        let body = std::mem::replace(&mut state.body, Body::Paged(TagTree::empty()));
+        let Body::Paged(mut tree) = body else {
+            state.body = body;
+            return Err(VaultError::Internal("a blob was written as pages"));
+        };
+        let sealed = state.seal_range(&self.core, &mut tree, new_size, from, data, None);
+        let home = match &sealed {
+            Ok((pages, _)) => self.may_go_home(state, &mut tree, pages),
+            Err(_) => Ok(false),
+        };
+        state.body = Body::Paged(tree);
+        let ((pages, images), home) = (sealed?, home?);
+        state.mtime = Some(self.core.storage.now());
+        if home {
+            self.write_fresh_home(state, &pages, &images, new_size)
+        } else {
+            self.journal_pages(state, &pages, &images, new_size)
+        }
+    }
+
+    /// Whether all these pages may be written straight home: nothing that could be replayed, and nothing
+    /// committed, refers to any of them.
+    fn may_go_home(&self, state: &mut State<S>, tree: &mut TagTree, pages: &[(PageIndex, Seal)]) -> Result<bool> {
+        let bulk = pages.len() >= BULK_PAGES;
+        let mut all_pending = true;
+        for (page, _) in pages {
+            if state.journal.pending.contains(page) {
+                continue;
+            }
+            all_pending = false;
+            let hole = tree.seal(*page, &state.home.reader(&self.core))?.is_none();
+            if !switches::holds("file.journal-not-home", bulk && hole) {
+                return Ok(false);
+            }
+        }
+        if all_pending || switches::holds("file.dropped-is-not-fresh", state.journal.dropped_in.is_none()) {
+            return Ok(true);
+        }
+        // A hole may be a page that was dropped: something that could be replayed may refer to its old place.
+        // Unless all that the home held has been superseded, durably, and no checkpoint still writes to it.
+        match state.journal.superseded_at {
+            Some(lsn) if self.core.journal()?.other_is_free() => {
+                if !switches::holds("file.superseded-is-synced", false) {
+                    self.core.sync_journal(lsn)?;
+                }
+                state.journal.dropped_in = None;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+impl<S: Storage> State<S> {
+    /// Seals the pages that a write of `data` at `from` changes, for a file of `new_size`: the pages it covers,
+    /// the old last page if that becomes longer, and all of `blob` if the content was one. The images are one
+    /// block each. `tree` has the nodes of all these pages afterwards.
+    pub(super) fn seal_range(
+        &self,
+        core: &VaultCore<S>,
+        tree: &mut TagTree,
+        new_size: u64,
+        from: u64,
+        data: &[u8],
+        blob: Option<&[u8]>,
+    ) -> Result<(Vec<(PageIndex, Seal)>, Scratch)> {
+        let mut pages: Vec<PageIndex> = Vec::new();
+        let first = PageIndex::of(from).0;
+        let end = page_count(from + data.len() as u64);
+        match blob {
+            Some(blob) => pages.extend((0..page_count(blob.len() as u64)).map(PageIndex).filter(|page| page.0 < first)),
+            None if self.size % PAGE_BYTES != 0 && new_size > self.size => {
+                let tail = PageIndex::of(self.size);
+                if tail.0 < first && tree.seal(tail, &self.home.reader(core))?.is_some() {
+                    pages.push(tail);
+                }
+            }
+            None => {}
+        }
+        if !data.is_empty() {
+            pages.extend((first..end).map(PageIndex));
+            if let Some(blob) = blob {
+                pages.extend((end..page_count(blob.len() as u64)).map(PageIndex));
+            }
+        }
+        let mut seals = Vec::with_capacity(pages.len());
+        let mut images = core.scratch(pages.len() * PAGE_LEN);
+        for (page, image) in pages.into_iter().zip(images.chunks_exact_mut(PAGE_LEN)) {
+            let len = page.len_in(new_size);
+            let what = Sealed::Page(page_block(page));
+            let (sealed, rest) = image.split_at_mut_checked(len).unwrap_or_default();
+            let old_seal = tree.seal(page, &self.home.reader(core))?;
+            let start = page.offset_bytes();
+            let whole = (start >= from).then(|| (start - from) as usize).and_then(|at| data.get(at..at + len));
+            let seal = if let Some(whole) = whole {
+                self.home.seal_into(core, what, whole, sealed)?
+            } else {
+                let mut plain = Zeroizing::new([0; PAGE_LEN]);
+                self.old_page(core, page, old_seal, blob, &mut plain)?;
+                let overlap_start = start.max(from);
+                let overlap_end = (start + len as u64).min(from + data.len() as u64);
+                if overlap_start < overlap_end {
+                    let source = data.get((overlap_start - from) as usize..(overlap_end - from) as usize);
+                    let target = plain.get_mut((overlap_start - start) as usize..(overlap_end - start) as usize);
+                    if let (Some(source), Some(target)) = (source, target) {
+                        target.copy_from_slice(source);
+                    }
+                }
+                self.home.seal_into(core, what, plain.get(..len).unwrap_or_default(), sealed)?
+            };
+            // A block in the journal is whole; what is behind a short page says nothing.
+            entropy::fill(rest);
+            seals.push((page, seal));
+        }
+        Ok((seals, images))
+    }
+
+    /// The old content of a page, zeros behind it.
+    pub(super) fn old_page(
+        &self,
+        core: &VaultCore<S>,
+        page: PageIndex,
+        seal: Option<Seal>,
+        blob: Option<&[u8]>,
+        out: &mut [u8; PAGE_LEN],
+    ) -> Result<()> {
+        let start = page.offset_bytes();
+        if let Some(blob) = blob {
+            let part = blob.get((start as usize).min(blob.len())..).unwrap_or_default();
+            let part = part.get(..part.len().min(PAGE_LEN)).unwrap_or_default();
+            if let Some(target) = out.get_mut(..part.len()) {
+                target.copy_from_slice(part);
+            }
+            return Ok(());
+        }
+        let len = page.len_in(self.size);
+        match (seal, out.get_mut(..len)) {
+            (Some(seal), Some(target)) if len > 0 => self.home.reader(core).page(page, &seal, target),
+            _ => Ok(()),
+        }
+    }
+
+    fn write_volatile(&mut self, core: &VaultCore<S>, from: u64, data: &[u8]) -> Result<()> {
+        let end = from + data.len() as u64;
+        let new_size = self.size.max(end);
+        self.mtime = None;
+        if let Body::Blob { .. } = self.body {
+            // The usual case: a new file is written from its start.
+            let mut plain = if self.size == 0 { Zeroizing::new(Vec::new()) } else { self.read_blob(core)? };
+            if new_size <= BLOB_MAX {
+                if from == 0 && end == new_size {
+                    return self.store_blob_home(core, data);
+                }
+                resize_plain(&mut plain, new_size as usize);
+                if let Some(range) = plain.get_mut(from as usize..end as usize) {
+                    range.copy_from_slice(data);
+                }
+                return self.store_blob_home(core, &plain);
+            }
+            let mut tree = TagTree::empty();
+            let (pages, images) = self.seal_range(core, &mut tree, new_size, from, data, Some(&plain))?;
+            let old_blob_pages = page_count(self.size + HEADER_LEN as u64);
+            self.put_home(core, &pages, &images, new_size, |page| page.0 < old_blob_pages)?;
+            self.body = Body::Paged(tree);
+            return self.enter(core, &pages, new_size);
+        }
+        let body = std::mem::replace(&mut self.body, Body::Paged(TagTree::empty()));
+        let Body::Paged(mut tree) = body else {
+            self.body = body;
+            return Err(VaultError::Internal("a blob was written as pages"));
+        };
+        let sealed = self.seal_range(core, &mut tree, new_size, from, data, None);
+        let put = sealed.and_then(|(pages, images)| {
+            let present = |page: PageIndex| matches!(tree.cached_seal(page), Ok(Some(Some(_))));
+            self.put_home(core, &pages, &images, new_size, present)?;
+            Ok(pages)
+        });
+        self.body = Body::Paged(tree);
+        self.enter(core, &put?, new_size)
+    }
+
+    /// Enters pages that are home into the tree of a volatile file.
+    fn enter(&mut self, core: &VaultCore<S>, pages: &[(PageIndex, Seal)], new_size: u64) -> Result<()> {
+        self.stale = true;
+        self.set_seals(core, pages)?;
+        self.size = new_size;
+        if let Body::Paged(tree) = &self.body
+            && tree.dirty_nodes() > VOLATILE_NODES
+        {
+            self.write_nodes_home(core)?;
+        }
+        Ok(())
+    }
+
+    /// Enters seals into the tree, whose nodes are loaded; returns how many nodes became dirty.
+    pub(super) fn set_seals(&mut self, core: &VaultCore<S>, pages: &[(PageIndex, Seal)]) -> Result<usize> {
+        let Self { home, body: Body::Paged(tree), .. } = self else {
+            return Err(VaultError::Internal("a blob has no tree"));
+        };
+        let reader = home.reader(core);
+        let mut dirtied = 0;
+        for (page, seal) in pages {
+            dirtied += tree.set(*page, Some(*seal), &reader)?;
+        }
+        Ok(dirtied)
+    }
+
+    /// Writes images home. Runs that replace content (`present`) are apart from runs that need space, so that a
+    /// full disk cannot damage what was there.
+    pub(super) fn put_home(
+        &mut self,
+        core: &VaultCore<S>,
+        pages: &[(PageIndex, Seal)],
+        images: &[u8],
+        new_size: u64,
+        present: impl Fn(PageIndex) -> bool,
+    ) -> Result<()> {
+        let mut at = 0;
+        while let Some((first, _)) = pages.get(at) {
+            let block = page_block(*first);
+            let old = present(*first);
+            let mut count = 1;
+            while let Some((next, _)) = pages.get(at + count) {
+                if page_block(*next).0 != block.0 + count as u64 || present(*next) != old {
+                    break;
+                }
+                count += 1;
+            }
+            let last = PageIndex(first.0 + count as u64 - 1);
+            let len = (count - 1) * PAGE_LEN + last.len_in(new_size);
+            let bytes = images
+                .get(at * PAGE_LEN..at * PAGE_LEN + len)
+                .ok_or(VaultError::Internal("fewer images than pages"))?;
+            self.write_home(core, bytes, block.offset_bytes())?;
+            at += count;
+        }
+        Ok(())
+    }
+
+    /// Writes to the home file and keeps its length in mind.
+    pub(super) fn write_home(&mut self, core: &VaultCore<S>, bytes: &[u8], offset_bytes: u64) -> Result<()> {
+        core.storage
+            .write_at(&self.home.file, &[IoSlice::new(bytes)], offset_bytes)
+            .map_err(|e| core.write_failed("write a file", e))?;
+        self.home_len = self.home_len.max(offset_bytes + bytes.len() as u64);
+        Ok(())
+    }
+
+    pub(super) fn set_home_len(&mut self, core: &VaultCore<S>, len: u64) -> Result<()> {
+        if self.home_len != len {
+            core.storage
+                .set_len(&self.home.file, len)
+                .map_err(|e| core.write_failed("set a file's length", e))?;
+            self.home_len = len;
+        }
+        Ok(())
+    }
+
+    /// Seals a blob: header and message, as they stand in the home.
+    pub(super) fn seal_blob(&self, core: &VaultCore<S>, plain: &[u8]) -> Result<(Vec<u8>, Seal)> {
+        let mut bytes = vec![0; HEADER_LEN + plain.len()];
+        let (head, body) = bytes.split_at_mut_checked(HEADER_LEN).unwrap_or_default();
+        let seal = self.home.seal_into(core, Sealed::Blob, plain, body)?;
+        let header = Header { size: plain.len() as u64, seq: self.seq + 1, birth: self.birth, body: seal };
+        head.copy_from_slice(&header.seal(&self.home.keys.salt, self.home.keys.header())?);
+        Ok((bytes, seal))
+    }
+
+    /// Stores the whole content of a volatile file as a blob.
+    pub(super) fn store_blob_home(&mut self, core: &VaultCore<S>, plain: &[u8]) -> Result<()> {
+        let (bytes, seal) = self.seal_blob(core, plain)?;
+        let len = bytes.len() as u64;
+        let has_content = self.size > 0 || !self.stale;
+        if has_content && page_count(len) > page_count(self.home_len) {
+            // Space first: a full disk must not cost what is there.
+            core.reserve(&self.home.file, self.home_len, len - self.home_len)?;
+        }
+        self.write_home(core, &bytes, 0)?;
+        self.seq += 1;
+        self.size = plain.len() as u64;
+        self.body = Body::Blob { seal: Some(seal), sealed: None };
+        self.stale = false;
+        self.set_home_len(core, len)
+    }
+
+    /// Writes the dirty nodes of a volatile file home.
+    pub(super) fn write_nodes_home(&mut self, core: &VaultCore<S>) -> Result<()> {
+        let Self { home, body: Body::Paged(tree), home_len, .. } = self else { return Ok(()) };
+        tree.seal_nodes(|block, entries| {
+            let seal = home.seal_in_place(core, Sealed::Node(block), entries)?;
+            core.storage
+                .write_at(&home.file, &[IoSlice::new(entries)], block.offset_bytes())
+                .map_err(|e| core.write_failed("write a file", e))?;
+            *home_len = (*home_len).max(block.offset_bytes() + PAGE_BYTES);
+            Ok(seal)
+        })
+    }
+
+    /// Writes what a volatile file has only in memory home: nodes, then header and root, then the length.
+    pub(super) fn commit_home(&mut self, core: &VaultCore<S>) -> Result<()> {
+        if !self.stale {
+            return Ok(());
+        }
+        let mtime = self.mtime;
+        if let Body::Blob { .. } = self.body {
+            let plain = self.read_blob(core)?;
+            self.store_blob_home(core, &plain)?;
+        } else {
+            self.write_nodes_home(core)?;
+            self.seq += 1;
+            let header = self.header();
+            let block = match &self.body {
+                Body::Paged(tree) => self.home.seal_root(core, &header, tree)?,
+                Body::Blob { .. } => return Ok(()),
+            };
+            self.write_home(core, block.as_slice(), 0)?;
+            self.set_home_len(core, crate::format::geometry::home_len(self.size))?;
+            if let Body::Paged(tree) = &mut self.body {
+                tree.root_sealed();
+            }
+            self.stale = false;
+        }
+        self.restore_mtime(core, mtime)
+    }
+
+    /// The header of the state in memory; the body's seal is filled in when the root is sealed.
+    pub(super) fn header(&self) -> Header {
+        let body = Seal { nonce: [0; 12], tag: [0; 16], session: 0 };
+        Header { size: self.size, seq: self.seq, birth: self.birth, body }
+    }
+
+    /// The modification time is the user's, not that of sero's own writes.
+    pub(super) fn restore_mtime(&mut self, core: &VaultCore<S>, mtime: Option<crate::storage::Timestamp>) -> Result<()> {
+        if let Some(time) = mtime {
+            let (keep, to) = (crate::storage::SetTime::Keep, crate::storage::SetTime::To(time));
+            core.storage
+                .set_times(Target::File(&self.home.file), keep, to)
+                .map_err(|e| core.write_failed("set a file's times", e))?;
+        }
+        self.mtime = mtime;
+        Ok(())
+    }
+}
+
+/// Makes `plain` `len` bytes long without leaving a copy of it behind in freed memory.
+pub(super) fn resize_plain(plain: &mut Zeroizing<Vec<u8>>, len: usize) {
+    if plain.capacity() < len {
+        let mut larger = Zeroizing::new(Vec::with_capacity(len));
+        larger.extend_from_slice(plain);
+        *plain = larger;
+    }
+    plain.resize(len, 0);
+}

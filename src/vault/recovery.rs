@@ -1,0 +1,568 @@
+//! Recovery: the journal of a session that did not end cleanly, read, checked and replayed.
+//!
+//! The segments are read in the order of their use, each from its first record on, until a record is not whole or
+//! not the next of the chain. What was read is folded into one [`Plan`] a file; each file is put into memory as
+//! it stood after the last good record, and an ordinary checkpoint brings that home. So recovery does nothing
+//! twice that cannot be done twice, and a crash inside it leaves a journal that says the same, or more exactly.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
+
+use log::warn;
+
+use super::core::{VaultCore, time};
+use super::directory::{Directory, Location};
+use super::error::{Result, VaultError};
+use super::file::VaultFile;
+use super::file::replay::{Plan, PlanBase, Refused, Step};
+use super::journal::{self, Journal, LAST_CAPACITY, Resume, SEGMENT_NAMES, Slot, remove_segments};
+use super::switches;
+use super::windows::CrashWindow;
+use crate::crypto::aead::{AeadKey, Tag};
+use crate::format::geometry::{BlockIndex, PAGE_BYTES, PAGE_LEN, PageIndex, page_block};
+use crate::format::header::{Birth, Header};
+use crate::format::record::{
+    FileId, JournalId, Lsn, Operation, Placement, Record, SegmentHeader, SegmentSeq,
+};
+use crate::storage::{Access, FileKind, Storage, Target, read_into};
+
+/// What a recovery found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Records that were replayed.
+    pub records: u64,
+    /// Files whose changes were brought home.
+    pub files: usize,
+    /// Files that the journal speaks of and that are gone: unlinked before the crash.
+    pub gone: usize,
+    /// Files that are not in the state that the journal was written for; their part was left out.
+    pub stale: Vec<String>,
+    /// What shows that the journal itself was damaged after it was written.
+    pub damage: Vec<String>,
+}
+
+impl fmt::Display for Recovery {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "the vault was not sealed: replayed {} records of {} files", self.records, self.files)?;
+        if self.gone > 0 {
+            write!(out, ", {} files were gone", self.gone)?;
+        }
+        if !self.stale.is_empty() {
+            write!(out, "; {} files are not in the state that the journal was written for", self.stale.len())?;
+        }
+        if !self.damage.is_empty() {
+            write!(out, "; the journal is damaged, synced changes may be lost: {}", self.damage.join("; "))?;
+        }
+        Ok(())
+    }
+}
+
+struct Segment<S: Storage> {
+    slot: usize,
+    file: Arc<S::File>,
+    blocks: u32,
+    id: JournalId,
+    key: AeadKey,
+    header: SegmentHeader,
+    header_tag: Tag,
+    records: Vec<(u32, Record)>,
+    /// Behind the last good record.
+    end_block: u32,
+    chain: Tag,
+}
+
+impl<S: Storage> Segment<S> {
+    fn next_lsn(&self) -> Lsn {
+        self.records.last().map_or(self.header.first_lsn, |(_, record)| record.lsn.next())
+    }
+}
+
+/// Whether there is a journal: a session did not end cleanly (or runs).
+pub(crate) fn journal_exists<S: Storage>(storage: &S, private: &S::Dir) -> Result<bool> {
+    for name in SEGMENT_NAMES {
+        match storage.stat(Target::Entry(private, name.as_ref())) {
+            Ok(_) => return Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(VaultError::io("look for the journal", error)),
+        }
+    }
+    Ok(false)
+}
+
+/// Whether the vault in `storage` was sealed: no journal is left. A mounted vault is not.
+pub fn is_sealed<S: Storage>(storage: &S) -> Result<bool> {
+    let top = storage.open_root().map_err(|e| VaultError::io("open the vault's directory", e))?;
+    let private = storage
+        .open_dir(&top, super::directory::PRIVATE.as_ref())
+        .map_err(|e| VaultError::io("open the vault's private folder", e))?;
+    Ok(!journal_exists(storage, &private)?)
+}
+
+/// Replays the journal that a crashed session left. Read-write: brings it home and removes it. Read-only: only in
+/// memory. None if there is no journal.
+pub(crate) fn recover<S: Storage>(core: &Arc<VaultCore<S>>, root: &Arc<Directory<S>>) -> Result<Option<Recovery>> {
+    if !journal_exists(&core.storage, core.tree.private())? {
+        return Ok(None);
+    }
+    let mut report = Recovery::default();
+    let mut segments = read_segments(core, &mut report)?;
+    if !segments.is_empty() {
+        remember_window(core, &segments)?;
+        drop_retired(&mut segments);
+        let plans = fold(core, &segments, &mut report)?;
+        core.set_journal(Some(resume(core, &segments)?));
+        replay(core, root, plans, &mut report)?;
+    }
+    for problem in report.stale.iter().chain(&report.damage) {
+        warn!("{problem}");
+    }
+    Ok(Some(report))
+}
+
+/// After [`recover`]: brings what it put into memory home and removes the journal.
+pub(crate) fn finish<S: Storage>(core: &Arc<VaultCore<S>>) -> Result<()> {
+    let mut active = 0;
+    if let Ok(journal) = core.journal() {
+        core.apply_recovered()?;
+        active = journal.active_slot();
+    }
+    core.set_journal(None);
+    remove_segments(&core.storage, core.tree.private(), active)
+}
+
+fn read_segments<S: Storage>(core: &VaultCore<S>, report: &mut Recovery) -> Result<Vec<Segment<S>>> {
+    let mut segments: Vec<Segment<S>> = Vec::new();
+    for (slot, name) in SEGMENT_NAMES.into_iter().enumerate() {
+        let file = match core.storage.open_file(core.tree.private(), name.as_ref(), access(core)) {
+            Ok(file) => file,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue,
+            Err(error) => return Err(VaultError::io("read the journal", error)),
+        };
+        // A segment whose first block does not open was being made, or used again, when the session ended:
+        // nothing in it was ever synced. Or it is not of this vault.
+        if let Some(segment) = open_segment(core, slot, file)? {
+            segments.push(segment);
+        }
+    }
+    segments.sort_by_key(|segment| segment.header.seq);
+    if let [older, newer] = segments.as_slice()
+        && older.id != newer.id
+    {
+        report.damage.push("the two segments are of different sessions; the later one is left out".to_owned());
+        segments.truncate(1);
+    }
+    let mut expected: Option<Lsn> = None;
+    let mut good = Vec::new();
+    for mut segment in segments {
+        if switches::holds("journal.lsn-continues", expected.is_none_or(|lsn| lsn == segment.header.first_lsn)) {
+            scan(core, &mut segment, report)?;
+            expected = Some(segment.next_lsn());
+            good.push(segment);
+        }
+        // Otherwise the older segment was not synced to its end, and so nothing in this one was.
+    }
+    Ok(good)
+}
+
+fn access<S: Storage>(core: &VaultCore<S>) -> Access {
+    if core.is_read_only() { Access::Read } else { Access::ReadWrite }
+}
+
+fn open_segment<S: Storage>(core: &VaultCore<S>, slot: usize, file: S::File) -> Result<Option<Segment<S>>> {
+    let failed = |e| VaultError::io("read the journal", e);
+    let mut block = vec![0; PAGE_LEN];
+    if read_into(&core.storage, &file, &mut block, 0).map_err(failed)? < PAGE_LEN {
+        return Ok(None);
+    }
+    let Ok(id) = SegmentHeader::journal_id(&block) else { return Ok(None) };
+    let key = core.keys.journal(&id);
+    let Ok((header, header_tag)) = SegmentHeader::open(&block, &key) else { return Ok(None) };
+    let length = core.storage.stat(Target::File(&file)).map_err(failed)?.size_bytes;
+    Ok(Some(Segment {
+        slot,
+        file: Arc::new(file),
+        blocks: u32::try_from(length / PAGE_BYTES).unwrap_or(u32::MAX),
+        id,
+        key,
+        header,
+        header_tag,
+        records: Vec::new(),
+        end_block: 1,
+        chain: header_tag,
+    }))
+}
+
+/// Reads records as long as each is whole and the next of the chain.
+fn scan<S: Storage>(core: &VaultCore<S>, segment: &mut Segment<S>, report: &mut Recovery) -> Result<()> {
+    let mut lsn = segment.header.first_lsn;
+    segment.chain = segment.header_tag;
+    while segment.end_block < segment.blocks {
+        let Some((record, tag)) = read_record(core, segment, segment.end_block)? else { break };
+        let next = record.lsn == lsn && record.segment == segment.header.seq;
+        if !next || !switches::holds("journal.chain", record.previous == segment.chain) {
+            break;
+        }
+        let images = u32::from(record.images);
+        if !switches::holds("journal.images-verify", images_verify(core, segment, &record)?) {
+            break;
+        }
+        lsn = lsn.next();
+        let at = segment.end_block;
+        segment.end_block = at.saturating_add(1).saturating_add(images);
+        segment.chain = tag;
+        segment.records.push((at, record));
+    }
+    // A later record that knew this one to be durable proves that it was damaged since.
+    for block in segment.end_block..segment.blocks {
+        if let Some((record, _)) = read_record(core, segment, block)?
+            && record.segment == segment.header.seq
+            && record.lsn >= lsn
+            && record.synced_through >= lsn
+        {
+            report.damage.push(format!(
+                "{}: the record at block {} does not verify, and was synced",
+                SEGMENT_NAMES.get(segment.slot).unwrap_or(&"journal"),
+                segment.end_block
+            ));
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn read_record<S: Storage>(core: &VaultCore<S>, segment: &Segment<S>, block: u32) -> Result<Option<(Record, Tag)>> {
+    let mut descriptor = vec![0; PAGE_LEN];
+    let read = read_into(&core.storage, &segment.file, &mut descriptor, u64::from(block) * PAGE_BYTES)
+        .map_err(|e| VaultError::io("read the journal", e))?;
+    if read < PAGE_LEN {
+        return Ok(None);
+    }
+    Ok(Record::open(&descriptor, u64::from(block), &segment.key).ok())
+}
+
+fn images_verify<S: Storage>(core: &VaultCore<S>, segment: &Segment<S>, record: &Record) -> Result<bool> {
+    let mut images = vec![0; usize::from(record.images) * PAGE_LEN];
+    let offset_bytes = u64::from(segment.end_block).saturating_add(1) * PAGE_BYTES;
+    let read = read_into(&core.storage, &segment.file, &mut images, offset_bytes)
+        .map_err(|e| VaultError::io("read the journal", e))?;
+    Ok(read == images.len() && record.images_verify(&images, &segment.key))
+}
+
+/// Keeps what the crash may have cost, before anything is changed.
+fn remember_window<S: Storage>(core: &Arc<VaultCore<S>>, segments: &[Segment<S>]) -> Result<()> {
+    let Some(newest) = segments.last() else { return Ok(()) };
+    let mut window = CrashWindow {
+        session: newest.header.session,
+        durable_epoch: newest.header.durable_epoch,
+        start: time(newest.header.window_start),
+        end: core.storage.now(),
+    };
+    for (_, record) in segments.iter().flat_map(|segment| &segment.records) {
+        for operation in &record.operations {
+            if let Operation::Epoch { durable, window_start } = operation {
+                window.durable_epoch = *durable;
+                window.start = time(*window_start);
+            }
+        }
+    }
+    let mut windows = core.windows.write();
+    windows.add(window);
+    if core.is_read_only() { Ok(()) } else { windows.store(&core.storage, core.tree.private(), &core.keys) }
+}
+
+/// Leaves out a segment whose retirement a later one records.
+fn drop_retired<S: Storage>(segments: &mut Vec<Segment<S>>) {
+    let retired: Vec<SegmentSeq> = segments
+        .iter()
+        .flat_map(|segment| &segment.records)
+        .flat_map(|(_, record)| &record.operations)
+        .filter_map(|operation| match operation {
+            Operation::Retired { seq } => Some(*seq),
+            _ => None,
+        })
+        .collect();
+    segments.retain(|segment| !retired.contains(&segment.header.seq));
+}
+
+/// A file of the journal: where it may be, and what is to become of it.
+struct Folded {
+    /// The path at each naming, followed through the renames recorded since: any prefix of them may have happened.
+    paths: Vec<Vec<u8>>,
+    plan: Plan,
+}
+
+type Images = Vec<(FileId, BlockIndex, journal::Location)>;
+
+fn fold<S: Storage>(
+    core: &VaultCore<S>,
+    segments: &[Segment<S>],
+    report: &mut Recovery,
+) -> Result<BTreeMap<FileId, Folded>> {
+    let mut files: BTreeMap<FileId, Folded> = BTreeMap::new();
+    for segment in segments {
+        let mut text = Vec::new();
+        // Images of a checkpoint count from its end mark on.
+        let mut stash: Images = Vec::new();
+        for (block, record) in &segment.records {
+            report.records += 1;
+            let mut image = block.saturating_add(1);
+            for operation in &record.operations {
+                let at = journal::Location { segment: segment.header.seq, block: image };
+                image = image.saturating_add(u32::try_from(operation.images()).unwrap_or(u32::MAX));
+                match operation {
+                    Operation::Text(piece) => text.extend_from_slice(piece),
+                    Operation::File { file, salt, seq } => {
+                        let path = std::mem::take(&mut text);
+                        let folded = files.entry(*file).or_insert_with(|| Folded { paths: Vec::new(), plan: Plan::default() });
+                        folded.paths.push(path);
+                        folded.plan.identities.push((*salt, *seq));
+                    }
+                    Operation::Rename { exchange } => follow_rename(&mut files, &std::mem::take(&mut text), *exchange),
+                    Operation::CheckpointEnd => {
+                        if switches::holds("checkpoint.images-stand-for-home", false) {
+                            stash.clear();
+                        }
+                        end_checkpoint(core, segment, &mut files, std::mem::take(&mut stash))?;
+                    }
+                    Operation::Node { file, block } => stash.push((*file, BlockIndex(*block), at)),
+                    Operation::Root { file, mtime } => {
+                        stash.push((*file, BlockIndex::ROOT, at));
+                        if let (Some(folded), Some(mtime)) = (files.get_mut(file), mtime) {
+                            folded.plan.mtime = Some(time(*mtime));
+                        }
+                    }
+                    Operation::Retired { .. } | Operation::Epoch { .. } => {}
+                    Operation::Pages { file, .. }
+                    | Operation::Length { file, .. }
+                    | Operation::Blob { file, .. }
+                    | Operation::Reset { file, .. }
+                    | Operation::Punch { file, .. }
+                    | Operation::Extending { file } => {
+                        if let Some(folded) = files.get_mut(file) {
+                            step(core, segment, &mut folded.plan, operation, at)?;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// One operation on one file.
+fn step<S: Storage>(
+    core: &VaultCore<S>,
+    segment: &Segment<S>,
+    plan: &mut Plan,
+    operation: &Operation,
+    at: journal::Location,
+) -> Result<()> {
+    match operation {
+        Operation::Pages { session, placement, seals, .. } => {
+            for (seal, index) in seals.iter().zip(0_u32..) {
+                let block = page_block(PageIndex(seal.page));
+                match placement {
+                    Placement::Journal => {
+                        plan.overlay.insert(block, journal::Location { block: at.block.saturating_add(index), ..at });
+                    }
+                    Placement::Home => {
+                        plan.overlay.remove(&block);
+                    }
+                }
+            }
+            plan.steps.push(Step::Seals { session: *session, seals: seals.clone() });
+        }
+        Operation::Length { size, mtime, .. } => {
+            plan.mtime = mtime.map(time).or(plan.mtime);
+            plan.drop_pages(size.div_ceil(PAGE_BYTES), u64::MAX >> 20);
+            plan.steps.push(Step::Length(*size));
+        }
+        Operation::Blob { images, mtime, .. } => {
+            plan.mtime = mtime.map(time).or(plan.mtime);
+            plan.overlay.clear();
+            plan.steps.clear();
+            plan.base = PlanBase::Overlay;
+            for index in 0..u32::from(*images) {
+                let image = journal::Location { block: at.block.saturating_add(index), ..at };
+                plan.overlay.insert(BlockIndex(u64::from(index)), image);
+            }
+            remember_identity(core, segment, plan, at)?;
+        }
+        Operation::Reset { salt, birth_session, birth_epoch, .. } => {
+            plan.overlay.clear();
+            plan.steps.clear();
+            plan.base = PlanBase::Home;
+            let birth = Birth { session: *birth_session, epoch: *birth_epoch };
+            plan.steps.push(Step::Reset { salt: *salt, birth });
+        }
+        Operation::Punch { first, count, .. } => {
+            plan.drop_pages(*first, first.saturating_add(*count));
+            plan.steps.push(Step::Punch { first: *first, count: *count });
+        }
+        Operation::Extending { .. } => plan.extending = true,
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The header in an image of block 0 is one that the home may hold when the checkpoint was under way.
+fn remember_identity<S: Storage>(
+    core: &VaultCore<S>,
+    segment: &Segment<S>,
+    plan: &mut Plan,
+    at: journal::Location,
+) -> Result<()> {
+    let mut start = vec![0; PAGE_LEN];
+    let read = read_into(&core.storage, &segment.file, &mut start, u64::from(at.block) * PAGE_BYTES)
+        .map_err(|e| VaultError::io("read the journal", e))?;
+    if read == PAGE_LEN
+        && let Ok(salt) = Header::salt(&start)
+        && let Ok(header) = Header::open(&start, core.keys.file(&salt).header())
+    {
+        plan.identities.push((salt, header.seq));
+    }
+    Ok(())
+}
+
+fn end_checkpoint<S: Storage>(
+    core: &VaultCore<S>,
+    segment: &Segment<S>,
+    files: &mut BTreeMap<FileId, Folded>,
+    images: Images,
+) -> Result<()> {
+    for (file, block, at) in images {
+        let Some(folded) = files.get_mut(&file) else { continue };
+        folded.plan.overlay.insert(block, at);
+        if block == BlockIndex::ROOT {
+            folded.plan.base = PlanBase::Overlay;
+            folded.plan.steps.clear();
+            remember_identity(core, segment, &mut folded.plan, at)?;
+        }
+    }
+    Ok(())
+}
+
+fn follow_rename(files: &mut BTreeMap<FileId, Folded>, text: &[u8], exchange: bool) {
+    let mut halves = text.splitn(2, |byte| *byte == 0);
+    let (Some(from), Some(to)) = (halves.next(), halves.next()) else { return };
+    for folded in files.values_mut() {
+        let Some(last) = folded.paths.last() else { continue };
+        if let Some(moved) = moved_path(last, from, to) {
+            folded.paths.push(moved);
+        } else if exchange && let Some(moved) = moved_path(last, to, from) {
+            folded.paths.push(moved);
+        }
+    }
+}
+
+/// `path` with `from` at its front replaced by `to`.
+fn moved_path(path: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
+    let rest = path.strip_prefix(from)?;
+    (rest.is_empty() || rest.starts_with(b"/")).then(|| [to, rest].concat())
+}
+
+/// The journal as it is, to read images from and to append the last checkpoint to.
+fn resume<S: Storage>(core: &VaultCore<S>, segments: &[Segment<S>]) -> Result<Journal<S>> {
+    let newest = segments.last().ok_or(VaultError::Internal("an empty journal was resumed"))?;
+    let mut slots: [Option<Slot<S>>; 2] = [None, None];
+    for segment in segments {
+        // Beyond its preallocated end a segment may grow: recovery has the disk to itself.
+        if let Some(slot) = slots.get_mut(segment.slot) {
+            *slot = Some(Slot { file: segment.file.clone(), capacity: LAST_CAPACITY.saturating_mul(4) });
+        }
+    }
+    let at = Resume {
+        active: newest.slot,
+        seq: newest.header.seq,
+        next_block: newest.end_block,
+        next_lsn: newest.next_lsn(),
+        chain: newest.chain,
+    };
+    Ok(Journal::resume(newest.id, core.keys.journal(&newest.id), slots, &at))
+}
+
+fn replay<S: Storage>(
+    core: &Arc<VaultCore<S>>,
+    root: &Arc<Directory<S>>,
+    files: BTreeMap<FileId, Folded>,
+    report: &mut Recovery,
+) -> Result<()> {
+    for (id, folded) in files {
+        core.file_ids_used(id.0.saturating_add(1));
+        // The last rename is the most likely to have happened; the header says which file it is.
+        let mut found = None;
+        let mut refused = None;
+        let mut plan = Some(folded.plan);
+        for path in folded.paths.iter().rev() {
+            let Some(location) = locate(root, path)? else { continue };
+            let Ok(stat) = location.stat() else { continue };
+            if stat.kind() != FileKind::Regular {
+                continue;
+            }
+            let Some(taken) = plan.take() else { break };
+            if !taken.may_be_at(core, &location, &stat)? {
+                refused = Some(location.backing_path());
+                plan = Some(taken);
+                continue;
+            }
+            match VaultFile::replayed(core, id, location, &stat, taken) {
+                Ok(file) => found = Some(Arc::new(file)),
+                Err(Refused::Stale(reason)) => refused = Some(reason),
+                Err(Refused::Failed(error)) => return Err(error),
+            }
+            break;
+        }
+        if let Some(file) = found {
+            core.enter_file(&file);
+            core.journaled.lock().insert(id, file);
+            report.files += 1;
+        } else if let Some(reason) = refused {
+            report.stale.push(reason);
+        } else {
+            report.gone += 1;
+        }
+    }
+    Ok(())
+}
+
+/// The place at a path of the backing, if its directories are there.
+fn locate<S: Storage>(root: &Arc<Directory<S>>, path: &[u8]) -> Result<Option<Location<S>>> {
+    let mut names: Vec<OsString> =
+        path.split(|byte| *byte == b'/').skip(1).map(|name| OsString::from_vec(name.to_vec())).collect();
+    let Some(entry) = names.pop() else { return Ok(None) };
+    let mut directory = root.clone();
+    for name in names {
+        match directory.open_entry(&name) {
+            Ok(below) => directory = below,
+            Err(VaultError::Io { source, .. })
+                if matches!(source.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(Location { directory, entry }))
+}
+
+impl Plan {
+    /// Whether the file at a place is the one that this is about: an early look at its header.
+    fn may_be_at<S: Storage>(
+        &self,
+        core: &VaultCore<S>,
+        location: &Location<S>,
+        stat: &crate::storage::Stat,
+    ) -> Result<bool> {
+        let file = location.open_backing(stat)?;
+        let mut start = [0; crate::format::geometry::HEADER_LEN];
+        read_into(&core.storage, &file, &mut start, 0).map_err(|e| VaultError::io("read a file", e))?;
+        let salt = Header::salt(&start).unwrap_or_default();
+        Ok(match Header::open(&start, core.keys.file(&salt).header()) {
+            Ok(header) => switches::holds("recovery.stale-base-refused", self.identities.contains(&(salt, header.seq))),
+            Err(_) => self.base == PlanBase::Overlay,
+        })
+    }
+}

@@ -1,0 +1,308 @@
+//! The tag tree of a paged file, as far as it is in memory.
+//!
+//! Nodes are loaded when they are needed, verified by the entry above them, and kept: clean ones can be
+//! evicted at any time, dirty ones (and with them all nodes above) stay until they are sealed. Nodes hold
+//! nonces and tags only, nothing secret.
+
+use std::collections::HashMap;
+
+use super::error::{Result, VaultError};
+use crate::format::geometry::{
+    BlockIndex, Child, ENTRY_LEN, Node, PAGE_LEN, PageIndex, Path, ROOT_ENTRIES, at_block, parent_of,
+};
+use crate::format::header::Seal;
+
+/// Bytes of the root's entries.
+pub(crate) const ROOT_LEN: usize = ROOT_ENTRIES * ENTRY_LEN;
+
+/// Where nodes come from.
+pub(crate) trait NodeSource {
+    /// Reads the node at `block` and opens it with `seal` into `out`.
+    fn load_node(&self, block: BlockIndex, seal: &Seal, out: &mut [u8; PAGE_LEN]) -> Result<()>;
+}
+
+struct Cached {
+    entries: Box<[u8; PAGE_LEN]>,
+    dirty: bool,
+}
+
+/// See the module's documentation.
+pub(crate) struct TagTree {
+    root: Box<[u8; ROOT_LEN]>,
+    root_dirty: bool,
+    nodes: HashMap<BlockIndex, Cached>,
+    dirty_nodes: usize,
+}
+
+/// Why an index is missing: the geometry and the tree disagree, which no input can bring about.
+const BROKEN: VaultError = VaultError::Internal("the tag tree does not fit its geometry");
+
+impl TagTree {
+    /// A tree of holes.
+    pub fn empty() -> Self {
+        Self { root: Box::new([0; ROOT_LEN]), root_dirty: true, nodes: HashMap::new(), dirty_nodes: 0 }
+    }
+
+    /// A tree with this verified root.
+    pub fn with_root(root: &[u8; ROOT_LEN]) -> Self {
+        Self { root: Box::new(*root), root_dirty: false, nodes: HashMap::new(), dirty_nodes: 0 }
+    }
+
+    /// The root's entries.
+    pub fn root(&self) -> &[u8; ROOT_LEN] {
+        &self.root
+    }
+
+    /// Nodes below the root that have changed since they were sealed.
+    pub const fn dirty_nodes(&self) -> usize {
+        self.dirty_nodes
+    }
+
+    /// Whether anything has changed since the root was sealed.
+    pub const fn is_dirty(&self) -> bool {
+        self.root_dirty
+    }
+
+    fn entries(&self, block: BlockIndex) -> Option<&[u8]> {
+        if block == BlockIndex::ROOT {
+            return Some(self.root.as_slice());
+        }
+        self.nodes.get(&block).map(|node| node.entries.as_slice())
+    }
+
+    fn seal_at(&self, block: BlockIndex, index: usize) -> Result<Option<Option<Seal>>> {
+        let Some(entries) = self.entries(block) else { return Ok(None) };
+        let entry = entries.get(index * ENTRY_LEN..).and_then(<[u8]>::first_chunk).ok_or(BROKEN)?;
+        Ok(Some(Seal::decode(entry)))
+    }
+
+    /// What opens `page`, if that is known without loading a node: `Some(None)` is a hole.
+    pub fn cached_seal(&self, page: PageIndex) -> Result<Option<Option<Seal>>> {
+        let path = Path::to(page).ok_or(VaultError::TooLarge)?;
+        for (node, index) in path.steps() {
+            match (self.seal_at(node.block, *index)?, node.child(*index)) {
+                (None, _) => return Ok(None),
+                (Some(seal), Child::Page(_)) => return Ok(Some(seal)),
+                // A new node has no seal yet: it is in memory alone.
+                (Some(None), Child::Node(below)) if !self.nodes.contains_key(&below.block) => return Ok(Some(None)),
+                (Some(_), Child::Node(_)) => {}
+            }
+        }
+        Err(BROKEN)
+    }
+
+    /// What opens `page`; None is a hole.
+    pub fn seal(&mut self, page: PageIndex, source: &impl NodeSource) -> Result<Option<Seal>> {
+        let path = Path::to(page).ok_or(VaultError::TooLarge)?;
+        for (node, index) in path.steps() {
+            let seal = self.seal_at(node.block, *index)?.ok_or(BROKEN)?;
+            match (node.child(*index), seal) {
+                (Child::Page(_), seal) => return Ok(seal),
+                (Child::Node(below), Some(seal)) => self.load(below.block, &seal, source)?,
+                (Child::Node(below), None) if !self.nodes.contains_key(&below.block) => return Ok(None),
+                (Child::Node(_), None) => {}
+            }
+        }
+        Err(BROKEN)
+    }
+
+    fn load(&mut self, block: BlockIndex, seal: &Seal, source: &impl NodeSource) -> Result<()> {
+        if self.nodes.contains_key(&block) {
+            return Ok(());
+        }
+        let mut entries = Box::new([0; PAGE_LEN]);
+        source.load_node(block, seal, &mut entries)?;
+        self.nodes.insert(block, Cached { entries, dirty: false });
+        Ok(())
+    }
+
+    /// Sets what opens `page`. Returns how many nodes became dirty.
+    pub fn set(&mut self, page: PageIndex, seal: Option<Seal>, source: &impl NodeSource) -> Result<usize> {
+        let path = Path::to(page).ok_or(VaultError::TooLarge)?;
+        // Load first, change then: an unreadable node leaves everything as it was.
+        for (node, index) in path.steps() {
+            if let Child::Node(below) = node.child(*index) {
+                match self.seal_at(node.block, *index)?.ok_or(BROKEN)? {
+                    Some(seal) => self.load(below.block, &seal, source)?,
+                    None if self.nodes.contains_key(&below.block) => {}
+                    None if seal.is_none() => return Ok(0),
+                    None => {
+                        self.nodes.insert(below.block, Cached { entries: Box::new([0; PAGE_LEN]), dirty: false });
+                    }
+                }
+            }
+        }
+        let before = self.dirty_nodes;
+        for (node, _) in path.steps() {
+            self.mark_dirty(node.block)?;
+        }
+        let (leaf, index) = path.leaf();
+        let bytes = seal.map_or(Seal::HOLE_BYTES, |seal| seal.encode());
+        self.write_entry(leaf.block, index, &bytes)?;
+        Ok(self.dirty_nodes - before)
+    }
+
+    fn mark_dirty(&mut self, block: BlockIndex) -> Result<()> {
+        if block == BlockIndex::ROOT {
+            self.root_dirty = true;
+            return Ok(());
+        }
+        let node = self.nodes.get_mut(&block).ok_or(BROKEN)?;
+        if !node.dirty {
+            node.dirty = true;
+            self.dirty_nodes += 1;
+        }
+        Ok(())
+    }
+
+    fn write_entry(&mut self, block: BlockIndex, index: usize, bytes: &[u8; ENTRY_LEN]) -> Result<()> {
+        let entries = if block == BlockIndex::ROOT {
+            self.root.as_mut_slice()
+        } else {
+            self.nodes.get_mut(&block).ok_or(BROKEN)?.entries.as_mut_slice()
+        };
+        *entries.get_mut(index * ENTRY_LEN..).and_then(<[u8]>::first_chunk_mut).ok_or(BROKEN)? = *bytes;
+        Ok(())
+    }
+
+    /// Makes the pages from `first` up to, not including, `end` holes; whole subtrees are dropped unread.
+    pub fn clear(&mut self, first: PageIndex, end: PageIndex, source: &impl NodeSource) -> Result<()> {
+        if first < end { self.clear_below(Node::ROOT, first, end, source) } else { Ok(()) }
+    }
+
+    fn clear_below(&mut self, node: Node, first: PageIndex, end: PageIndex, source: &impl NodeSource) -> Result<()> {
+        for index in 0..node.entries() {
+            match node.child(index) {
+                Child::Page(page) if first <= page && page < end => {
+                    if self.seal_at(node.block, index)?.ok_or(BROKEN)?.is_some() {
+                        self.mark_path_dirty(node)?;
+                        self.write_entry(node.block, index, &Seal::HOLE_BYTES)?;
+                    }
+                }
+                Child::Page(_) => {}
+                Child::Node(below) => {
+                    let below_end = below.first_page.0.saturating_add(below.page_span());
+                    if below_end <= first.0 || end <= below.first_page {
+                        continue;
+                    }
+                    let seal = self.seal_at(node.block, index)?.ok_or(BROKEN)?;
+                    if seal.is_none() && !self.nodes.contains_key(&below.block) {
+                        continue;
+                    }
+                    if first <= below.first_page && below_end <= end.0 {
+                        self.mark_path_dirty(node)?;
+                        self.write_entry(node.block, index, &Seal::HOLE_BYTES)?;
+                        self.drop_subtree(below);
+                    } else {
+                        if let Some(seal) = seal {
+                            self.load(below.block, &seal, source)?;
+                        }
+                        self.clear_below(below, first, end, source)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn mark_path_dirty(&mut self, node: Node) -> Result<()> {
+        let mut at = node;
+        loop {
+            self.mark_dirty(at.block)?;
+            let Some(slot) = parent_of(at) else { return Ok(()) };
+            let Some(Child::Node(above)) = at_block(slot.node) else { return Err(BROKEN) };
+            at = above;
+        }
+    }
+
+    fn drop_subtree(&mut self, top: Node) {
+        let end = top.block.0.saturating_add(top.block_span());
+        let dirty_nodes = &mut self.dirty_nodes;
+        self.nodes.retain(|block, node| {
+            let inside = top.block.0 <= block.0 && block.0 < end;
+            if inside && node.dirty {
+                *dirty_nodes -= 1;
+            }
+            !inside
+        });
+    }
+
+    /// The first page from `page` on, below `end`, that is content (`content`) or a hole.
+    pub fn next(
+        &mut self,
+        page: PageIndex,
+        end: PageIndex,
+        content: bool,
+        source: &impl NodeSource,
+    ) -> Result<Option<PageIndex>> {
+        self.next_below(Node::ROOT, page, end, content, source)
+    }
+
+    fn next_below(
+        &mut self,
+        node: Node,
+        from: PageIndex,
+        end: PageIndex,
+        content: bool,
+        source: &impl NodeSource,
+    ) -> Result<Option<PageIndex>> {
+        for index in node.slot_of(from).unwrap_or(0)..node.entries() {
+            let seal = self.seal_at(node.block, index)?.ok_or(BROKEN)?;
+            match node.child(index) {
+                Child::Page(page) if page >= end => return Ok(None),
+                Child::Page(page) if page >= from && seal.is_some() == content => return Ok(Some(page)),
+                Child::Page(_) => {}
+                Child::Node(below) if below.first_page >= end => return Ok(None),
+                Child::Node(below) => {
+                    if let Some(seal) = seal {
+                        self.load(below.block, &seal, source)?;
+                    } else if !self.nodes.contains_key(&below.block) {
+                        if content {
+                            continue;
+                        }
+                        return Ok(Some(from.max(below.first_page)));
+                    }
+                    if let Some(page) = self.next_below(below, from, end, content, source)? {
+                        return Ok(Some(page));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Seals every dirty node below the root, children before parents. `seal` seals the entries it is given
+    /// (in place, they are a copy) and puts the result where it belongs.
+    pub fn seal_nodes(&mut self, mut seal: impl FnMut(BlockIndex, &mut [u8; PAGE_LEN]) -> Result<Seal>) -> Result<()> {
+        let mut dirty: Vec<Node> = Vec::with_capacity(self.dirty_nodes);
+        for (block, node) in &self.nodes {
+            if node.dirty {
+                let Some(Child::Node(node)) = at_block(*block) else { return Err(BROKEN) };
+                dirty.push(node);
+            }
+        }
+        dirty.sort_unstable_by_key(|node| (node.height, node.block));
+        for node in dirty {
+            let cached = self.nodes.get_mut(&node.block).ok_or(BROKEN)?;
+            let mut copy = *cached.entries;
+            let sealed = seal(node.block, &mut copy)?;
+            cached.dirty = false;
+            self.dirty_nodes -= 1;
+            let slot = parent_of(node).ok_or(BROKEN)?;
+            self.write_entry(slot.node, slot.index, &sealed.encode())?;
+        }
+        Ok(())
+    }
+
+    /// The root is sealed as it is.
+    pub const fn root_sealed(&mut self) {
+        self.root_dirty = false;
+    }
+
+    /// Lets clean nodes go if more than `limit` are in memory.
+    pub fn evict(&mut self, limit: usize) {
+        if self.nodes.len() > limit {
+            self.nodes.retain(|_, node| node.dirty);
+        }
+    }
+}

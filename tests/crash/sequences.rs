@@ -1,0 +1,123 @@
+//! All short sequences of operations, crashed everywhere.
+
+use std::sync::atomic::Ordering;
+
+use super::budget::{STATES, first_seed, scale};
+use super::explore::{Depth, explore};
+use super::ops::{BLOB, BLOB_MAX, DIR, INNER, LONG, Op, PAGED};
+use super::world::prepared;
+
+/// What is combined in threes.
+fn small() -> Vec<Op> {
+    vec![
+        Op::Write { path: PAGED, at: 8192 - 10, len: 20 },
+        Op::Append { path: PAGED, len: 65_536 },
+        Op::Truncate { path: PAGED, size: 0 },
+        Op::Truncate { path: PAGED, size: 20_000 },
+        Op::Fsync(PAGED),
+        Op::Checkpoint,
+        Op::Write { path: BLOB, at: 10, len: 100 },
+        Op::Create("new"),
+        Op::Rename("new", BLOB),
+    ]
+}
+
+/// What is combined in twos.
+fn large() -> Vec<Op> {
+    let mut ops = small();
+    ops.extend([
+        Op::Write { path: PAGED, at: 0, len: 4096 },
+        Op::Write { path: PAGED, at: 118 * 4096 + 100, len: 9000 },
+        Op::Append { path: PAGED, len: 100 },
+        Op::Append { path: PAGED, len: 300_000 },
+        Op::Append { path: BLOB, len: 10 },
+        Op::Append { path: BLOB, len: 20_000 },
+        Op::Append { path: BLOB, len: 100_000 },
+        Op::Append { path: "new", len: 100 },
+        Op::Append { path: "new", len: 30_000 },
+        Op::Truncate { path: PAGED, size: BLOB_MAX },
+        Op::Truncate { path: PAGED, size: BLOB_MAX + 1 },
+        Op::Truncate { path: PAGED, size: 119 * 4096 },
+        Op::Truncate { path: PAGED, size: 700_001 },
+        Op::Truncate { path: BLOB, size: 0 },
+        Op::Truncate { path: BLOB, size: BLOB_MAX + 5 },
+        Op::Punch { path: PAGED, at: 5000, len: 100_000 },
+        Op::Punch { path: PAGED, at: 117 * 4096, len: 8 * 4096 },
+        Op::SetTimes(PAGED),
+        Op::Fsync(BLOB),
+        Op::Fsync("new"),
+        Op::Close("new"),
+        Op::Close(PAGED),
+        Op::Rename(PAGED, "elsewhere"),
+        Op::Rename(PAGED, BLOB),
+        Op::Rename(DIR, "moved"),
+        Op::Rename(INNER, "out"),
+        Op::Rename(BLOB, LONG),
+        Op::Exchange(BLOB, PAGED),
+        Op::Link(PAGED, "dir/link"),
+        Op::Unlink(PAGED),
+        Op::UnlinkOpen(PAGED),
+        Op::WriteOrphan { at: 100, len: 5000 },
+        Op::CloseOrphan,
+        Op::Unlink(BLOB),
+        Op::Create(LONG),
+        Op::Fsync(LONG),
+        Op::Mkdir("made"),
+        Op::Create("made/file"),
+        Op::Fsync("made/file"),
+        Op::Rmdir("made"),
+        Op::SyncDir(""),
+        Op::Write { path: INNER, at: 4096, len: 8192 },
+        Op::Fsync(INNER),
+        Op::Tick,
+        Op::Sync,
+        Op::Seal,
+        Op::ShortSession,
+    ]);
+    ops
+}
+
+fn explore_all(alphabet: &[Op], len: usize, states: u64) -> (u64, Vec<String>) {
+    let mut violations = Vec::new();
+    let mut sequences = 0;
+    let total = alphabet.len().pow(len as u32);
+    for number in 0..total {
+        let mut rest = number;
+        let ops: Vec<Op> = (0..len)
+            .map(|_| {
+                let op = alphabet[rest % alphabet.len()].clone();
+                rest /= alphabet.len();
+                op
+            })
+            .collect();
+        sequences += 1;
+        let depth = Depth { states, seed: first_seed().wrapping_add(number as u64) };
+        if let Err(violation) = explore(prepared(), &ops, depth) {
+            violations.push(violation);
+            if violations.len() >= 10 {
+                break;
+            }
+        }
+    }
+    (sequences, violations)
+}
+
+fn report(what: &str, (sequences, violations): (u64, Vec<String>)) {
+    println!("{what}: {sequences} sequences; {} crash states so far in this process", STATES.load(Ordering::Relaxed));
+    assert!(violations.is_empty(), "{} violations:\n{}", violations.len(), violations.join("\n\n"));
+}
+
+#[test]
+fn every_operation_crashed_everywhere() {
+    report("one operation", explore_all(&large(), 1, 6 * scale()));
+}
+
+#[test]
+fn every_two_operations_crashed_everywhere() {
+    report("two operations", explore_all(&large(), 2, 2 * scale()));
+}
+
+#[test]
+fn every_three_operations_crashed_everywhere() {
+    report("three operations", explore_all(&small(), 3, 2 * scale()));
+}

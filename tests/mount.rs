@@ -1,0 +1,658 @@
+//! The whole of it: a vault mounted by the kernel, used with ordinary calls, sealed in every way there is.
+//!
+//! Skipped, and said so, where this process may not mount.
+
+#[path = "cli/harness.rs"]
+mod harness;
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use harness::{Fixture, NOBODY, can_mount, end_of, eventually, run, sero, shell_as, users_can_mount};
+use rustix::fs::{AtFlags, RenameFlags, Timespec, Timestamps};
+use rustix::process::Signal;
+
+/// Bytes that differ from page to page.
+fn pattern(len_bytes: usize) -> Vec<u8> {
+    (0..len_bytes).map(|index| (index.wrapping_mul(31) ^ (index >> 9)) as u8).collect()
+}
+
+macro_rules! needs_mount {
+    () => {
+        if !can_mount() {
+            return;
+        }
+    };
+}
+
+// --- work in it, and find it again ---
+
+#[test]
+fn what_is_written_is_there_after_sealing_and_mounting_again() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let top = &fixture.mountpoint;
+    let sizes = [0, 1, 4095, 4096, 4097, 16_384, 70_000, 3_000_000];
+    for size in sizes {
+        fs::write(top.join(format!("file-{size}")), pattern(size)).unwrap();
+    }
+    fs::create_dir_all(top.join("a/b/c")).unwrap();
+    let long = OsStr::from_bytes(&[b'x'; 255]);
+    fs::write(top.join("a/b").join(long), "long name").unwrap();
+    symlink("a/b/c", top.join("link")).unwrap();
+    fs::hard_link(top.join("file-1"), top.join("second-name")).unwrap();
+    fs::rename(top.join("a/b/c"), top.join("a/moved")).unwrap();
+    fs::remove_file(top.join("file-0")).unwrap();
+
+    for round in 0..2 {
+        if round == 1 {
+            fixture.seal().ok();
+            assert_eq!(fixture.info()["sealed"], true);
+            assert_eq!(fs::read_dir(top).unwrap().count(), 0, "the mountpoint is empty again");
+            fixture.mount(&[]).ok();
+        }
+        for size in &sizes[1..] {
+            assert_eq!(fs::read(top.join(format!("file-{size}"))).unwrap(), pattern(*size), "{size} bytes, round {round}");
+        }
+        assert_eq!(fs::read(top.join("a/b").join(long)).unwrap(), b"long name");
+        assert_eq!(fs::read_link(top.join("link")).unwrap(), Path::new("a/b/c"));
+        assert_eq!(fs::metadata(top.join("second-name")).unwrap().nlink(), 2);
+        assert!(top.join("a/moved").is_dir());
+        assert!(!top.join("file-0").exists());
+        let mut names: Vec<_> = fs::read_dir(top.join("a")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["b", "moved"]);
+    }
+    fixture.seal().ok();
+}
+
+#[test]
+fn overwrites_appends_truncations_and_holes() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let path = fixture.mountpoint.join("file");
+    let mut expected = pattern(100_000);
+    fs::write(&path, &expected).unwrap();
+    let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    file.write_all_at(b"overwritten", 50_000).unwrap();
+    expected[50_000..50_011].copy_from_slice(b"overwritten");
+    file.set_len(80_000).unwrap();
+    expected.truncate(80_000);
+    file.set_len(90_000).unwrap();
+    expected.resize(90_000, 0);
+    let mut append = OpenOptions::new().append(true).open(&path).unwrap();
+    append.write_all(b"tail").unwrap();
+    expected.extend_from_slice(b"tail");
+    drop((file, append));
+    assert_eq!(fs::read(&path).unwrap(), expected);
+
+    let sparse = File::create_new(fixture.mountpoint.join("sparse")).unwrap();
+    sparse.write_all_at(b"end", 20 << 30).unwrap();
+    sparse.sync_all().unwrap();
+    assert_eq!(sparse.metadata().unwrap().len(), (20 << 30) + 3);
+    drop(sparse);
+    fixture.seal().ok();
+    fixture.mount(&[]).ok();
+    assert_eq!(fs::read(&path).unwrap(), expected);
+    let sparse = File::open(fixture.mountpoint.join("sparse")).unwrap();
+    let mut bytes = [1; 6];
+    sparse.read_exact_at(&mut bytes, (20 << 30) - 3).unwrap();
+    assert_eq!(&bytes, b"\0\0\0end");
+}
+
+#[test]
+fn data_that_is_not_yet_written_back_is_no_hole() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let mut file = File::create_new(fixture.mountpoint.join("file")).unwrap();
+    file.write_all_at(b"data", 1 << 20).unwrap();
+    // Still in the kernel's cache. A copy that trusts SEEK_DATA must not lose it.
+    let found = rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(0)).unwrap();
+    assert!(found <= 1 << 20, "data was found at {found} only");
+    assert_eq!(rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(1 << 20)).unwrap(), (1 << 20) + 4);
+    file.seek(SeekFrom::Start(1 << 20)).unwrap();
+    let mut bytes = Vec::new();
+    let _ = file.read_to_end(&mut bytes);
+}
+
+#[test]
+fn unlinked_and_replaced_files_live_as_long_as_they_are_open() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let top = &fixture.mountpoint;
+    let open = |name: &str| OpenOptions::new().read(true).write(true).create_new(true).open(top.join(name)).unwrap();
+    let (unlinked, replaced) = (open("unlinked"), open("replaced"));
+    fs::remove_file(top.join("unlinked")).unwrap();
+    fs::write(top.join("new"), "new").unwrap();
+    fs::rename(top.join("new"), top.join("replaced")).unwrap();
+    for file in [unlinked, replaced] {
+        file.write_all_at(b"still here", 0).unwrap();
+        file.set_permissions(fs::Permissions::from_mode(0o600)).unwrap();
+        file.sync_all().unwrap();
+        let mut bytes = [0; 10];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!(&bytes, b"still here");
+        assert_eq!(file.metadata().unwrap().nlink(), 0);
+    }
+    assert_eq!(fs::read(top.join("replaced")).unwrap(), b"new");
+    assert_eq!(fs::read_dir(top).unwrap().count(), 1);
+}
+
+#[test]
+fn renames_with_flags() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let top = File::open(&fixture.mountpoint).unwrap();
+    for name in ["a", "b"] {
+        fs::write(fixture.mountpoint.join(name), name).unwrap();
+    }
+    let rename = |flags| rustix::fs::renameat_with(&top, "a", &top, "b", flags);
+    assert_eq!(rename(RenameFlags::NOREPLACE), Err(rustix::io::Errno::EXIST));
+    rename(RenameFlags::EXCHANGE).unwrap();
+    assert_eq!(fs::read(fixture.mountpoint.join("a")).unwrap(), b"b");
+    assert_eq!(fs::read(fixture.mountpoint.join("b")).unwrap(), b"a");
+}
+
+#[test]
+fn times_to_the_nanosecond_on_both_sides_of_1970() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let path = fixture.mountpoint.join("file");
+    fs::write(&path, "x").unwrap();
+    for (seconds, nanoseconds) in [(1_700_000_000, 123_456_789), (0, 1), (-1, 999_999_999), (-86_401, 500_000_000)] {
+        let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+        let times = Timestamps { last_access: time, last_modification: time };
+        rustix::fs::utimensat(rustix::fs::CWD, &path, &times, AtFlags::empty()).unwrap();
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!((metadata.mtime(), metadata.mtime_nsec()), (seconds, nanoseconds));
+        assert_eq!((metadata.atime(), metadata.atime_nsec()), (seconds, nanoseconds));
+    }
+    fixture.seal().ok();
+    fixture.mount(&[]).ok();
+    let metadata = fs::metadata(&path).unwrap();
+    assert_eq!((metadata.mtime(), metadata.mtime_nsec()), (-86_401, 500_000_000));
+}
+
+#[test]
+fn extended_attributes() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let path = fixture.mountpoint.join("file");
+    fs::write(&path, "x").unwrap();
+    let set = |name: &str, value: &[u8]| rustix::fs::setxattr(&path, name, value, rustix::fs::XattrFlags::empty());
+    set("user.colour", b"green").unwrap();
+    set("user.empty", b"").unwrap();
+    fixture.seal().ok();
+    fixture.mount(&[]).ok();
+    let mut value = [0; 64];
+    assert_eq!(rustix::fs::getxattr(&path, "user.colour", &mut value[..4]), Err(rustix::io::Errno::RANGE));
+    assert_eq!(rustix::fs::getxattr(&path, "user.colour", &mut value), Ok(5));
+    assert_eq!(&value[..5], b"green");
+    assert_eq!(rustix::fs::getxattr(&path, "user.empty", &mut value), Ok(0));
+    assert_eq!(rustix::fs::getxattr(&path, "user.none", &mut value), Err(rustix::io::Errno::NODATA));
+    let mut names = [0; 256];
+    let len = rustix::fs::listxattr(&path, &mut names).unwrap();
+    assert!(names[..len].split(|byte| *byte == 0).any(|name| name == b"user.colour"));
+}
+
+#[test]
+fn a_directory_of_thousands_is_listed_whole_while_it_is_emptied() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let folder = fixture.mountpoint.join("many");
+    fs::create_dir(&folder).unwrap();
+    for index in 0..3000 {
+        File::create_new(folder.join(format!("entry {index} with a name of some length"))).unwrap();
+    }
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 3000);
+    // Removing while listing neither skips nor repeats.
+    for entry in fs::read_dir(&folder).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    fs::remove_dir(&folder).unwrap();
+}
+
+#[test]
+fn many_threads_at_a_time() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let top = &fixture.mountpoint;
+    std::thread::scope(|scope| {
+        for worker in 0..8 {
+            scope.spawn(move || {
+                let folder = top.join(format!("worker-{worker}"));
+                fs::create_dir(&folder).unwrap();
+                for index in 0..50 {
+                    let path = folder.join(format!("file-{index}"));
+                    fs::write(&path, pattern(index * 997)).unwrap();
+                    if index % 7 == 0 {
+                        File::open(&path).unwrap().sync_all().unwrap();
+                    }
+                    fs::rename(&path, folder.join(format!("renamed-{index}"))).unwrap();
+                }
+                for index in 0..50 {
+                    assert_eq!(fs::read(folder.join(format!("renamed-{index}"))).unwrap(), pattern(index * 997));
+                }
+            });
+        }
+    });
+    fixture.seal().ok();
+}
+
+#[test]
+fn plaintext_is_nowhere_in_the_vault() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let secret = "the quick brown fox is a secret";
+    fs::create_dir(fixture.mountpoint.join("secret-directory")).unwrap();
+    fs::write(fixture.mountpoint.join("secret-directory/secret-name"), secret.repeat(1000)).unwrap();
+    fixture.seal().ok();
+    let found = run(Command::new("grep").args(["-r", "-l", "-a", "-e", "secret", "--"]).arg(&fixture.vault));
+    assert_eq!(found.code, Some(1), "{found:?}");
+    let names = run(Command::new("find").arg(&fixture.vault)).ok().stdout;
+    assert!(!names.contains("secret"), "{names}");
+}
+
+// --- who may do what ---
+
+#[test]
+fn other_users_have_their_own_files_and_rights() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&["-o", "allow_other"]);
+    let top = &fixture.mountpoint;
+    fs::set_permissions(top, fs::Permissions::from_mode(0o1777)).unwrap();
+    fs::write(top.join("roots"), "secret").unwrap();
+    fs::set_permissions(top.join("roots"), fs::Permissions::from_mode(0o600)).unwrap();
+    shell_as(NOBODY, top, "umask 027; echo mine > theirs; mkdir folder; ln -s theirs link").ok();
+    for (name, mode) in [("theirs", 0o640), ("folder", 0o750)] {
+        let metadata = fs::metadata(top.join(name)).unwrap();
+        assert_eq!((metadata.uid(), metadata.gid(), metadata.mode() & 0o7777), (NOBODY, NOBODY, mode), "{name}");
+    }
+    let refused = |uid, script: &str| assert_ne!(shell_as(uid, top, script).code, Some(0), "{script}");
+    refused(NOBODY, "cat roots");
+    refused(NOBODY, "chown 0 theirs");
+    refused(1, "cat theirs");
+    // Sticky: what is another's stays.
+    refused(1, "rm -f theirs");
+    refused(1, "mv theirs stolen");
+    shell_as(NOBODY, top, "mv theirs kept && rm link").ok();
+    fixture.seal().ok();
+    fixture.mount(&["-o", "allow_other"]).ok();
+    assert_eq!(fs::metadata(top.join("kept")).unwrap().uid(), NOBODY);
+    assert_eq!(fs::metadata(top).unwrap().mode() & 0o7777, 0o1777);
+}
+
+/// A new vault's top directory is its owner's alone.
+fn let_others_in(fixture: &Fixture) {
+    assert_eq!(fs::metadata(&fixture.mountpoint).unwrap().mode() & 0o7777, 0o700);
+    fs::set_permissions(&fixture.mountpoint, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn a_setgid_directory_passes_its_group_on() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&["-o", "allow_other"]);
+    let_others_in(&fixture);
+    let folder = fixture.mountpoint.join("shared");
+    fs::create_dir(&folder).unwrap();
+    std::os::unix::fs::chown(&folder, None, Some(100)).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o2777)).unwrap();
+    shell_as(NOBODY, &folder, "echo x > file; mkdir below").ok();
+    assert_eq!(fs::metadata(folder.join("file")).unwrap().gid(), 100);
+    let below = fs::metadata(folder.join("below")).unwrap();
+    assert_eq!((below.gid(), below.mode() & 0o2000), (100, 0o2000));
+}
+
+#[test]
+fn a_write_takes_the_set_user_id_bit_away() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&["-o", "allow_other"]);
+    let_others_in(&fixture);
+    let path = fixture.mountpoint.join("program");
+    fs::write(&path, "x").unwrap();
+    std::os::unix::fs::chown(&path, Some(NOBODY), Some(NOBODY)).unwrap();
+    for script in ["echo y >> program", "echo y > program", "truncate -s 0 program"] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o6755)).unwrap();
+        shell_as(NOBODY, &fixture.mountpoint, script).ok();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o755, "{script}");
+    }
+}
+
+#[test]
+fn without_allow_other_nobody_else_enters() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    fs::set_permissions(&fixture.mountpoint, fs::Permissions::from_mode(0o777)).unwrap();
+    let outcome = shell_as(NOBODY, Path::new("/"), &format!("ls {}", fixture.mountpoint.display()));
+    assert_ne!(outcome.code, Some(0), "{outcome:?}");
+}
+
+#[test]
+fn root_mounts_honour_devices_and_set_user_id_unless_told_not_to() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let mount = &fixture.mounts()[0];
+    assert!(!mount.options.contains("nosuid") && !mount.options.contains("nodev"), "{mount:?}");
+    assert_eq!((mount.filesystem_type.as_str(), mount.source.as_os_str()), ("fuse.sero", fixture.vault.as_os_str()));
+    fixture.seal().ok();
+    fixture.mount(&["-o", "nosuid,nodev,noexec,noatime"]).ok();
+    let mount = &fixture.mounts()[0];
+    assert!(["nosuid", "nodev", "noexec", "noatime"].iter().all(|option| mount.options.contains(option)), "{mount:?}");
+}
+
+#[test]
+fn an_ordinary_user_mounts_through_fusermount() {
+    if !can_mount() || !users_can_mount() {
+        return;
+    }
+    use std::os::unix::process::CommandExt;
+    let fixture = Fixture::new();
+    run(Command::new("chown").arg("-R").arg(NOBODY.to_string()).arg(fixture.folder.path())).ok();
+    let as_user = |mut command: Command| run(command.uid(NOBODY).gid(NOBODY));
+    as_user(fixture.mount_command(&[])).ok();
+    shell_as(NOBODY, &fixture.mountpoint, "echo mine > file && mkdir folder && mv file folder && cat folder/file").ok();
+    let mount = &fixture.mounts()[0];
+    assert!(mount.options.contains("nosuid") && mount.user_id() == Some(NOBODY), "{mount:?}");
+    let mut seal = sero();
+    seal.arg("seal").arg(&fixture.vault);
+    as_user(seal).ok();
+    assert!(fixture.mounts().is_empty());
+    as_user(fixture.mount_command(&[])).ok();
+    shell_as(NOBODY, &fixture.mountpoint, "test \"$(cat folder/file)\" = mine").ok();
+    as_user({
+        let mut command = Command::new("fusermount3");
+        command.arg("-u").arg(&fixture.mountpoint);
+        command
+    })
+    .ok();
+    eventually("sealed", || fixture.info()["sealed"] == true);
+}
+
+// --- one at a time ---
+
+#[test]
+fn a_second_mount_is_refused_and_names_the_first() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let info = fixture.info();
+    assert_eq!(info["mounted"], true);
+    assert_eq!(info["sealed"], false);
+    assert_eq!(info["mountpoints"][0], fixture.mountpoint.to_str().unwrap());
+    let pid = fixture.daemon().as_raw_nonzero();
+
+    fixture.mount(&[]).fails(7, "has the vault");
+    let other = fixture.folder.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let mut command = sero();
+    command.arg("mount").arg("--password-file").arg(&fixture.passphrase).arg(&fixture.vault).arg(&other);
+    run(&mut command).fails(6, &pid.to_string());
+}
+
+#[test]
+fn a_read_only_mount_changes_nothing() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    fs::write(fixture.mountpoint.join("file"), pattern(50_000)).unwrap();
+    fixture.seal().ok();
+    fixture.mount(&["--read-only"]).ok();
+    assert_eq!(fs::read(fixture.mountpoint.join("file")).unwrap(), pattern(50_000));
+    for error in [
+        fs::write(fixture.mountpoint.join("new"), "x").unwrap_err(),
+        fs::remove_file(fixture.mountpoint.join("file")).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::ReadOnlyFilesystem);
+    }
+    fixture.seal().ok();
+    assert_eq!(fixture.info()["sealed"], true);
+}
+
+// --- every way to the end ---
+
+#[test]
+fn a_busy_mount_is_not_sealed_and_says_by_whom() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let mut user = Command::new("sleep").arg("1000").current_dir(&fixture.mountpoint).spawn().unwrap();
+    fixture.seal().fails(10, &format!("{} (sleep)", user.id()));
+    assert_eq!(fixture.mounts().len(), 1, "it stays as it is");
+    let lazily = run(sero().args(["seal", "--lazy"]).arg(&fixture.vault)).ok();
+    assert!(lazily.stdout.contains("is detached"), "{lazily:?}");
+    assert!(fixture.mounts().is_empty());
+    assert_eq!(fixture.info()["sealed"], false, "it has a user still");
+    user.kill().unwrap();
+    user.wait().unwrap();
+    eventually("sealed", || fixture.info()["sealed"] == true);
+}
+
+#[test]
+fn an_open_file_is_a_use_too() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let file = File::create_new(fixture.mountpoint.join("file")).unwrap();
+    fixture.seal().fails(10, &std::process::id().to_string());
+    drop(file);
+    fixture.seal().ok();
+}
+
+#[test]
+fn umount_from_outside_seals() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    fs::write(fixture.mountpoint.join("file"), "x").unwrap();
+    rustix::mount::unmount(&fixture.mountpoint, rustix::mount::UnmountFlags::empty()).unwrap();
+    eventually("sealed", || fixture.info()["sealed"] == true && fixture.info()["mounted"] == false);
+    fixture.mount(&[]).ok();
+    assert_eq!(fs::read(fixture.mountpoint.join("file")).unwrap(), b"x");
+}
+
+#[test]
+fn signals_seal() {
+    needs_mount!();
+    let fixture = Fixture::new();
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        fixture.mount(&[]).ok();
+        fs::write(fixture.mountpoint.join("file"), "x").unwrap();
+        fixture.signal(signal);
+        eventually("sealed", || fixture.info()["sealed"] == true && fixture.info()["mounted"] == false);
+        assert!(fixture.mounts().is_empty());
+    }
+}
+
+#[test]
+fn a_signal_ends_a_busy_mount_too_and_nothing_is_lost() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let path = fixture.mountpoint.join("file");
+    let mut open = File::create_new(&path).unwrap();
+    // In the kernel's cache alone, and never flushed.
+    open.write_all(&pattern(200_000)).unwrap();
+    fixture.signal(Signal::TERM);
+    eventually("detached", || fixture.mounts().is_empty());
+    eventually("sealed", || fixture.info()["sealed"] == true && fixture.info()["mounted"] == false);
+    assert!(open.write_all(b"x").and_then(|()| open.sync_all()).is_err(), "the connection is cut");
+    drop(open);
+    fixture.mount(&[]).ok();
+    assert_eq!(fs::read(&path).unwrap(), pattern(200_000));
+}
+
+#[test]
+fn the_foreground_ends_with_a_signal_and_exit_code_0() {
+    needs_mount!();
+    let fixture = Fixture::new();
+    let mut child = fixture.mount_command(&["--foreground"]).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    eventually("mounted", || !fixture.mounts().is_empty());
+    fs::write(fixture.mountpoint.join("file"), "x").unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    assert_eq!(fixture.daemon(), pid);
+    rustix::process::kill_process(pid, Signal::INT).unwrap();
+    assert_eq!(end_of(&mut child).code(), Some(0));
+    assert_eq!(fixture.info()["sealed"], true);
+}
+
+#[test]
+fn after_a_kill_what_was_synced_is_there_and_the_dead_mount_is_cleaned_up() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let path = fixture.mountpoint.join("synced");
+    fs::write(&path, pattern(100_000)).unwrap();
+    File::open(&path).unwrap().sync_all().unwrap();
+    fs::write(&path, pattern(100_000)).unwrap();
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(b"overwritten", 5000).unwrap();
+    file.sync_data().unwrap();
+    drop(file);
+    fixture.signal(Signal::KILL);
+    eventually("dead", || {
+        matches!(fs::metadata(&fixture.mountpoint), Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()))
+    });
+    fixture.mount(&[]).fails(7, "sero seal");
+    let cleaned = fixture.seal().ok();
+    assert!(cleaned.stdout.contains("the next mount repairs it"), "{cleaned:?}");
+    run(sero().arg("seal").arg(&fixture.vault)).fails(11, "was not sealed cleanly");
+
+    fixture.mount(&[]).ok();
+    let mut expected = pattern(100_000);
+    expected[5000..5011].copy_from_slice(b"overwritten");
+    assert_eq!(fs::read(&path).unwrap(), expected);
+    fixture.seal().ok();
+}
+
+#[test]
+fn a_mount_that_is_bound_elsewhere_is_sealed_with_the_last() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let other = fixture.folder.path().join("other");
+    fs::create_dir(&other).unwrap();
+    rustix::mount::mount_bind(&fixture.mountpoint, &other).unwrap();
+    fixture.seal().fails(10, other.to_str().unwrap());
+    fs::write(other.join("file"), "x").unwrap();
+    run(sero().arg("seal").arg(&fixture.vault)).ok();
+    assert_eq!(fixture.info()["sealed"], true);
+}
+
+// --- a daemon that keeps secrets ---
+
+#[test]
+fn the_daemon_shows_nothing_to_others() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let process = format!("/proc/{}", fixture.daemon().as_raw_nonzero());
+    let arguments = fs::read(format!("{process}/cmdline")).unwrap();
+    assert_eq!(arguments, b"sero\0serve\0");
+    let environment = fs::read(format!("{process}/environ")).unwrap();
+    assert!(!String::from_utf8_lossy(&environment).contains(harness::PASSPHRASE));
+    assert_eq!(fs::read_link(format!("{process}/cwd")).unwrap(), Path::new("/"));
+    let limits = fs::read_to_string(format!("{process}/limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    let status = fs::read_to_string(format!("{process}/status")).unwrap();
+    assert!(status.lines().any(|line| line.starts_with("Umask:\t0000")), "{status}");
+}
+
+#[test]
+fn the_log_has_no_names() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&["-vv"]);
+    let name = "a-telling-name";
+    fs::write(fixture.mountpoint.join(name), "telling content").unwrap();
+    assert!(fs::read_dir(fixture.mountpoint.join(name)).is_err());
+    assert!(File::open(fixture.mountpoint.join("a-telling-absence")).is_err());
+    fixture.seal().ok();
+    let log = fixture.log();
+    assert!(log.contains("mounted") && log.contains("sealed"), "{log}");
+    assert!(!log.contains("telling"), "{log}");
+}
+
+#[test]
+fn a_parent_that_is_gone_takes_the_mount_with_it() {
+    needs_mount!();
+    let fixture = Fixture::new();
+    let mut parent = fixture
+        .mount_command(&[])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(30));
+    let _ = parent.kill();
+    let mounted = parent.wait().unwrap().success();
+    if mounted {
+        // It was quicker than we.
+        fixture.seal().ok();
+        return;
+    }
+    let quiet = || fixture.mounts().is_empty() && fixture.info()["mounted"] == false;
+    eventually("nothing is left", quiet);
+    std::thread::sleep(Duration::from_millis(500));
+    eventually("nothing came up afterwards", quiet);
+    fixture.mount(&[]).ok();
+}
+
+#[test]
+fn a_mount_that_cannot_be_leaves_the_vault_sealed() {
+    needs_mount!();
+    let fixture = Fixture::new();
+    let log = fixture.folder.path().join("no/such/log");
+    let mut command = sero();
+    command.arg("mount").arg("--password-file").arg(&fixture.passphrase).arg("--log").arg(&log);
+    run(command.arg(&fixture.vault).arg(&fixture.mountpoint)).fails(1, "cannot be opened");
+    assert!(fixture.mounts().is_empty());
+    assert_eq!(fixture.info()["sealed"], true);
+}
+
+#[test]
+fn direct_io_and_locks_work() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let path = fixture.mountpoint.join("file");
+    fs::write(&path, pattern(8192)).unwrap();
+    let direct = rustix::fs::open(
+        &path,
+        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::DIRECT | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .map(File::from)
+    .unwrap();
+    let mut bytes = vec![0; 4096];
+    direct.read_exact_at(&mut bytes, 4096).unwrap();
+    assert_eq!(bytes, pattern(8192)[4096..]);
+    direct.write_all_at(&[7; 4096], 0).unwrap();
+    assert_eq!(fs::read(&path).unwrap()[..4096], [7; 4096]);
+    let other = File::open(&path).unwrap();
+    direct.lock().unwrap();
+    assert!(matches!(other.try_lock(), Err(fs::TryLockError::WouldBlock)));
+    direct.unlock().unwrap();
+    other.try_lock().unwrap();
+}
+
+#[test]
+fn errors_are_those_of_a_filesystem() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let top = &fixture.mountpoint;
+    fs::create_dir_all(top.join("folder/full")).unwrap();
+    fs::write(top.join("file"), "x").unwrap();
+    let errno = |result: io::Result<()>| result.unwrap_err().raw_os_error();
+    use rustix::io::Errno;
+    let cases = [
+        (fs::remove_dir(top.join("folder")), Errno::NOTEMPTY),
+        (fs::remove_dir(top.join("file")), Errno::NOTDIR),
+        (fs::remove_file(top.join("folder")), Errno::ISDIR),
+        (fs::create_dir(top.join("file")), Errno::EXIST),
+        (fs::write(top.join("file/below"), "x"), Errno::NOTDIR),
+        (fs::write(top.join("x".repeat(256)), "x"), Errno::NAMETOOLONG),
+        (fs::rename(top.join("folder"), top.join("folder/full/inside")), Errno::INVAL),
+        (fs::hard_link(top.join("folder"), top.join("second")), Errno::PERM),
+        (fs::read(top.join("none")).map(drop), Errno::NOENT),
+    ];
+    for (index, (result, expected)) in cases.into_iter().enumerate() {
+        assert_eq!(errno(result), Some(expected.raw_os_error()), "case {index}");
+    }
+}
