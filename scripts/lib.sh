@@ -67,25 +67,25 @@ need_sero() {
 
 # --- a place of its own, gone at the end ---
 
-# make_scratch [FOLDER]: sets SCRATCH, a new directory below FOLDER (or TMPDIR); cleaned up when the script ends.
+# make_scratch [FOLDER]: sets SCRATCH, a new directory below FOLDER (or TMPDIR).
 make_scratch() {
   SCRATCH=$(mktemp -d "${1:-${TMPDIR:-/tmp}}/sero-XXXXXXXX")
   chmod 755 "$SCRATCH"
-  trap clean_up EXIT
-  trap 'exit 130' INT TERM HUP
 }
+
+# at_end FUNCTION: called when the script ends, however that comes; the last one first.
+AT_END=()
+at_end() { AT_END=("$1" ${AT_END[@]+"${AT_END[@]}"}); }
 
 mounts_below() { # FOLDER: the mountpoints below it, the last one first
   awk -v folder="$1/" 'index($5 "/", folder) == 1 { print $5 }' /proc/self/mountinfo | tac
 }
 
 clean_up() {
-  local status=$?
+  local status=$? mountpoint end
   trap - EXIT
   set +e
   cd /
-  local mountpoint pid
-  for pid in ${STARTED:-}; do kill "$pid" 2>/dev/null; done
   if [[ -n ${SCRATCH:-} ]]; then
     # A few times over, for mounts on mounts.
     for _ in 1 2 3; do
@@ -96,12 +96,18 @@ clean_up() {
     if [[ -n ${KEEP:-} || -n $(mounts_below "$SCRATCH") ]]; then
       printf 'left in place: %s\n' "$SCRATCH" >&2
     else
-      rm -rf --one-file-system "$SCRATCH"
+      # A daemon that seals may still be writing.
+      for _ in 1 2 3; do
+        rm -rf --one-file-system "$SCRATCH" 2>/dev/null && break
+        sleep 1
+      done
     fi
   fi
-  if declare -F clean_up_more >/dev/null; then clean_up_more; fi
+  for end in ${AT_END[@]+"${AT_END[@]}"}; do "$end"; done
   exit "$status"
 }
+trap clean_up EXIT
+trap 'exit 130' INT TERM HUP
 
 # --- vaults ---
 
@@ -128,16 +134,18 @@ make_place() {
     VAULT=
     PLACE=$(mktemp -d "$ON/sero-XXXXXXXX")
     chmod 755 "$PLACE"
-    clean_up_more() { rm -rf --one-file-system "$PLACE"; }
+    at_end remove_place
   else
     need_sero
     VAULT=$SCRATCH/vault
     PLACE=$SCRATCH/open
     sero_create "$VAULT"
     open_place
+    chmod 755 "$PLACE"
   fi
 }
 
+remove_place() { rm -rf --one-file-system "$PLACE"; }
 open_place() { [[ -z $VAULT ]] || sero_mount "$VAULT" "$PLACE" -o allow_other; }
 seal_place() { [[ -z $VAULT ]] || sero_seal "$PLACE"; }
 
@@ -217,11 +225,12 @@ refuses() { # ERROR COMMAND...: the command fails, and says so
 TESTERS=(sero-test-a sero-test-b)
 TEAM=sero-test-team
 
-# Two ordinary users and a group of both. Those made here are removed by remove_testers.
+# Two ordinary users and a group of both; what was made here is removed at the end.
 need_testers() {
   ((EUID == 0)) || die "has to run as root: it acts as several users"
   local user
   MADE_TESTERS=()
+  at_end remove_testers
   getent group "$TEAM" >/dev/null || { groupadd "$TEAM" && MADE_TEAM=yes; }
   for user in "${TESTERS[@]}"; do
     id "$user" >/dev/null 2>&1 || {
@@ -245,16 +254,25 @@ as() { # USER COMMAND...
   setpriv --reuid "$user" --regid "$(id -g "$user")" --init-groups -- env "$@"
 }
 
-# Ordinary users may say allow_other; undone by restore_fuse_configuration.
+# Ordinary users may open /dev/fuse, as udev arranges it, until the end.
+fuse_for_all() {
+  [[ $(stat -c %a /dev/fuse) != 666 ]] || return 0
+  FUSE_MODE=$(stat -c %a /dev/fuse)
+  at_end restore_fuse_mode
+  chmod 666 /dev/fuse
+}
+restore_fuse_mode() { chmod "$FUSE_MODE" /dev/fuse; }
+
+# Ordinary users may say allow_other, until the end.
 allow_other_for_all() {
   grep -qs '^user_allow_other' /etc/fuse.conf && return 0
   FUSE_CONFIGURATION=$(mktemp)
+  at_end restore_fuse_configuration
   [[ ! -e /etc/fuse.conf ]] || cp /etc/fuse.conf "$FUSE_CONFIGURATION"
   printf 'user_allow_other\n' >>/etc/fuse.conf
 }
 
 restore_fuse_configuration() {
-  [[ -n ${FUSE_CONFIGURATION:-} ]] || return 0
   cat "$FUSE_CONFIGURATION" >/etc/fuse.conf
   rm -f "$FUSE_CONFIGURATION"
 }

@@ -60,11 +60,8 @@ make_scratch
 # All temporary files and mounts of the tests are below it, and so are cleaned up with it.
 export TMPDIR=$SCRATCH
 need_testers
+fuse_for_all
 allow_other_for_all
-clean_up_more() {
-  remove_testers
-  restore_fuse_configuration
-}
 
 # --- run them ---
 

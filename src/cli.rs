@@ -109,13 +109,8 @@ pub fn run() -> ExitCode {
             return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Ok };
         }
     };
-    let context = Context {
-        verbosity: if arguments.quiet {
-            -1
-        } else {
-            i8::try_from(arguments.verbose).unwrap_or(i8::MAX)
-        },
-    };
+    let context =
+        Context { verbosity: if arguments.quiet { -1 } else { i8::try_from(arguments.verbose).unwrap_or(i8::MAX) } };
     match dispatch(&arguments.command, &context) {
         Ok(()) => ExitCode::Ok,
         Err(failure) => {

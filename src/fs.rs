@@ -31,6 +31,8 @@ mod ranges;
 mod removal;
 mod rename;
 mod table;
+#[cfg(test)]
+mod tests;
 mod types;
 mod xattrs;
 

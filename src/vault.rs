@@ -140,11 +140,11 @@ impl<S: Storage> Vault<S> {
             return Ok(());
         }
         let ticks = self.ticks.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        if ticks % TICKS_PER_SYNC == 0 {
+        if ticks.is_multiple_of(TICKS_PER_SYNC) {
             self.core.make_durable()?;
         }
         let in_journal = !self.core.journaled.lock().is_empty();
-        if self.core.checkpoint_is_due() || (in_journal && ticks % TICKS_PER_CHECKPOINT == 0) {
+        if self.core.checkpoint_is_due() || (in_journal && ticks.is_multiple_of(TICKS_PER_CHECKPOINT)) {
             self.core.checkpoint(false)?;
         }
         Ok(())
@@ -196,6 +196,7 @@ impl<S: Storage> Vault<S> {
         if windows.is_empty() || self.core.is_read_only() {
             return Ok(());
         }
+        let mut unseen = 0_u64;
         let mut pending = vec![self.root.clone()];
         while let Some(directory) = pending.pop() {
             let mut names = Vec::new();
@@ -204,23 +205,32 @@ impl<S: Storage> Vault<S> {
                 true
             });
             if let Err(error) = listed {
+                unseen += u64::from(!matches!(error, VaultError::Integrity(_)));
                 warn!("a directory could not be looked through after the crash: {error}");
             }
             for (name, kind) in names {
                 match kind {
                     FileKind::Directory => match directory.open_child(&name) {
                         Ok(child) => pending.push(child),
-                        Err(error) => warn!("a directory could not be looked through after the crash: {error}"),
+                        Err(error) => {
+                            unseen += u64::from(!matches!(error, VaultError::Integrity(_)));
+                            warn!("a directory could not be looked through after the crash: {error}");
+                        }
                     },
                     FileKind::Regular | FileKind::Unknown => {
                         // The lookup itself settles what lies in a window.
-                        let _ = directory.lookup(&name);
+                        let looked = directory.lookup(&name);
+                        unseen += u64::from(matches!(looked, Err(VaultError::Io { .. })));
                     }
                     _ => {}
                 }
             }
         }
         self.sync()?;
+        if unseen > 0 {
+            // They stay as they are until somebody opens them, or until the next mount.
+            return Ok(());
+        }
         let mut current = self.core.windows.write();
         current.remove(&windows);
         current.store(&self.core.storage, self.core.tree.private(), &self.core.keys)

@@ -32,7 +32,10 @@ fn create_makes_what_info_shows() {
     assert_eq!(info["format"], 1);
     assert_eq!(info["hint"], "the usual");
     assert_eq!(info["keyslots"][0]["label"], "mine");
-    assert_eq!(info["keyslots"][0]["kdf"], json!({"algorithm": "argon2id", "memory_kib": 1024, "passes": 1, "lanes": 1}));
+    assert_eq!(
+        info["keyslots"][0]["kdf"],
+        json!({"algorithm": "argon2id", "memory_kib": 1024, "passes": 1, "lanes": 1})
+    );
     assert_eq!((&info["mounted"], &info["sealed"]), (&json!(false), &json!(true)));
     assert_eq!(info["holder"], Value::Null);
     let text = run(sero().arg("info").arg(&fixture.vault)).ok().stdout;
@@ -140,12 +143,7 @@ fn the_passphrase_comes_from_standard_input_or_a_command() {
     let fixture = Fixture::empty();
     let mut command = sero();
     command.args(["create", "--kdf-memory", "1", "--kdf-passes", "1", "--kdf-lanes", "1", "--password-file", "-"]);
-    let mut child = command
-        .arg(&fixture.vault)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = command.arg(&fixture.vault).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     writeln!(child.stdin.take().unwrap(), "{}\nnoise", harness::PASSPHRASE).unwrap();
     assert!(harness::end_of(&mut child).success());
 

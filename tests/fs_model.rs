@@ -76,7 +76,8 @@ impl Kernel {
             Op::Create((at, name), perm) => {
                 let (id, ino) = self.directory(at);
                 let expected = self.model.add(id, &name, Content::File(vec![]), perm & !0o022);
-                let made = errno(self.fs.create(&CALLER, ino, &name, u32::from(perm), 0o022, libc::O_EXCL | libc::O_RDWR));
+                let made =
+                    errno(self.fs.create(&CALLER, ino, &name, u32::from(perm), 0o022, libc::O_EXCL | libc::O_RDWR));
                 prop_assert_eq!(done(&made), done(&expected));
                 if let (Ok((entry, handle)), Ok(id)) = (made, expected) {
                     prop_assert_eq!(entry.attr.perm, perm & !0o022);
@@ -419,8 +420,13 @@ fn check(ops: Vec<Op>) -> Result<(), TestCaseError> {
     kernel.compare()
 }
 
+/// Enough to find most mistakes within a minute; set `PROPTEST_CASES` for thousands.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(150)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn fs_behaves_like_the_model(ops in prop::collection::vec(operations(), 1..60)) {
@@ -490,7 +496,14 @@ fn concurrent_requests_neither_deadlock_nor_leak() {
                         }
                     };
                     let expected = [
-                        libc::ENOENT, libc::EEXIST, libc::EISDIR, libc::ENOTDIR, libc::ENOTEMPTY, libc::EPERM, libc::ESTALE, libc::EINVAL,
+                        libc::ENOENT,
+                        libc::EEXIST,
+                        libc::EISDIR,
+                        libc::ENOTDIR,
+                        libc::ENOTEMPTY,
+                        libc::EPERM,
+                        libc::ESTALE,
+                        libc::EINVAL,
                     ];
                     if let Err(error) = outcome {
                         assert!(expected.contains(&error.errno()), "{error}");

@@ -11,12 +11,6 @@ need_testers
 pjdfstest=$(need_tool pjdfstest 0.2.2)
 fsx=$(need_tool fsx 0.3.2)
 make_place
-clean_up_place=$(declare -f clean_up_more || true)
-eval "${clean_up_place/clean_up_more/clean_up_place}"
-clean_up_more() {
-  [[ -z $clean_up_place ]] || clean_up_place
-  remove_testers
-}
 
 seeds=10
 [[ -z ${LONG:-} ]] || seeds=200
@@ -68,7 +62,7 @@ invalidate = 2
 truncate = 10
 fsync = 2
 fdatasync = 2
-posix_fallocate = 5
+posix_fallocate = $(($2 == 1 ? 5 : 0)) # with an alignment fsx asks for ranges of no length
 punch_hole = 10
 sendfile = 3
 posix_fadvise = 3

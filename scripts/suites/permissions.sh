@@ -6,20 +6,20 @@ set -euo pipefail
 
 need_packages acl attr fuse3 util-linux
 need_testers
+fuse_for_all
+allow_other_for_all
 make_place
-clean_up_place=$(declare -f clean_up_more || true)
-eval "${clean_up_place/clean_up_more/clean_up_place}"
-clean_up_more() {
-  [[ -z $clean_up_place ]] || clean_up_place
-  remove_testers
-  restore_fuse_configuration
-}
 
 a=${TESTERS[0]}
 b=${TESTERS[1]}
 denied='Permission denied'
 not_permitted='Operation not permitted'
-cd "$PLACE"
+
+# inside COMMAND...: in the mount. A shell whose directory stayed there would keep it busy.
+inside() {
+  cd "$PLACE"
+  "$@"
+}
 
 # mine USER MODE FILE: an empty file of the user, by the user
 mine() { as "$1" touch "$3" && as "$1" chmod "$2" "$3"; }
@@ -200,12 +200,9 @@ everything() { find . -mindepth 1 -printf '%P %y %m %U:%G %s %T@ %l\n' | sort; g
 
 remembered() {
   local before after
-  cd "$PLACE"
-  before=$(everything)
-  cd /
+  before=$(inside everything)
   reopen_place
-  cd "$PLACE"
-  after=$(everything)
+  after=$(inside everything)
   diff <(printf '%s\n' "$before") <(printf '%s\n' "$after")
 }
 
@@ -230,27 +227,28 @@ ordinary_user() {
   refuses "$denied" as "$b" ls "$home/open"
   refuses "$denied" ls "$home/open"
   user_seal
-  allow_other_for_all
   user_mount -o allow_other
+  # A new vault is its owner's alone.
+  refuses "$denied" as "$b" ls "$home/open"
+  as_user chmod 755 "$home/open"
   expect text as "$b" cat "$home/open/file"
   refuses "$denied" write_to "$b" "$home/open/file"
   user_seal
   as_user test ! -e "$home/open/file"
 }
 
-check "ownership and umask" ownership
-check "reading and writing" reading_and_writing
-check "mode, owner, group and times" changing_attributes
-check "supplementary groups" supplementary_groups
-check "sticky directories" sticky_directories
-check "setgid directories" setgid_directories
-check "set-user-id and set-group-id bits" privilege_bits
-check "programs and devices" programs
-check "access lists" access_lists
-check "default access lists" default_access_lists
-check "extended attributes" attributes
+check "ownership and umask" inside ownership
+check "reading and writing" inside reading_and_writing
+check "mode, owner, group and times" inside changing_attributes
+check "supplementary groups" inside supplementary_groups
+check "sticky directories" inside sticky_directories
+check "setgid directories" inside setgid_directories
+check "set-user-id and set-group-id bits" inside privilege_bits
+check "programs and devices" inside programs
+check "access lists" inside access_lists
+check "default access lists" inside default_access_lists
+check "extended attributes" inside attributes
 check "all of it is remembered when sealed" remembered
-cd /
 if [[ -n $VAULT ]]; then
   check "sealed" seal_place
   home=$SCRATCH/home

@@ -110,10 +110,7 @@ pub(super) fn run() -> Result<()> {
     let result = serve(&mut reporter);
     if let Err(failure) = &result {
         log::error!("{failure}");
-        reporter.send(&Report::Failed {
-            code: failure.code,
-            message: failure.message.clone(),
-        });
+        reporter.send(&Report::Failed { code: failure.code, message: failure.message.clone() });
     }
     result
 }

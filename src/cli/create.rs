@@ -61,11 +61,8 @@ pub(super) fn run(arguments: &CreateArguments, context: &Context) -> Result<()> 
     check_target(&arguments.vault)?;
     let passphrase = arguments.passphrase.obtain_new(&arguments.vault)?;
     let kdf = kdf.unwrap_or_else(|| vault::calibrate(KDF_TARGET));
-    let options = CreateOptions {
-        kdf,
-        label: arguments.label.clone().unwrap_or_default(),
-        hint: arguments.hint.clone(),
-    };
+    let options =
+        CreateOptions { kdf, label: arguments.label.clone().unwrap_or_default(), hint: arguments.hint.clone() };
     vault::create(&arguments.vault, &options, &passphrase).map_err(about)?;
     context.say(&format!("{shown} is made; `sero mount {shown} MOUNTPOINT` mounts it"));
     Ok(())
@@ -87,9 +84,7 @@ impl CreateArguments {
             passes: self.kdf_passes.unwrap_or(RFC9106_SECOND.passes),
             lanes: self.kdf_lanes.unwrap_or(RFC9106_SECOND.lanes),
         };
-        params
-            .validate()
-            .map_err(|error| Failure::from(VaultError::KdfRefused(error)))?;
+        params.validate().map_err(|error| Failure::from(VaultError::KdfRefused(error)))?;
         Ok(Some(params))
     }
 }
@@ -125,9 +120,8 @@ fn check_target(path: &Path) -> Result<()> {
             ExitCode::TargetExists,
             format!("{shown}: this is not a directory; choose a new name or an empty directory"),
         )),
-        Err(error) => Err(Failure::new(
-            ExitCode::BackingIo,
-            format!("{shown}: {error}; choose a directory that you may write"),
-        )),
+        Err(error) => {
+            Err(Failure::new(ExitCode::BackingIo, format!("{shown}: {error}; choose a directory that you may write")))
+        }
     }
 }

@@ -70,10 +70,7 @@ pub(super) fn serve(
 ) -> Result<()> {
     let (sender, events) = mpsc::channel();
     watch_signals(sender.clone())?;
-    let options = FsOptions {
-        changes_elsewhere: request.changes_elsewhere,
-        ..FsOptions::for_this_process()
-    };
+    let options = FsOptions { changes_elsewhere: request.changes_elsewhere, ..FsOptions::for_this_process() };
     let filesystem = match Fs::new(Arc::clone(&vault), options) {
         Ok(filesystem) => Arc::new(filesystem),
         Err(error) => {
@@ -101,11 +98,7 @@ pub(super) fn serve(
     };
     log::info!("mounted");
     let ticker = Ticker::start(&vault);
-    let end = if ready() {
-        wait(&session, &events)
-    } else {
-        leave(&session, &events)
-    };
+    let end = if ready() { wait(&session, &events) } else { leave(&session, &events) };
     ticker.stop();
     let sealed = filesystem.shutdown();
     match (end, sealed) {
@@ -128,8 +121,8 @@ fn seal_failure(error: &impl std::fmt::Display) -> Failure {
     Failure::new(
         ExitCode::BackingIo,
         format!(
-            "the vault could not be sealed: {error}; what was written is in its journal: mount it again and seal it, \
-             and do not copy it before"
+            "the vault could not be sealed: {error}; see to the filesystem under it (is it full?), then mount the vault \
+             again and seal it; do not copy it before"
         ),
     )
 }

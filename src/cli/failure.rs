@@ -19,10 +19,7 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn new(code: ExitCode, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-        }
+        Self { code, message: message.into() }
     }
 
     pub(super) fn other(message: impl Into<String>) -> Self {
@@ -31,10 +28,7 @@ impl Failure {
 
     /// With what it is about in front: `VAULT: message`.
     pub(super) fn about(self, subject: impl fmt::Display) -> Self {
-        Self {
-            message: format!("{subject}: {}", self.message),
-            ..self
-        }
+        Self { message: format!("{subject}: {}", self.message), ..self }
     }
 }
 
@@ -83,10 +77,9 @@ impl From<FuseError> for Failure {
                 ExitCode::FuseUnavailable,
                 "load the kernel's FUSE (`modprobe fuse`), and in a container give it the device /dev/fuse",
             ),
-            FuseError::NoFusermount => (
-                ExitCode::FuseUnavailable,
-                "install the package fuse3 (`apt install fuse3`), or mount as root",
-            ),
+            FuseError::NoFusermount => {
+                (ExitCode::FuseUnavailable, "install the package fuse3 (`apt install fuse3`), or mount as root")
+            }
             FuseError::AllowOtherForbidden => (
                 ExitCode::FuseUnavailable,
                 "have root put the line `user_allow_other` into /etc/fuse.conf, or leave the option out",
@@ -95,10 +88,9 @@ impl From<FuseError> for Failure {
                 ExitCode::FuseUnavailable,
                 "mounting takes the capability CAP_SYS_ADMIN, which this root does not have (in a container?)",
             ),
-            FuseError::Mount { .. } | FuseError::Fusermount { .. } => (
-                ExitCode::MountpointUnusable,
-                "choose an empty directory that is yours",
-            ),
+            FuseError::Mount { .. } | FuseError::Fusermount { .. } => {
+                (ExitCode::MountpointUnusable, "choose an empty directory that is yours")
+            }
             FuseError::Session { .. } => (ExitCode::Other, "see the log (`-v` shows more)"),
             FuseError::Busy { .. } => (ExitCode::Busy, "close what uses it, or detach it with --lazy"),
             FuseError::NotMounted { .. } => (ExitCode::NotMounted, "there is nothing to seal"),

@@ -140,11 +140,14 @@ fn state(facts: &Value) -> String {
 /// The configuration is anyone's text: what could steer a terminal is escaped.
 fn shown(value: &Value) -> String {
     match value {
-        Value::String(text) => text.chars().flat_map(|char| {
-            let escaped = if char.is_control() { Some(char.escape_default()) } else { None };
-            let plain = if char.is_control() { None } else { Some(char) };
-            escaped.into_iter().flatten().chain(plain)
-        }).collect(),
+        Value::String(text) => text
+            .chars()
+            .flat_map(|char| {
+                let escaped = if char.is_control() { Some(char.escape_default()) } else { None };
+                let plain = if char.is_control() { None } else { Some(char) };
+                escaped.into_iter().flatten().chain(plain)
+            })
+            .collect(),
         Value::Null => "unknown".to_owned(),
         other => other.to_string(),
     }
@@ -168,7 +171,8 @@ mod tests {
         let facts = |mounted: bool, sealed: bool| json!({"mounted": mounted, "sealed": sealed, "mountpoints": [], "holder": null});
         assert_eq!(state(&facts(false, true)), "sealed");
         assert!(state(&facts(false, false)).contains("the next mount repairs it"));
-        let held = json!({"mounted": true, "sealed": false, "mountpoints": ["/mnt"], "holder": {"pid": 7, "host": "anvil"}});
+        let held =
+            json!({"mounted": true, "sealed": false, "mountpoints": ["/mnt"], "holder": {"pid": 7, "host": "anvil"}});
         assert_eq!(state(&held), "mounted on /mnt by process 7 on host anvil");
     }
 }

@@ -37,24 +37,25 @@ pub(super) fn start(destination: Destination<'_>, verbosity: i8) -> Result<()> {
             builder.format(|out, record| writeln!(out, "sero: {}{}", prefix(record.level()), record.args()));
         }
         Destination::File(path) => {
-            let file = OpenOptions::new()
-                .append(true)
-                .create(true)
-                .mode(0o600)
-                .open(path)
-                .map_err(|error| {
-                    Failure::other(format!(
-                        "the log {} cannot be opened: {error}; give a file that you may write",
-                        path.display()
-                    ))
-                })?;
+            let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(|error| {
+                Failure::other(format!(
+                    "the log {} cannot be opened: {error}; give a file that you may write",
+                    path.display()
+                ))
+            })?;
             builder.target(Target::Pipe(Box::new(file)));
         }
         Destination::System => match SystemLog::connect() {
             Ok(system) => {
                 builder.format(|out, record| {
                     // One write is one datagram; the priority stands first (RFC 3164), facility daemon.
-                    writeln!(out, "<{}>sero[{}]: {}", 3 * 8 + severity(record.level()), std::process::id(), record.args())
+                    writeln!(
+                        out,
+                        "<{}>sero[{}]: {}",
+                        3 * 8 + severity(record.level()),
+                        std::process::id(),
+                        record.args()
+                    )
                 });
                 builder.target(Target::Pipe(Box::new(system)));
             }

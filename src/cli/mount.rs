@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::background::{self, Order};
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
-use super::passphrase::PassphraseArguments;
 use super::opening::Opening;
+use super::passphrase::PassphraseArguments;
 use super::{Context, daemon, mountpoint, paths};
 use crate::fuse::{self, MountOptions, MountRequest};
 use crate::vault::{Mode, PosixStorage, Vault};
@@ -76,10 +76,14 @@ pub(super) fn run(arguments: &MountArguments, context: &Context) -> Result<()> {
         mountpoint.display()
     );
     if arguments.foreground {
-        serve(&order, |opening| opening.open(keys, mode(&options)), || {
-            context.say(&format!("{hint}, and so does Ctrl-C"));
-            true
-        })
+        serve(
+            &order,
+            |opening| opening.open(keys, mode(&options)),
+            || {
+                context.say(&format!("{hint}, and so does Ctrl-C"));
+                true
+            },
+        )
     } else {
         background::start(&order, keys)?;
         context.say(&hint);

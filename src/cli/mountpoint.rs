@@ -52,9 +52,7 @@ pub(super) fn check(mountpoint: &Path, vault: &Path, nonempty: bool) -> Result<P
         let mut entries = fs::read_dir(&canonical)
             .map_err(|error| unusable(&format!("cannot be listed: {error}; choose a directory that is yours")))?;
         if entries.next().is_some() {
-            return Err(unusable(
-                "is not empty; choose an empty directory, or hide its entries with `-o nonempty`",
-            ));
+            return Err(unusable("is not empty; choose an empty directory, or hide its entries with `-o nonempty`"));
         }
     }
     Ok(canonical)

@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use super::failure::{Failure, Result};
 use super::paths;
-use crate::vault::{
-    self, Configuration, Holder, Mode, Passphrase, PosixStorage, UnlockedKeys, Vault, VaultError,
-};
+use crate::vault::{self, Configuration, Holder, Mode, Passphrase, PosixStorage, UnlockedKeys, Vault, VaultError};
 
 /// A directory with a vault's configuration in it.
 pub(super) struct Opening {
@@ -24,11 +22,7 @@ impl Opening {
             .map_err(|error| VaultError::io("open the vault's directory", error))
             .and_then(|storage| vault::read_configuration(&storage).map(|configuration| (storage, configuration)))
             .map_err(|error| Failure::from(error).about(path.display()))?;
-        Ok(Self {
-            path,
-            storage,
-            configuration,
-        })
+        Ok(Self { path, storage, configuration })
     }
 
     /// Canonical.

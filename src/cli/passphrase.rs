@@ -135,9 +135,7 @@ fn from_command(command: &str) -> Result<Passphrase> {
             COMMAND_TIME_LIMIT.as_secs()
         )));
     };
-    let status = child
-        .wait()
-        .map_err(|error| unavailable(format!("the passphrase command was lost: {error}")))?;
+    let status = child.wait().map_err(|error| unavailable(format!("the passphrase command was lost: {error}")))?;
     if !status.success() {
         return Err(unavailable(format!("the passphrase command failed ({status}); run it by hand to see why")));
     }
@@ -213,7 +211,10 @@ mod tests {
     #[test]
     fn commands() {
         assert!(from_command("printf 'secret\\nnoise\\n'").unwrap().matches(&Passphrase::new(b"secret".to_vec())));
-        assert_eq!(from_command("echo x; exit 3").err().map(|failure| failure.code), Some(ExitCode::PassphraseUnavailable));
+        assert_eq!(
+            from_command("echo x; exit 3").err().map(|failure| failure.code),
+            Some(ExitCode::PassphraseUnavailable)
+        );
         assert!(from_command("true").is_err());
     }
 }

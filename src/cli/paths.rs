@@ -12,23 +12,18 @@ pub(super) fn vault(path: &Path) -> Result<PathBuf> {
     let shown = path.display();
     let failed = |code, what: &str| Failure::new(code, format!("{shown}: {what}"));
     let canonical = fs::canonicalize(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => failed(
-            ExitCode::NotAVault,
-            "there is no such directory; `sero create` makes a vault",
-        ),
-        io::ErrorKind::PermissionDenied => failed(
-            ExitCode::BackingIo,
-            "access is denied; use the vault as the user whose it is, or as root",
-        ),
+        io::ErrorKind::NotFound => {
+            failed(ExitCode::NotAVault, "there is no such directory; `sero create` makes a vault")
+        }
+        io::ErrorKind::PermissionDenied => {
+            failed(ExitCode::BackingIo, "access is denied; use the vault as the user whose it is, or as root")
+        }
         _ => failed(ExitCode::BackingIo, &format!("cannot be opened: {error}; check the filesystem it is on")),
     })?;
     if canonical.is_dir() {
         Ok(canonical)
     } else {
-        Err(failed(
-            ExitCode::NotAVault,
-            "this is not a directory; a vault is the directory that `sero create` made",
-        ))
+        Err(failed(ExitCode::NotAVault, "this is not a directory; a vault is the directory that `sero create` made"))
     }
 }
 

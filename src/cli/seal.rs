@@ -83,22 +83,19 @@ fn find(mounts: &[Mount], target: &Path) -> Option<Mount> {
             .or_else(|| vaults().find(|mount| mount.source == *path.as_os_str()))
             .cloned()
     };
-    untouched
-        .as_deref()
-        .and_then(matches)
-        .or_else(|| fs::canonicalize(target).ok().as_deref().and_then(matches))
+    untouched.as_deref().and_then(matches).or_else(|| fs::canonicalize(target).ok().as_deref().and_then(matches))
 }
 
 fn not_mounted(target: &Path) -> Failure {
     let shown = target.display();
     let message = match Opening::find(target).and_then(|opening| Ok((opening.is_in_use()?, opening.is_sealed()?))) {
         Ok((false, true)) => format!("{shown} is not mounted; it is sealed already"),
-        Ok((false, false)) => format!(
-            "{shown} is not mounted, and was not sealed cleanly; mount it once to repair it, then seal it"
-        ),
-        Ok((true, _)) => format!(
-            "{shown} is in use, but not mounted where this process can see it; seal it where it is mounted"
-        ),
+        Ok((false, false)) => {
+            format!("{shown} is not mounted, and was not sealed cleanly; mount it once to repair it, then seal it")
+        }
+        Ok((true, _)) => {
+            format!("{shown} is in use, but not mounted where this process can see it; seal it where it is mounted")
+        }
         Err(_) => format!("nothing of sero is mounted on {shown}; `findmnt -t fuse.sero` lists what is"),
     };
     Failure::new(ExitCode::NotMounted, message)
@@ -150,8 +147,8 @@ fn wait_until_sealed(vault: &Path, mount: &Mount, context: &Context) -> Result<(
         Err(Failure::new(
             ExitCode::BackingIo,
             format!(
-                "{} is unmounted, but could not be sealed (see the log); what was written is in its journal: mount it \
-                 again and seal it, and do not copy it before",
+                "{} is unmounted, but could not be sealed (the log says why); see to the filesystem under it (is it full?), \
+                 then mount the vault again and seal it; do not copy it before",
                 vault.display()
             ),
         ))

@@ -8,12 +8,7 @@ const DAYS_PER_ERA: u64 = 146_097;
 pub(super) fn utc(unix_seconds: u64) -> String {
     let (days, second) = (unix_seconds / SECONDS_PER_DAY, unix_seconds % SECONDS_PER_DAY);
     let (year, month, day) = civil(days);
-    format!(
-        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC",
-        second / 3600,
-        second / 60 % 60,
-        second % 60
-    )
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", second / 3600, second / 60 % 60, second % 60)
 }
 
 /// Days since 1970-01-01 to year, month and day. Counts from 0000-03-01, so that a leap day ends its year.

@@ -69,9 +69,11 @@ pub struct SegmentHeader {
     pub durable_epoch: u32,
     /// When the first epoch began that is not known to be durable.
     pub window_start: Time,
+    /// The tag of the last record of the segment before: the chain goes on across segments.
+    pub previous: Tag,
 }
 
-const SEGMENT_PLAIN_LEN: usize = 8 + 8 + 4 + 4 + 8 + 4 + 12;
+const SEGMENT_PLAIN_LEN: usize = 8 + 8 + 4 + 4 + 8 + 4 + TAG_LEN;
 
 impl SegmentHeader {
     /// Seals the header into the start of a block; what is behind it stays as it is. Returns the tag, which
@@ -85,6 +87,7 @@ impl SegmentHeader {
         writer.put(&self.durable_epoch.to_le_bytes());
         writer.put(&self.window_start.0.to_le_bytes());
         writer.put(&self.window_start.1.to_le_bytes());
+        writer.put(&self.previous);
         let nonce: Nonce = entropy::array();
         let tag = key.seal(&nonce, SEGMENT_AAD, &mut plain)?;
         let mut writer = Writer::new(block);
@@ -115,6 +118,7 @@ impl SegmentHeader {
             session: reader.u32()?,
             durable_epoch: reader.u32()?,
             window_start: (reader.i64()?, reader.u32()?),
+            previous: reader.array()?,
         };
         Ok((header, tag))
     }
@@ -539,6 +543,7 @@ mod tests {
             session: 3,
             durable_epoch: 4,
             window_start: (5, 6),
+            previous: [7; 16],
         };
         let key = AeadKey::new(&[1; 32]);
         let mut block = vec![0; PAGE_LEN];

@@ -51,7 +51,8 @@ impl<S: Storage> Fs<S> {
         }
         let times = (change.atime, change.mtime);
         if times != (SetTime::Keep, SetTime::Keep) {
-            let only_times = change.uid.is_none() && change.gid.is_none() && change.mode.is_none() && change.size.is_none();
+            let only_times =
+                change.uid.is_none() && change.gid.is_none() && change.mode.is_none() && change.size.is_none();
             match self.live_file(node) {
                 Some(file) if only_times => return self.change_times_of_file(node, &file, times),
                 Some(file) => file.set_times(times.0, times.1)?,
@@ -140,8 +141,9 @@ impl<S: Storage> Fs<S> {
     ) -> Result<()> {
         {
             let _content = node.content.write();
-            file.truncate(size_bytes)?;
-            node.resized(size_bytes);
+            let truncated = file.truncate(size_bytes);
+            node.resized(if truncated.is_ok() { size_bytes } else { file.len_bytes() });
+            truncated?;
         }
         self.drop_privileges(caller, node)?;
         self.drop_capabilities(node)

@@ -59,18 +59,15 @@ impl<S: Storage> Fs<S> {
 
     /// Lists entries from `offset` on (0: from the start) until `sink` does not accept one. An error after the
     /// first entry is reported by the next call.
-    pub fn readdir(
-        &self,
-        handle: FileHandle,
-        offset: u64,
-        sink: &mut dyn FnMut(DirEntry<'_>) -> bool,
-    ) -> Result<()> {
+    pub fn readdir(&self, handle: FileHandle, offset: u64, sink: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
         let open = self.open_directory(handle)?;
         let directory = self.directory(&open.node).ok().cloned();
         self.list(&open, offset, &mut |ino, entry, next_cookie| {
             let kind = match (entry.kind, &directory) {
                 // The backing does not say in listings; it is no secret.
-                (FileKind::Unknown, Some(directory)) => directory.lookup(entry.name).map_or(entry.kind, |stat| stat.kind()),
+                (FileKind::Unknown, Some(directory)) => {
+                    directory.lookup(entry.name).map_or(entry.kind, |stat| stat.kind())
+                }
                 (kind, _) => kind,
             };
             Ok(sink(DirEntry { ino, kind, name: entry.name, next_cookie }))

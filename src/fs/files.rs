@@ -18,8 +18,6 @@ pub(super) struct OpenFile<S: Storage> {
     pub file: Arc<VaultFile<S>>,
     /// Who opened it.
     pub opener: Caller,
-    /// Written to since the last commit.
-    pub written: AtomicBool,
     /// A read through this handle was noted.
     read: AtomicBool,
 }
@@ -27,14 +25,13 @@ pub(super) struct OpenFile<S: Storage> {
 impl<S: Storage> OpenFile<S> {
     /// Has what was written reach the backing; not synced.
     pub fn commit(&self) -> Result<()> {
-        let written = self.written.swap(false, Ordering::AcqRel);
+        let changed = self.node.uncommitted.swap(false, Ordering::AcqRel);
         let outcome = self.file.commit();
-        if written {
-            // Sizes and times of the backing changed with it.
-            self.node.touch();
+        if outcome.is_err() && changed {
+            self.node.uncommitted.store(true, Ordering::Release);
         }
-        if outcome.is_err() {
-            self.written.store(true, Ordering::Release);
+        if changed {
+            self.node.touch();
         }
         Ok(outcome?)
     }
@@ -61,28 +58,14 @@ impl<S: Storage> Fs<S> {
         if truncates {
             self.truncate_file(caller, &node, &file, 0)?;
         }
-        let handle = self.new_file_handle(caller, &node, file);
-        if truncates && let Some(file) = self.files.get(&handle) {
-            file.written.store(true, Ordering::Release);
-        }
-        Ok(handle)
+        Ok(self.new_file_handle(caller, &node, file))
     }
 
     /// A handle on an open file. The kernel has a reference to the node, so that it is in the table.
-    pub(super) fn new_file_handle(
-        &self,
-        caller: &Caller,
-        node: &Arc<Node<S>>,
-        file: Arc<VaultFile<S>>,
-    ) -> FileHandle {
+    pub(super) fn new_file_handle(&self, caller: &Caller, node: &Arc<Node<S>>, file: Arc<VaultFile<S>>) -> FileHandle {
         self.table.hold(node);
-        let file = OpenFile {
-            node: node.clone(),
-            file: node.opened(file),
-            opener: *caller,
-            written: AtomicBool::new(false),
-            read: AtomicBool::new(false),
-        };
+        let file =
+            OpenFile { node: node.clone(), file: node.opened(file), opener: *caller, read: AtomicBool::new(false) };
         let handle = self.new_handle();
         self.files.insert(handle, Arc::new(file));
         handle
@@ -123,10 +106,8 @@ impl<S: Storage> Fs<S> {
         kill_suid: bool,
     ) -> Result<usize> {
         let open = self.file(handle)?;
-        let end_bytes = offset_bytes
-            .checked_add(data.len() as u64)
-            .filter(|end| *end <= MAX_FILE_LEN)
-            .ok_or(FsError::TooLarge)?;
+        let end_bytes =
+            offset_bytes.checked_add(data.len() as u64).filter(|end| *end <= MAX_FILE_LEN).ok_or(FsError::TooLarge)?;
         if data.is_empty() {
             return Ok(0);
         }
@@ -135,10 +116,17 @@ impl<S: Storage> Fs<S> {
             self.drop_capabilities(&open.node)?;
         }
         let _content = open.node.content.read();
-        open.written.store(true, Ordering::Release);
-        open.file.write(offset_bytes, data)?;
-        open.node.wrote(end_bytes, self.now());
-        Ok(data.len())
+        match open.file.write(offset_bytes, data) {
+            Ok(()) => {
+                open.node.wrote(end_bytes, self.now());
+                Ok(data.len())
+            }
+            Err(error) => {
+                // Part of it may have been written.
+                open.node.wrote(open.file.len_bytes(), self.now());
+                Err(error.into())
+            }
+        }
     }
 
     /// One of the caller's descriptors was closed: what can fail is to fail now.
@@ -159,7 +147,7 @@ impl<S: Storage> Fs<S> {
     pub fn fsync(&self, handle: FileHandle, _data_only: bool) -> Result<()> {
         let open = self.file(handle)?;
         open.file.sync()?;
-        if open.written.swap(false, Ordering::AcqRel) {
+        if open.node.uncommitted.swap(false, Ordering::AcqRel) {
             open.node.touch();
         }
         self.sync_names(&open.node)

@@ -103,7 +103,15 @@ impl<S: Storage> Fs<S> {
     // --- making ---
 
     /// Makes a regular file, FIFO, socket or device.
-    pub fn mknod(&self, caller: &Caller, parent: InodeNo, name: &[u8], mode: u32, umask: u32, rdev: u32) -> Result<Entry> {
+    pub fn mknod(
+        &self,
+        caller: &Caller,
+        parent: InodeNo,
+        name: &[u8],
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+    ) -> Result<Entry> {
         if FileKind::from_mode(mode) == FileKind::Regular || mode & libc::S_IFMT == 0 {
             let (entry, node, file) = self.make_file(caller, parent, name, mode, umask)?;
             let committed = file.commit();
@@ -206,7 +214,13 @@ impl<S: Storage> Fs<S> {
     ///
     /// A default ACL of the directory takes the place of the umask; the backing works the permissions
     /// out from it, so that they are given to the creating call and not set afterwards.
-    fn new_inode(&self, caller: &Caller, parent: &Arc<Node<S>>, mode: u32, umask: u32) -> Result<(NewInode, Knowledge)> {
+    fn new_inode(
+        &self,
+        caller: &Caller,
+        parent: &Arc<Node<S>>,
+        mode: u32,
+        umask: u32,
+    ) -> Result<(NewInode, Knowledge)> {
         let kind = FileKind::from_mode(mode);
         let directory = parent.last_attr();
         let gives_group = directory.mode() & libc::S_ISGID != 0;

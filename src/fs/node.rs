@@ -38,6 +38,8 @@ pub(super) struct Node<S: Storage> {
     folder: Option<Box<Folder<S>>>,
     pub content: RwLock<()>,
     pub xattrs: Mutex<Knowledge>,
+    /// The content was changed since it was last committed: with the next commit, the backing's attributes change.
+    pub uncommitted: AtomicBool,
     /// The entries of this inode were synced since they were last changed.
     pub name_synced: AtomicBool,
     state: Mutex<State<S>>,
@@ -134,6 +136,7 @@ impl<S: Storage> Node<S> {
             folder,
             content: RwLock::new(()),
             xattrs: Mutex::new(knowledge),
+            uncommitted: AtomicBool::new(false),
             name_synced: AtomicBool::new(false),
             state: Mutex::new(State {
                 attr,
@@ -247,6 +250,8 @@ impl<S: Storage> Node<S> {
         state.attr.size_bytes = state.attr.size_bytes.max(end_bytes);
         state.attr.mtime = now;
         state.attr.ctime = now;
+        drop(state);
+        self.uncommitted.store(true, Ordering::Release);
     }
 
     /// Notes a new size. `content` is held exclusively.
@@ -255,6 +260,8 @@ impl<S: Storage> Node<S> {
         state.version = state.version.wrapping_add(1);
         state.fresh = false;
         state.attr.size_bytes = size_bytes;
+        drop(state);
+        self.uncommitted.store(true, Ordering::Release);
     }
 
     /// Notes that one handle more is open on `file`, and returns the file that all of them use.

@@ -40,17 +40,15 @@ impl<S: Storage> Fs<S> {
         if len_bytes == 0 || offset_bytes > MAX_FILE_LEN {
             return Err(FsError::Invalid);
         }
-        let end_bytes = offset_bytes
-            .checked_add(len_bytes)
-            .filter(|end| *end <= MAX_FILE_LEN)
-            .ok_or(FsError::TooLarge)?;
+        let end_bytes =
+            offset_bytes.checked_add(len_bytes).filter(|end| *end <= MAX_FILE_LEN).ok_or(FsError::TooLarge)?;
         self.check_writable()?;
         let open = self.file(handle)?;
         // The kernel leaves it to us, and does not say who asks: who opened it did.
         self.drop_privileges(&open.opener, &open.node)?;
         self.drop_capabilities(&open.node)?;
-        open.written.store(true, Ordering::Release);
         let outcome = change_range(&open, request, offset_bytes, end_bytes);
+        open.node.uncommitted.store(true, Ordering::Release);
         open.node.touch();
         outcome
     }
@@ -87,8 +85,9 @@ fn change_range<S: Storage>(open: &OpenFile<S>, request: Request, offset_bytes: 
         }
     }
     if request.grows && end_bytes > len_bytes {
-        open.file.truncate(end_bytes)?;
-        open.node.resized(end_bytes);
+        let grown = open.file.truncate(end_bytes);
+        open.node.resized(open.file.len_bytes());
+        grown?;
     }
     Ok(())
 }

@@ -26,14 +26,7 @@ struct Entry<'a, S: Storage> {
 
 impl<S: Storage> Fs<S> {
     /// Renames an entry. `flags` are those of `renameat2(2)`.
-    pub fn rename(
-        &self,
-        parent: InodeNo,
-        name: &[u8],
-        new_parent: InodeNo,
-        new_name: &[u8],
-        flags: u32,
-    ) -> Result<()> {
+    pub fn rename(&self, parent: InodeNo, name: &[u8], new_parent: InodeNo, new_name: &[u8], flags: u32) -> Result<()> {
         let (mode, whiteout) = parse_flags(flags)?;
         self.check_writable()?;
         let from_parent = self.directory_node(parent)?;

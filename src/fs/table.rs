@@ -27,12 +27,7 @@ pub(super) struct Table<S: Storage> {
 
 impl<S: Storage> Table<S> {
     pub fn new(root_ino: u64) -> Self {
-        Self {
-            nodes: DashMap::new(),
-            root_ino,
-            removals: AtomicU64::new(0),
-            next_generation: AtomicU64::new(1),
-        }
+        Self { nodes: DashMap::new(), root_ino, removals: AtomicU64::new(0), next_generation: AtomicU64::new(1) }
     }
 
     /// The number that the backing's inode has here. One to one: the root of the mount has to be 1, and what
@@ -83,7 +78,7 @@ impl<S: Storage> Table<S> {
     /// Finds or makes the node of an inode and counts one reference of the kernel. True if it was made, from
     /// `make`. An inode that was just `created` cannot have a node: one of that number is a dead one's.
     pub fn enter(&self, attr: &Attr, created: bool, make: impl FnOnce() -> Node<S>) -> (Arc<Node<S>>, bool) {
-        match self.nodes.entry(attr.ino) {
+        let (node, replaced) = match self.nodes.entry(attr.ino) {
             Slot::Occupied(mut slot) => {
                 let known = slot.get();
                 let before = known.lookups.load(Ordering::Relaxed);
@@ -94,15 +89,21 @@ impl<S: Storage> Table<S> {
                 let node = Arc::new(make());
                 // What the kernel forgets of the old one comes under the same number.
                 node.lookups.store(before.saturating_add(1), Ordering::Relaxed);
-                slot.insert(node.clone());
-                (node, true)
+                let replaced = slot.insert(node.clone());
+                (node, Some(replaced))
             }
             Slot::Vacant(slot) => {
                 let node = Arc::new(make());
                 slot.insert(node.clone());
-                (node, true)
+                (node, None)
+            }
+        };
+        if let Some(replaced) = replaced {
+            for name in replaced.take_names() {
+                self.release(&name.parent);
             }
         }
+        (node, true)
     }
 
     /// Whether the node is the one of its number.

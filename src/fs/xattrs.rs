@@ -259,7 +259,8 @@ mod tests {
             assert_eq!(place(name.as_bytes()).ok(), Some(Place::Table), "{name}");
         }
         assert_eq!(place(b"system.posix_acl_default").ok(), Some(Place::Acl(AclKind::Default)));
-        for name in ["", "user", "user.", "system.nfs4_acl", "system.posix_acl_access2", "btrfs.compression", "User.a"] {
+        for name in ["", "user", "user.", "system.nfs4_acl", "system.posix_acl_access2", "btrfs.compression", "User.a"]
+        {
             assert!(matches!(place(name.as_bytes()), Err(FsError::NotSupported)), "{name}");
         }
     }

@@ -14,10 +14,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, IoctlFlags,
-    KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner,
+    Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 
 use super::convert::{absent, caller, file_attr, file_type, set_time};
@@ -75,13 +75,7 @@ pub(super) struct Adapter<S: Storage> {
 
 impl<S: Storage> Adapter<S> {
     pub(super) fn new(fs: Arc<Fs<S>>, caching: Caching) -> io::Result<Self> {
-        Ok(Self {
-            fs,
-            caching,
-            lifetime: caching.lifetime(),
-            absent: absent(),
-            seeking: Seeking::start()?,
-        })
+        Ok(Self { fs, caching, lifetime: caching.lifetime(), absent: absent(), seeking: Seeking::start()? })
     }
 
     /// Where the session puts its way to the kernel once it has one.
@@ -89,11 +83,7 @@ impl<S: Storage> Adapter<S> {
         self.seeking.notifier()
     }
 
-    fn answer<T>(
-        &self,
-        operation: &'static str,
-        work: impl FnOnce(&Fs<S>) -> Result<T, FsError>,
-    ) -> Result<T, Errno> {
+    fn answer<T>(&self, operation: &'static str, work: impl FnOnce(&Fs<S>) -> Result<T, FsError>) -> Result<T, Errno> {
         answer(&self.fs, operation, work)
     }
 
@@ -222,16 +212,23 @@ impl<S: Storage> Filesystem for Adapter<S> {
         });
     }
 
-    fn mknod(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
         self.answer_entry("mknod", reply, |fs| {
             fs.mknod(&caller(request), ino(parent), name.as_bytes(), mode, umask, rdev)
         });
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        self.answer_entry("mkdir", reply, |fs| {
-            fs.mkdir(&caller(request), ino(parent), name.as_bytes(), mode, umask)
-        });
+        self.answer_entry("mkdir", reply, |fs| fs.mkdir(&caller(request), ino(parent), name.as_bytes(), mode, umask));
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
@@ -299,17 +296,8 @@ impl<S: Storage> Filesystem for Adapter<S> {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let change = SetAttr {
-            mode,
-            uid,
-            gid,
-            size: size_bytes,
-            atime: set_time(atime),
-            mtime: set_time(mtime),
-        };
-        self.answer_attr("setattr", reply, |fs| {
-            fs.setattr(&caller(request), ino(node), file.map(handle), change)
-        });
+        let change = SetAttr { mode, uid, gid, size: size_bytes, atime: set_time(atime), mtime: set_time(mtime) };
+        self.answer_attr("setattr", reply, |fs| fs.setattr(&caller(request), ino(node), file.map(handle), change));
     }
 
     fn getxattr(&self, _request: &Request, node: INodeNo, name: &OsStr, size_bytes: u32, reply: ReplyXattr) {
@@ -367,9 +355,8 @@ impl<S: Storage> Filesystem for Adapter<S> {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        match self.answer("create", |fs| {
-            fs.create(&caller(request), ino(parent), name.as_bytes(), mode, umask, flags)
-        }) {
+        match self.answer("create", |fs| fs.create(&caller(request), ino(parent), name.as_bytes(), mode, umask, flags))
+        {
             Ok((entry, file)) => {
                 self.seeking.opened(INodeNo(entry.attr.ino.0), flags);
                 reply.created(
@@ -426,9 +413,7 @@ impl<S: Storage> Filesystem for Adapter<S> {
         reply: ReplyWrite,
     ) {
         let kill_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        match self.answer("write", |fs| {
-            fs.write(&caller(request), handle(file), offset_bytes, data, kill_suid)
-        }) {
+        match self.answer("write", |fs| fs.write(&caller(request), handle(file), offset_bytes, data, kill_suid)) {
             // Never more than max_write, so that it fits.
             Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
             Err(errno) => reply.error(errno),
@@ -436,7 +421,9 @@ impl<S: Storage> Filesystem for Adapter<S> {
     }
 
     fn flush(&self, _request: &Request, _node: INodeNo, file: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        self.answer_empty("flush", reply, |fs| fs.flush(handle(file)));
+        // Never asked again: what close(2) has to report, the writes reported already, and RELEASE commits.
+        let _ = file;
+        reply.error(Errno::ENOSYS);
     }
 
     fn release(
@@ -470,7 +457,15 @@ impl<S: Storage> Filesystem for Adapter<S> {
         self.answer_empty("fallocate", reply, |fs| fs.fallocate(handle(file), offset_bytes, len_bytes, mode));
     }
 
-    fn lseek(&self, _request: &Request, node: INodeNo, file: FileHandle, offset_bytes: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        file: FileHandle,
+        offset_bytes: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
         let Ok(offset_bytes) = u64::try_from(offset_bytes) else {
             return reply.error(Errno::ENXIO);
         };
@@ -507,7 +502,14 @@ impl<S: Storage> Filesystem for Adapter<S> {
         }
     }
 
-    fn readdir(&self, _request: &Request, _node: INodeNo, directory: FileHandle, cookie: u64, mut reply: ReplyDirectory) {
+    fn readdir(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        directory: FileHandle,
+        cookie: u64,
+        mut reply: ReplyDirectory,
+    ) {
         let listed = self.answer("readdir", |fs| {
             fs.readdir(handle(directory), cookie, &mut |entry| {
                 let full = reply.add(
@@ -552,7 +554,14 @@ impl<S: Storage> Filesystem for Adapter<S> {
         }
     }
 
-    fn releasedir(&self, _request: &Request, _node: INodeNo, directory: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        directory: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
         self.answer_empty("releasedir", reply, |fs| fs.releasedir(handle(directory)));
     }
 

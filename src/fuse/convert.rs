@@ -11,11 +11,7 @@ const BLOCK_SIZE: u32 = 4096;
 
 /// Who asks.
 pub(super) fn caller(request: &fuser::Request) -> Caller {
-    Caller {
-        uid: request.uid(),
-        gid: request.gid(),
-        pid: request.pid(),
-    }
+    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
 }
 
 pub(super) fn file_attr(attr: &Attr) -> FileAttr {
@@ -77,14 +73,8 @@ pub(super) fn file_type(kind: FileKind) -> FileType {
 fn system_time(time: Timestamp) -> SystemTime {
     let seconds = Duration::from_secs(time.seconds.unsigned_abs());
     let fraction = Duration::from_nanos(u64::from(time.nanoseconds));
-    let whole = if time.seconds < 0 {
-        UNIX_EPOCH.checked_sub(seconds)
-    } else {
-        UNIX_EPOCH.checked_add(seconds)
-    };
-    whole
-        .and_then(|whole| whole.checked_add(fraction))
-        .unwrap_or(UNIX_EPOCH)
+    let whole = if time.seconds < 0 { UNIX_EPOCH.checked_sub(seconds) } else { UNIX_EPOCH.checked_add(seconds) };
+    whole.and_then(|whole| whole.checked_add(fraction)).unwrap_or(UNIX_EPOCH)
 }
 
 /// From fuser. The kernel's (seconds, nanoseconds) is seconds + nanoseconds, but for negative seconds
@@ -92,10 +82,9 @@ fn system_time(time: Timestamp) -> SystemTime {
 /// numbers in it, so that they are taken apart again.
 fn timestamp(time: SystemTime) -> Timestamp {
     match time.duration_since(UNIX_EPOCH) {
-        Ok(since) => Timestamp {
-            seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-            nanoseconds: since.subsec_nanos(),
-        },
+        Ok(since) => {
+            Timestamp { seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nanoseconds: since.subsec_nanos() }
+        }
         Err(before) => {
             let before = before.duration();
             Timestamp {
@@ -127,7 +116,9 @@ mod tests {
 
     #[test]
     fn times_before_1970_with_fractions_survive_fuser() {
-        for (seconds, nanoseconds) in [(0, 0), (0, 1), (1, 999_999_999), (-1, 0), (-1, 1), (-2, 500_000_000), (-9_999_999_999, 7)] {
+        for (seconds, nanoseconds) in
+            [(0, 0), (0, 1), (1, 999_999_999), (-1, 0), (-1, 1), (-2, 500_000_000), (-9_999_999_999, 7)]
+        {
             let decoded = timestamp(as_fuser_decodes(seconds, nanoseconds));
             assert_eq!(decoded, Timestamp { seconds, nanoseconds });
         }

@@ -11,8 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg,
-    socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg, socketpair,
 };
 
 use super::error::FuseError;
@@ -41,10 +40,7 @@ pub(super) fn allows_allow_other() -> bool {
 /// Mounts, and returns the opened `/dev/fuse`.
 pub(super) fn mount(request: &MountRequest) -> Result<OwnedFd, FuseError> {
     let program = program().ok_or(FuseError::NoFusermount)?;
-    let refused = |message: String| FuseError::Fusermount {
-        mountpoint: request.mountpoint.clone(),
-        message,
-    };
+    let refused = |message: String| FuseError::Fusermount { mountpoint: request.mountpoint.clone(), message };
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .map_err(|errno| refused(errno.to_string()))?;
     let mut command = Command::new(program);
@@ -76,10 +72,7 @@ pub(super) fn mount(request: &MountRequest) -> Result<OwnedFd, FuseError> {
 /// Unmounts what the same user mounted; `lazily` detaches what is busy.
 pub(super) fn unmount(mountpoint: &Path, lazily: bool) -> Result<(), FuseError> {
     let program = program().ok_or(FuseError::NoFusermount)?;
-    let failed = |message: String| FuseError::Unmount {
-        mountpoint: mountpoint.to_owned(),
-        message,
-    };
+    let failed = |message: String| FuseError::Unmount { mountpoint: mountpoint.to_owned(), message };
     let mut command = Command::new(program);
     command.arg("-u");
     if lazily {
@@ -98,13 +91,9 @@ pub(super) fn unmount(mountpoint: &Path, lazily: bool) -> Result<(), FuseError> 
     if succeeded {
         Ok(())
     } else if complaint.contains("resource busy") {
-        Err(FuseError::Busy {
-            mountpoint: mountpoint.to_owned(),
-        })
+        Err(FuseError::Busy { mountpoint: mountpoint.to_owned() })
     } else if complaint.contains("not found in") || complaint.contains("Invalid argument") {
-        Err(FuseError::NotMounted {
-            mountpoint: mountpoint.to_owned(),
-        })
+        Err(FuseError::NotMounted { mountpoint: mountpoint.to_owned() })
     } else {
         Err(failed(complaint))
     }
@@ -112,9 +101,7 @@ pub(super) fn unmount(mountpoint: &Path, lazily: bool) -> Result<(), FuseError> 
 
 fn program() -> Option<&'static str> {
     let path = std::env::var_os("PATH")?;
-    PROGRAMS
-        .into_iter()
-        .find(|program| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
+    PROGRAMS.into_iter().find(|program| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
 }
 
 /// `-o`: commas and backslashes of the vault's path are escaped, as libfuse does it.
@@ -136,12 +123,7 @@ fn receive_descriptor(socket: &OwnedFd) -> io::Result<Option<OwnedFd>> {
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0_u8; 1];
     rustix::io::retry_on_intr(|| {
-        recvmsg(
-            socket,
-            &mut [IoSliceMut::new(&mut byte)],
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC,
-        )
+        recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)
     })?;
     let descriptor = control.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
@@ -160,12 +142,7 @@ fn finish(child: &mut Child) -> io::Result<(bool, String)> {
     let text = String::from_utf8_lossy(&text);
     let complaint = text
         .lines()
-        .map(|line| {
-            PROGRAMS
-                .iter()
-                .find_map(|program| line.strip_prefix(program)?.strip_prefix(": "))
-                .unwrap_or(line)
-        })
+        .map(|line| PROGRAMS.iter().find_map(|program| line.strip_prefix(program)?.strip_prefix(": ")).unwrap_or(line))
         .collect::<Vec<_>>()
         .join("; ");
     Ok((status.success(), complaint))
@@ -196,8 +173,7 @@ mod tests {
         use std::io::IoSlice;
         use std::os::fd::AsFd;
 
-        let (ours, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
         let file = tempfile::tempfile().unwrap();
         let descriptors = [file.as_fd()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

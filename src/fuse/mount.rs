@@ -57,11 +57,7 @@ pub fn check_available(options: &MountOptions) -> Result<(), FuseError> {
 
 /// Mounts: as root by mount(2), as an ordinary user through fusermount3. Returns the opened `/dev/fuse`.
 pub(super) fn mount(request: &MountRequest) -> Result<OwnedFd, FuseError> {
-    if geteuid().is_root() {
-        mount_as_root(request)
-    } else {
-        fusermount::mount(request)
-    }
+    if geteuid().is_root() { mount_as_root(request) } else { fusermount::mount(request) }
 }
 
 fn mount_as_root(request: &MountRequest) -> Result<OwnedFd, FuseError> {
@@ -77,28 +73,15 @@ fn mount_as_root(request: &MountRequest) -> Result<OwnedFd, FuseError> {
     if options.allow_other {
         data.push_str(",allow_other");
     }
-    let refused = |source| FuseError::Mount {
-        mountpoint: request.mountpoint.clone(),
-        source,
-    };
+    let refused = |source| FuseError::Mount { mountpoint: request.mountpoint.clone(), source };
     let data = CString::new(data).map_err(|error| refused(error.into()))?;
-    rustix::mount::mount(
-        &request.source,
-        &request.mountpoint,
-        FILESYSTEM_TYPE,
-        options.flags(),
-        data.as_c_str(),
-    )
-    .map_err(|errno| refused(errno.into()))?;
+    rustix::mount::mount(&request.source, &request.mountpoint, FILESYSTEM_TYPE, options.flags(), data.as_c_str())
+        .map_err(|errno| refused(errno.into()))?;
     Ok(device.into())
 }
 
 fn open_device() -> Result<File, FuseError> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(DEVICE)
-        .map_err(|source| FuseError::NoDevice { source })
+    OpenOptions::new().read(true).write(true).open(DEVICE).map_err(|source| FuseError::NoDevice { source })
 }
 
 /// Whether each thread can have a channel of its own to the kernel, which takes opening the device again.
@@ -120,19 +103,14 @@ pub fn unmount(mountpoint: &Path, how: Unmount) -> Result<(), FuseError> {
         Ok(()) => Ok(()),
         Err(Errno::BUSY) => Err(FuseError::Busy { mountpoint }),
         Err(Errno::INVAL | Errno::NOENT) => Err(FuseError::NotMounted { mountpoint }),
-        Err(errno) => Err(FuseError::Unmount {
-            mountpoint,
-            message: errno.to_string(),
-        }),
+        Err(errno) => Err(FuseError::Unmount { mountpoint, message: errno.to_string() }),
     }
 }
 
 /// The device number of the vault that is uppermost at this path.
 pub(super) fn device_at(mountpoint: &Path) -> Option<DeviceNumber> {
     let mounts = mountinfo::read().ok()?;
-    mountinfo::at(&mounts, mountpoint)
-        .filter(mountinfo::Mount::is_vault)
-        .map(|mount| mount.device)
+    mountinfo::at(&mounts, mountpoint).filter(mountinfo::Mount::is_vault).map(|mount| mount.device)
 }
 
 /// Lets the kernel read further ahead and keep more dirty pages than it grants a stranger's FUSE mount:

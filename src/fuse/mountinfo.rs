@@ -61,10 +61,7 @@ impl Mount {
 
     /// The user who mounted it, as FUSE filesystems say.
     pub fn user_id(&self) -> Option<u32> {
-        self.super_options
-            .split(',')
-            .find_map(|option| option.strip_prefix("user_id="))
-            .and_then(|id| id.parse().ok())
+        self.super_options.split(',').find_map(|option| option.strip_prefix("user_id=")).and_then(|id| id.parse().ok())
     }
 }
 
@@ -80,18 +77,12 @@ pub fn read_of_process(pid: u32) -> io::Result<Vec<Mount>> {
 
 /// The uppermost mount at exactly this path, which must be canonical.
 pub fn at(mounts: &[Mount], mountpoint: &Path) -> Option<Mount> {
-    mounts
-        .iter()
-        .rev()
-        .find(|mount| mount.mountpoint == mountpoint)
-        .cloned()
+    mounts.iter().rev().find(|mount| mount.mountpoint == mountpoint).cloned()
 }
 
 /// Lines that do not parse are left out: the kernel writes none, and one odd mount must not hide the others.
 fn parse(text: &[u8]) -> Vec<Mount> {
-    text.split(|&byte| byte == b'\n')
-        .filter_map(parse_line)
-        .collect()
+    text.split(|&byte| byte == b'\n').filter_map(parse_line).collect()
 }
 
 fn parse_line(line: &[u8]) -> Option<Mount> {
@@ -107,16 +98,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let filesystem_type = text(fields.next()?);
     let source = OsString::from_vec(unescape(fields.next()?));
     let super_options = text(fields.next().unwrap_or_default());
-    Some(Mount {
-        id,
-        parent_id,
-        device,
-        mountpoint,
-        options,
-        filesystem_type,
-        source,
-        super_options,
-    })
+    Some(Mount { id, parent_id, device, mountpoint, options, filesystem_type, source, super_options })
 }
 
 fn number(field: &[u8]) -> Option<u64> {
@@ -130,10 +112,7 @@ fn text(field: &[u8]) -> String {
 /// `major:minor`.
 fn parse_device(field: &[u8]) -> Option<DeviceNumber> {
     let (major, minor) = std::str::from_utf8(field).ok()?.split_once(':')?;
-    Some(DeviceNumber {
-        major: major.parse().ok()?,
-        minor: minor.parse().ok()?,
-    })
+    Some(DeviceNumber { major: major.parse().ok()?, minor: minor.parse().ok()? })
 }
 
 /// Undoes the kernel's `\ooo`; anything that is not three octal digits stays as it is.

@@ -70,9 +70,7 @@ pub struct UnknownOption(pub String);
 impl MountOptions {
     /// Applies one comma-separated list, as `-o` gives it; of contradictory options the last one counts.
     pub fn apply(&mut self, list: &str) -> Result<(), UnknownOption> {
-        list.split(',')
-            .filter(|option| !option.is_empty())
-            .try_for_each(|option| self.apply_one(option))
+        list.split(',').filter(|option| !option.is_empty()).try_for_each(|option| self.apply_one(option))
     }
 
     fn apply_one(&mut self, option: &str) -> Result<(), UnknownOption> {

@@ -29,14 +29,8 @@ impl Seeking {
     /// Starts the thread; it ends when this is dropped.
     pub(super) fn start() -> io::Result<Self> {
         let (sender, jobs) = mpsc::channel::<Job>();
-        thread::Builder::new()
-            .name("seeking".to_owned())
-            .spawn(move || jobs.into_iter().for_each(|job| job()))?;
-        Ok(Self {
-            writers: DashMap::new(),
-            notifier: Arc::default(),
-            jobs: sender,
-        })
+        thread::Builder::new().name("seeking".to_owned()).spawn(move || jobs.into_iter().for_each(|job| job()))?;
+        Ok(Self { writers: DashMap::new(), notifier: Arc::default(), jobs: sender })
     }
 
     /// Where the session puts its way to the kernel once it has one.

@@ -47,10 +47,7 @@ pub fn serve<S: Storage>(
     if let Some(device) = device {
         mount::tune(device);
     }
-    Ok(MountedSession {
-        request: request.clone(),
-        device,
-    })
+    Ok(MountedSession { request: request.clone(), device })
 }
 
 fn start<S: Storage>(
@@ -69,9 +66,7 @@ fn start<S: Storage>(
     let session = Session::from_fd(adapter, connection, SessionACL::All, config)?;
     // Set once only, here.
     let _ = notifier.set(session.notifier());
-    thread::Builder::new()
-        .name("session".to_owned())
-        .spawn(move || ended(normal_end(session.run())))?;
+    thread::Builder::new().name("session".to_owned()).spawn(move || ended(normal_end(session.run())))?;
     Ok(())
 }
 
@@ -97,9 +92,7 @@ impl MountedSession {
     /// Unmounts, unless something else stands at the mountpoint by now.
     pub fn unmount(&self, how: Unmount) -> Result<(), FuseError> {
         if self.device.is_some() && mount::device_at(self.mountpoint()) != self.device {
-            return Err(FuseError::NotMounted {
-                mountpoint: self.mountpoint().to_owned(),
-            });
+            return Err(FuseError::NotMounted { mountpoint: self.mountpoint().to_owned() });
         }
         mount::unmount(self.mountpoint(), how)
     }

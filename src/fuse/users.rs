@@ -30,36 +30,22 @@ impl std::fmt::Display for Process {
 /// The processes that use the filesystem with this device number, by number. Processes of other users
 /// are seen by root alone.
 pub fn processes_using(device: DeviceNumber) -> Vec<Process> {
-    processes()
-        .filter(|&pid| uses(pid, device))
-        .map(|pid| Process {
-            pid,
-            name: name_of(pid),
-        })
-        .collect()
+    processes().filter(|&pid| uses(pid, device)).map(|pid| Process { pid, name: name_of(pid) }).collect()
 }
 
 /// Processes in whose mount namespace the filesystem is mounted; after an unmount here, those where it lives on.
 pub fn processes_seeing(device: DeviceNumber) -> Vec<Process> {
     processes()
         .filter(|&pid| {
-            mountinfo::read_of_process(pid)
-                .is_ok_and(|mounts| mounts.iter().any(|mount| mount.device == device))
+            mountinfo::read_of_process(pid).is_ok_and(|mounts| mounts.iter().any(|mount| mount.device == device))
         })
-        .map(|pid| Process {
-            pid,
-            name: name_of(pid),
-        })
+        .map(|pid| Process { pid, name: name_of(pid) })
         .collect()
 }
 
 /// Mounts that stand on this one, and so keep it busy.
 pub fn mounts_on(mounts: &[Mount], below: &Mount) -> Vec<PathBuf> {
-    mounts
-        .iter()
-        .filter(|mount| mount.parent_id == below.id)
-        .map(|mount| mount.mountpoint.clone())
-        .collect()
+    mounts.iter().filter(|mount| mount.parent_id == below.id).map(|mount| mount.mountpoint.clone()).collect()
 }
 
 fn processes() -> impl Iterator<Item = u32> {
@@ -82,19 +68,13 @@ fn name_of(pid: u32) -> String {
 
 fn uses(pid: u32, device: DeviceNumber) -> bool {
     let process = PathBuf::from(format!("/proc/{pid}"));
-    ["cwd", "root", "exe"]
-        .iter()
-        .any(|link| is_on(&process.join(link), device))
+    ["cwd", "root", "exe"].iter().any(|link| is_on(&process.join(link), device))
         || open_files(&process).any(|file| is_on(&file, device))
         || maps_something_of(&process, device)
 }
 
 fn open_files(process: &Path) -> impl Iterator<Item = PathBuf> {
-    fs::read_dir(process.join("fd"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
+    fs::read_dir(process.join("fd")).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 /// The device behind one of the links in `/proc/PID`, without a request to its filesystem.
@@ -103,16 +83,8 @@ fn is_on(link: &Path, device: DeviceNumber) -> bool {
 }
 
 fn device_of(path: &Path) -> io::Result<DeviceNumber> {
-    let stat = statx(
-        CWD,
-        path,
-        AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT,
-        StatxFlags::empty(),
-    )?;
-    Ok(DeviceNumber {
-        major: stat.stx_dev_major,
-        minor: stat.stx_dev_minor,
-    })
+    let stat = statx(CWD, path, AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT, StatxFlags::empty())?;
+    Ok(DeviceNumber { major: stat.stx_dev_major, minor: stat.stx_dev_minor })
 }
 
 /// `/proc/PID/maps`: address, permissions, offset, `major:minor` in hexadecimal, inode, path.
@@ -122,10 +94,7 @@ fn maps_something_of(process: &Path, device: DeviceNumber) -> bool {
     };
     let wanted = format!("{:02x}:{:02x}", device.major, device.minor);
     maps.split(|&byte| byte == b'\n').any(|line| {
-        line.split(|&byte| byte == b' ')
-            .filter(|field| !field.is_empty())
-            .nth(3)
-            == Some(wanted.as_bytes())
+        line.split(|&byte| byte == b' ').filter(|field| !field.is_empty()).nth(3) == Some(wanted.as_bytes())
     })
 }
 

@@ -27,6 +27,8 @@ pub(crate) struct Unfinished<S: Storage> {
     segment: SegmentSeq,
     end: Lsn,
     applied: Vec<Applied<S>>,
+    /// Something was left out because its last name is gone, which must be durable before the segment is used again.
+    removed: bool,
 }
 
 impl<S: Storage> VaultCore<S> {
@@ -41,11 +43,12 @@ impl<S: Storage> VaultCore<S> {
         let begun = {
             let _gate = self.gate.write();
             let segment = journal.current();
-            let applied = self.collect()?;
+            let (applied, removed) = self.collect()?;
             self.append(&[(Operation::CheckpointEnd, &[])])?;
             let end = journal.end();
-            journal.switch(&self.storage, self.tree.private(), self.session_mark())?;
-            Unfinished { segment, end, applied }
+            journal.switch(&self.storage, self.session_mark())?;
+            applied.iter().for_each(|applied| applied.file.taken_by_checkpoint());
+            Unfinished { segment, end, applied, removed }
         };
         self.bring_home(begun, pressed, &mut unfinished)
     }
@@ -56,10 +59,10 @@ impl<S: Storage> VaultCore<S> {
         pressed: bool,
         unfinished: &mut Option<Unfinished<S>>,
     ) -> Result<()> {
-        let Unfinished { segment, end, applied } = checkpoint;
-        if let Err(error) = self.write_homes(end, &applied) {
+        let Unfinished { segment, end, applied, removed } = checkpoint;
+        if let Err(error) = self.write_homes(end, &applied, removed) {
             // Nothing is lost: the segment says what to do, and it is tried again when there is room.
-            *unfinished = Some(Unfinished { segment, end, applied });
+            *unfinished = Some(Unfinished { segment, end, applied, removed });
             return Err(error);
         }
         let retired = self.append(&[(Operation::Retired { seq: segment }, &[])])?;
@@ -71,12 +74,14 @@ impl<S: Storage> VaultCore<S> {
                 self.journaled.lock().retain(|_, known| known.ino() != file.file.ino());
             }
         }
-        self.journal()?.free(&self.storage, pressed);
+        self.journal()?
+            .free(&self.storage, pressed)
+            .map_err(|e| self.sync_failed("make the journal larger", e))?;
         debug!("checkpoint of journal segment {} done", segment.0);
         Ok(())
     }
 
-    fn write_homes(self: &Arc<Self>, end: Lsn, applied: &[Applied<S>]) -> Result<()> {
+    fn write_homes(self: &Arc<Self>, end: Lsn, applied: &[Applied<S>], removed: bool) -> Result<()> {
         if !switches::holds("checkpoint.journal-synced-before-homes", false) {
             self.sync_journal(end)?;
         }
@@ -84,21 +89,22 @@ impl<S: Storage> VaultCore<S> {
             file.bring_home(self)?;
         }
         if !switches::holds("checkpoint.homes-synced-before-retirement", false) {
-            self.sync_homes(applied)?;
+            self.sync_homes(applied, removed)?;
         }
         Ok(())
     }
 
     /// The checkpoint that ends a recovery: in the segment as it is, which is removed afterwards.
     pub fn apply_recovered(self: &Arc<Self>) -> Result<()> {
-        let applied = {
+        let (applied, removed) = {
             let _gate = self.gate.write();
-            let applied = self.collect()?;
+            let collected = self.collect()?;
             self.append(&[(Operation::CheckpointEnd, &[])])?;
-            applied
+            collected
         };
-        self.write_homes(self.journal()?.end(), &applied)?;
+        self.write_homes(self.journal()?.end(), &applied, removed)?;
         for file in applied {
+            file.file.taken_by_checkpoint();
             file.file.retired(SegmentSeq(u64::MAX));
         }
         self.journaled.lock().clear();
@@ -106,14 +112,17 @@ impl<S: Storage> VaultCore<S> {
     }
 
     /// Every file that has something in the journal, its nodes and header sealed into it.
-    fn collect(self: &Arc<Self>) -> Result<Vec<Applied<S>>> {
+    /// And whether one was left out that has no name any more.
+    fn collect(self: &Arc<Self>) -> Result<(Vec<Applied<S>>, bool)> {
         let mut files = Vec::new();
+        let mut removed = false;
         let journaled: Vec<_> = self.journaled.lock().iter().map(|(id, file)| (*id, file.clone())).collect();
         for (id, file) in journaled {
             // Known to this list, to the table's own count, and to nobody else: it is closed and its name is gone.
             if file.is_unlinked() && Arc::strong_count(&file) == 2 {
                 file.abandon();
                 self.journaled.lock().remove(&id);
+                removed = true;
                 continue;
             }
             if let Some(applied) = file.seal_for_checkpoint()? {
@@ -122,11 +131,11 @@ impl<S: Storage> VaultCore<S> {
                 self.journaled.lock().remove(&id);
             }
         }
-        Ok(files)
+        Ok((files, removed))
     }
 
-    fn sync_homes(&self, applied: &[Applied<S>]) -> Result<()> {
-        let synced = if applied.len() > SYNC_SINGLY_MAX {
+    fn sync_homes(&self, applied: &[Applied<S>], removed: bool) -> Result<()> {
+        let synced = if removed || applied.len() > SYNC_SINGLY_MAX {
             self.storage.sync_all()
         } else {
             applied.iter().try_for_each(|applied| applied.file.sync_home())
@@ -160,14 +169,14 @@ impl<S: Storage> VaultCore<S> {
                 switches::barrier("tick.epoch-synced", sync).map_err(|e| self.sync_failed("sync the backing", e))
             })?;
             for ino in new {
-                if self.file(ino).is_none_or(|file| !file.is_volatile()) {
-                    self.forget_volatile(ino);
-                    self.remember_synced(ino);
-                }
+                self.settle_volatile(ino, ended);
             }
-            self.epoch_is_durable(ended, began);
-            let window_start = (began.seconds, began.nanoseconds);
-            self.append(&[(Operation::Epoch { durable: ended, window_start }, &[])])?;
+            // A file that was written again meanwhile keeps its epoch open until the next time.
+            if !self.has_volatile_until(ended) {
+                self.epoch_is_durable(ended, began);
+                let window_start = (began.seconds, began.nanoseconds);
+                self.append(&[(Operation::Epoch { durable: ended, window_start }, &[])])?;
+            }
         }
         self.tree.settle_all(self)?;
         let journaled: Vec<_> = self.journaled.lock().values().cloned().collect();

@@ -1,8 +1,6 @@
 //! What every part of an open vault shares: the backing, the keys, the journal, and who has changed what.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::OsStr;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -11,18 +9,22 @@ use log::error;
 use parking_lot::{Mutex, RwLock};
 
 use super::checkpoint::Unfinished;
-use super::directory::{Directory, Location, RenamePlan, Tree};
+use super::directory::Tree;
 use super::error::{Result, VaultError};
-use super::file::{Base, VaultFile};
+use super::file::VaultFile;
 use super::journal::{self, Appended, Journal, SessionMark};
-use super::switches;
-use super::windows::{CrashWindow, Windows};
+use super::windows::Windows;
 use crate::crypto::entropy;
 use crate::crypto::keys::VaultKeys;
-use crate::format::geometry::{self, HEADER_LEN};
 use crate::format::header::Birth;
 use crate::format::record::{FileId, Lsn, Operation, Time};
-use crate::storage::{Access, FileKind, RenameMode, Stat, Storage, Timestamp};
+use crate::storage::{Storage, Timestamp};
+
+mod files;
+mod names;
+mod scratch;
+
+pub(crate) use scratch::Scratch;
 
 /// Seals under the page keys of one session before the next session begins: far below the 2^32 that
 /// NIST SP 800-38D allows for random nonces under one key.
@@ -39,6 +41,9 @@ pub(crate) struct VaultCore<S: Storage> {
     pub tree: Tree<S>,
     /// Held shared by everything that appends to the journal, alone by the checkpoint while it switches segments.
     pub gate: RwLock<()>,
+    /// Held shared while the journal is told a file's name, alone from the intent of a rename until it is done. Taken
+    /// after the gate.
+    pub naming: RwLock<()>,
     read_only: AtomicBool,
     /// Why the vault turned read-only.
     failure: Mutex<Option<String>>,
@@ -48,9 +53,10 @@ pub(crate) struct VaultCore<S: Storage> {
     seal_limit: AtomicU64,
     epoch: Mutex<Epoch>,
     files: Mutex<HashMap<u64, Weak<VaultFile<S>>>>,
-    volatile: Mutex<HashMap<u64, u32>>,
+    volatile: Mutex<HashMap<u64, Volatile>>,
     uncommitted: Mutex<HashMap<u64, Arc<VaultFile<S>>>>,
     synced: Mutex<HashSet<u64>>,
+    renamed: Mutex<Renamed>,
     pub journaled: Mutex<BTreeMap<FileId, Arc<VaultFile<S>>>>,
     next_file_id: AtomicU32,
     dirty_nodes: AtomicUsize,
@@ -70,8 +76,18 @@ pub(crate) struct Epoch {
     pub began: Timestamp,
 }
 
-thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+/// Inodes whose last change of name may not be durable: a crash may bring the old name back.
+#[derive(Default)]
+struct Renamed {
+    files: HashSet<u64>,
+    directories: HashSet<u64>,
+}
+
+/// A file that is not durable yet: the epochs in which it was made and last changed.
+#[derive(Clone, Copy)]
+struct Volatile {
+    born: u32,
+    written: u32,
 }
 
 /// Room in the journal that a step was promised; given back when the step is over.
@@ -95,6 +111,7 @@ impl<S: Storage> VaultCore<S> {
             keys,
             tree,
             gate: RwLock::new(()),
+            naming: RwLock::new(()),
             read_only: AtomicBool::new(read_only),
             failure: Mutex::new(None),
             journal: RwLock::new(None),
@@ -106,6 +123,7 @@ impl<S: Storage> VaultCore<S> {
             volatile: Mutex::default(),
             uncommitted: Mutex::default(),
             synced: Mutex::default(),
+            renamed: Mutex::default(),
             journaled: Mutex::default(),
             next_file_id: AtomicU32::new(1),
             dirty_nodes: AtomicUsize::new(0),
@@ -324,316 +342,6 @@ impl<S: Storage> VaultCore<S> {
     /// File ids below this one are in a journal that is being gone on with.
     pub fn file_ids_used(&self, below: u32) {
         self.next_file_id.fetch_max(below, Ordering::Relaxed);
-    }
-
-    // --- files ---
-
-    /// The file of a backing inode, if it is in memory.
-    pub fn file(&self, ino: u64) -> Option<Arc<VaultFile<S>>> {
-        self.files.lock().get(&ino).and_then(Weak::upgrade)
-    }
-
-    /// All files in memory.
-    pub fn all_files(&self) -> Vec<Arc<VaultFile<S>>> {
-        self.files.lock().values().filter_map(Weak::upgrade).collect()
-    }
-
-    pub fn enter_file(&self, file: &Arc<VaultFile<S>>) {
-        let mut files = self.files.lock();
-        files.insert(file.ino(), Arc::downgrade(file));
-        if files.len() > 1024 && files.len().is_power_of_two() {
-            files.retain(|_, file| file.strong_count() > 0);
-        }
-    }
-
-    /// A file that was just made at `location`.
-    pub fn create_file(
-        self: &Arc<Self>,
-        location: Location<S>,
-        file: S::File,
-        stat: Stat,
-    ) -> Result<Arc<VaultFile<S>>> {
-        self.synced.lock().remove(&stat.ino);
-        // In one step for the background sync: it knows of the inode and has the file, or neither.
-        let mut volatile = self.volatile.lock();
-        let made = Arc::new(VaultFile::new_empty(self, location, file, &stat));
-        self.enter_file(&made);
-        volatile.insert(stat.ino, self.epoch.lock().current);
-        Ok(made)
-    }
-
-    /// The file at `location`: the one in memory, or opened from the backing.
-    pub fn open_file(self: &Arc<Self>, location: Location<S>, stat: &Stat) -> Result<Arc<VaultFile<S>>> {
-        if let Some(file) = self.file(stat.ino) {
-            if file.is_lost() {
-                file.moved(location);
-            }
-            return Ok(file);
-        }
-        let file = location.open_backing(stat)?;
-        self.enter_opened(VaultFile::open(self, location, file, stat)?)
-    }
-
-    /// The file behind a pin, which may have no name any more.
-    pub fn open_pinned(self: &Arc<Self>, pin: &S::Pin, stat: &Stat) -> Result<Arc<VaultFile<S>>> {
-        if let Some(file) = self.file(stat.ino) {
-            return Ok(file);
-        }
-        let access = if self.is_read_only() { Access::Read } else { Access::ReadWrite };
-        let file = self.storage.open_pinned(pin, access).map_err(|e| VaultError::io("open a file", e))?;
-        let nowhere = Location { directory: Directory::root(self)?, entry: "(unlinked)".into() };
-        let opened = VaultFile::open(self, nowhere, file, stat)?;
-        if stat.nlink == 0 {
-            opened.set_unlinked();
-        }
-        self.enter_opened(opened)
-    }
-
-    fn enter_opened(&self, opened: VaultFile<S>) -> Result<Arc<VaultFile<S>>> {
-        let opened = Arc::new(opened);
-        let mut files = self.files.lock();
-        // Somebody else may have opened it meanwhile: there is one of each.
-        if let Some(first) = files.get(&opened.ino()).and_then(Weak::upgrade) {
-            return Ok(first);
-        }
-        files.insert(opened.ino(), Arc::downgrade(&opened));
-        Ok(opened)
-    }
-
-    /// The plain size of a regular file, from its backing attributes or from memory.
-    pub fn plain_size(self: &Arc<Self>, location: &Location<S>, stat: &Stat) -> Result<u64> {
-        if let Some(file) = self.file(stat.ino) {
-            if file.is_lost() {
-                file.moved(location.clone());
-            }
-            return Ok(file.len_bytes());
-        }
-        if self.windows.read().covers(stat).is_some() && !self.is_volatile(stat.ino) {
-            // It may be what a crash left of a file: look before anyone relies on its length.
-            return Ok(self.open_file(location.clone(), stat)?.len_bytes());
-        }
-        match geometry::plain_len(stat.size_bytes) {
-            Some(size) => Ok(size),
-            // Shown with what content it could have; opening it gives the error.
-            None => Ok(stat.size_bytes.saturating_sub(HEADER_LEN as u64)),
-        }
-    }
-
-    /// The crash window in which a file was made, if what lies in it has not been looked at in this session.
-    pub fn window_of(&self, stat: &Stat, base: Base) -> Option<CrashWindow> {
-        if base == (Base::Durable { synced: false }) { self.windows.read().covers(stat) } else { None }
-    }
-
-    /// Whether a session that did not end cleanly may have left directories without their IV.
-    pub fn crash_window_open(&self) -> bool {
-        !self.windows.read().is_empty()
-    }
-
-    pub fn open_windows(&self) -> Vec<CrashWindow> {
-        self.windows.read().list().to_vec()
-    }
-
-    pub fn base_of(&self, ino: u64) -> Base {
-        if self.is_volatile(ino) {
-            Base::Volatile
-        } else {
-            Base::Durable { synced: self.synced.lock().contains(&ino) }
-        }
-    }
-
-    pub fn is_volatile(&self, ino: u64) -> bool {
-        self.volatile.lock().contains_key(&ino)
-    }
-
-    pub fn remember_volatile(&self, ino: u64) {
-        let epoch = self.epoch.lock().current;
-        self.volatile.lock().insert(ino, epoch);
-    }
-
-    pub fn forget_volatile(&self, ino: u64) {
-        self.volatile.lock().remove(&ino);
-    }
-
-    /// Inodes made in epochs up to `epoch` that are not known to be durable.
-    pub fn volatile_until(&self, epoch: u32) -> Vec<u64> {
-        self.volatile.lock().iter().filter(|(_, born)| **born <= epoch).map(|(ino, _)| *ino).collect()
-    }
-
-    pub fn remember_synced(&self, ino: u64) {
-        let mut synced = self.synced.lock();
-        if synced.len() >= 1 << 16 {
-            synced.clear();
-        }
-        synced.insert(ino);
-    }
-
-    pub fn remember_journaled(&self, id: FileId, file: &VaultFile<S>) {
-        if let Some(file) = self.file(file.ino()) {
-            self.journaled.lock().insert(id, file);
-        }
-    }
-
-    pub fn remember_uncommitted(&self, ino: u64) {
-        if let Some(file) = self.file(ino) {
-            self.uncommitted.lock().insert(ino, file);
-        }
-    }
-
-    pub fn take_uncommitted(&self) -> Vec<Arc<VaultFile<S>>> {
-        std::mem::take(&mut *self.uncommitted.lock()).into_values().collect()
-    }
-
-    // --- names: what the directories ask and tell ---
-
-    /// Before a rename: the source is durable if it replaces something, and what the journal holds for anything that
-    /// moves can still be found.
-    pub fn journal_rename(self: &Arc<Self>, plan: &RenamePlan<'_, S>) -> Result<()> {
-        self.ensure_writable()?;
-        let replaces = plan.replaced.is_some() && plan.mode != RenameMode::Exchange;
-        if replaces && plan.source.kind() == FileKind::Regular && self.is_volatile(plan.source.ino) {
-            let location = Location { directory: plan.from.clone(), entry: plan.from_entry.to_owned() };
-            if !switches::holds("rename.source-is-durable", false) {
-                self.open_file(location, &plan.source)?.sync()?;
-            }
-        }
-        if let Some(replaced) = plan.replaced.filter(|other| replaces && other.ino != plan.source.ino) {
-            self.before_unlink(plan.to, plan.to_entry, &replaced)?;
-        }
-        if self.journal_concerns(plan) {
-            let from = Location { directory: plan.from.clone(), entry: plan.from_entry.to_owned() }.backing_path();
-            let to = Location { directory: plan.to.clone(), entry: plan.to_entry.to_owned() }.backing_path();
-            let text = [from.as_bytes(), &[0], to.as_bytes()].concat();
-            let exchange = plan.mode == RenameMode::Exchange;
-            let _admission = self.admit(8)?;
-            let _gate = self.gate.read();
-            if !switches::holds("rename.intent-is-recorded", false) {
-                let appended = self.append_text(&text, Operation::Rename { exchange })?;
-                self.sync_journal(appended.lsn)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the journal holds something for what a rename moves.
-    fn journal_concerns(&self, plan: &RenamePlan<'_, S>) -> bool {
-        let moved = [Some(plan.source), plan.replaced.filter(|_| plan.mode == RenameMode::Exchange)];
-        let journaled: Vec<_> = self.journaled.lock().values().cloned().collect();
-        if journaled.is_empty() {
-            return false;
-        }
-        moved.into_iter().flatten().any(|stat| {
-            if stat.kind() == FileKind::Directory {
-                journaled.iter().any(|file| file.location().directory.is_within(stat.ino))
-            } else {
-                journaled.iter().any(|file| file.ino() == stat.ino)
-            }
-        })
-    }
-
-    /// After a rename.
-    pub fn renamed(&self, plan: &RenamePlan<'_, S>) {
-        let exchange = plan.mode == RenameMode::Exchange;
-        if let Some(file) = self.file(plan.source.ino) {
-            file.moved(Location { directory: plan.to.clone(), entry: plan.to_entry.to_owned() });
-        }
-        let Some(replaced) = plan.replaced else { return };
-        if exchange {
-            if let Some(file) = self.file(replaced.ino) {
-                file.moved(Location { directory: plan.from.clone(), entry: plan.from_entry.to_owned() });
-            }
-        } else if replaced.ino != plan.source.ino {
-            self.unlinked(plan.to, plan.to_entry, &replaced);
-        }
-    }
-
-    /// Before a name other than a directory's goes: a file with other names is brought home first if the journal
-    /// knows it by this one.
-    pub fn before_unlink(self: &Arc<Self>, directory: &Arc<Directory<S>>, entry: &OsStr, stat: &Stat) -> Result<()> {
-        self.ensure_writable()?;
-        if stat.kind() != FileKind::Regular || stat.nlink < 2 {
-            return Ok(());
-        }
-        let Some(file) = self.file(stat.ino).filter(|file| file.is_known_as(directory, entry)) else { return Ok(()) };
-        if file.is_volatile() {
-            file.sync()
-        } else if self.journaled.lock().values().any(|journaled| journaled.ino() == stat.ino) {
-            self.checkpoint(false)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// After a name went.
-    pub fn unlinked(&self, directory: &Arc<Directory<S>>, entry: &OsStr, stat: &Stat) {
-        self.name_is_gone(stat);
-        if let Some(file) = self.file(stat.ino) {
-            file.name_went(directory, entry);
-        }
-    }
-
-    fn name_is_gone(&self, stat: &Stat) {
-        if stat.kind() == FileKind::Regular && stat.nlink <= 1 {
-            if let Some(file) = self.file(stat.ino) {
-                file.set_unlinked();
-            }
-            self.forget_volatile_unless_open(stat.ino);
-        }
-    }
-
-    fn forget_volatile_unless_open(&self, ino: u64) {
-        if self.file(ino).is_none() {
-            self.forget_volatile(ino);
-        }
-    }
-
-    /// After a file got another name: it is known by that one from here on.
-    pub fn linked(&self, to: &Location<S>, stat: &Stat) {
-        if let Some(file) = self.file(stat.ino) {
-            file.got_name(to.clone());
-        }
-    }
-
-    /// A buffer of this thread, of this many bytes, whatever they are.
-    pub fn scratch(&self, len: usize) -> Scratch {
-        let mut scratch = Scratch { bytes: SCRATCH.take(), len: 0 };
-        scratch.set_len(len);
-        scratch
-    }
-}
-
-/// A buffer that goes back to its thread, so that large requests do not each map and unmap their own. It holds
-/// ciphertext only.
-pub(crate) struct Scratch {
-    bytes: Vec<u8>,
-    len: usize,
-}
-
-impl Scratch {
-    pub fn set_len(&mut self, len: usize) {
-        if self.bytes.len() < len {
-            self.bytes.resize(len, 0);
-        }
-        self.len = len;
-    }
-}
-
-impl std::ops::Deref for Scratch {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
-    }
-}
-
-impl std::ops::DerefMut for Scratch {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(..self.len).unwrap_or_default()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        SCRATCH.set(std::mem::take(&mut self.bytes));
     }
 }
 

@@ -30,7 +30,7 @@ use crate::storage::{Storage, read_into, write_from};
 /// The segments' file names in the vault's private folder.
 pub(crate) const SEGMENT_NAMES: [&str; 2] = ["journal.0", "journal.1"];
 /// A new segment's size: small, so that a mount is quick.
-pub(crate) const FIRST_CAPACITY: u32 = 256;
+pub(crate) const FIRST_CAPACITY: u32 = 512;
 /// The largest a segment grows to (64 MiB).
 pub(crate) const LAST_CAPACITY: u32 = 16 * 1024;
 
@@ -72,6 +72,8 @@ pub(crate) struct Journal<S: Storage> {
     id: JournalId,
     key: AeadKey,
     inner: Mutex<Inner<S>>,
+    /// Held while a text and the operation that takes it are appended.
+    text: Mutex<()>,
     sync: Mutex<SyncState>,
     synced: Condvar,
 }
@@ -107,12 +109,13 @@ struct SyncState {
 impl<S: Storage> Journal<S> {
     /// A new journal in the vault's private folder; durable when it returns.
     pub fn create(storage: &S, private: &S::Dir, id: JournalId, key: AeadKey, mark: SessionMark) -> Result<Self> {
-        let slot = make_segment(storage, private, 0)?;
+        // Both now: a full disk must not keep the first checkpoint from making room.
+        let slots = [Some(make_segment(storage, private, 0)?), Some(make_segment(storage, private, 1)?)];
         let journal = Self {
             id,
             key,
             inner: Mutex::new(Inner {
-                slots: [Some(slot), None],
+                slots,
                 active: 0,
                 seq: SegmentSeq(0),
                 next_block: 1,
@@ -123,6 +126,7 @@ impl<S: Storage> Journal<S> {
                 unsynced: None,
                 other_busy: false,
             }),
+            text: Mutex::new(()),
             sync: Mutex::default(),
             synced: Condvar::new(),
         };
@@ -153,6 +157,7 @@ impl<S: Storage> Journal<S> {
                 unsynced: None,
                 other_busy: true,
             }),
+            text: Mutex::new(()),
             sync: Mutex::default(),
             synced: Condvar::new(),
         }
@@ -193,6 +198,7 @@ impl<S: Storage> Journal<S> {
 
     /// Appends an operation that takes `text` (a path, or two).
     pub fn append_text(&self, storage: &S, text: &[u8], operation: Operation) -> Result<Appended> {
+        let _text = self.text.lock();
         for piece in text.chunks(TEXT_MAX) {
             self.append(storage, &[(Operation::Text(piece.to_vec()), &[])])?;
         }
@@ -315,7 +321,7 @@ impl<S: Storage> Journal<S> {
     }
 
     /// Goes on in the other segment, which must be free. What was appended stays valid and unsynced.
-    pub fn switch(&self, storage: &S, private: &S::Dir, mark: SessionMark) -> Result<()> {
+    pub fn switch(&self, storage: &S, mark: SessionMark) -> Result<()> {
         let mut inner = self.inner.lock();
         if inner.other_busy {
             return Err(VaultError::Internal("the journal's other segment is still in use"));
@@ -323,10 +329,7 @@ impl<S: Storage> Journal<S> {
         self.flush_locked(storage, &mut inner)?;
         let before = inner.active_file()?;
         let other = 1 - inner.active;
-        if inner.slots[other].is_none() {
-            inner.slots[other] = Some(make_segment(storage, private, other)?);
-            storage.sync_dir(private).map_err(|e| VaultError::io("sync the private folder", e))?;
-        }
+        inner.slot(other)?;
         inner.active = other;
         inner.other_busy = true;
         inner.unsynced = Some(before);
@@ -335,15 +338,23 @@ impl<S: Storage> Journal<S> {
     }
 
     /// Declares the segment that is not in use free: its retirement is durable. It grows if it was too small.
-    pub fn free(&self, storage: &S, grow: bool) {
+    pub fn free(&self, storage: &S, grow: bool) -> std::io::Result<()> {
         let (other, file, capacity) = {
             let inner = self.inner.lock();
             let other = 1 - inner.active;
-            let Some(slot) = &inner.slots[other] else { return };
+            let Some(slot) = &inner.slots[other] else { return Ok(()) };
             (other, slot.file.clone(), slot.capacity)
         };
         let larger = capacity.saturating_mul(4).min(LAST_CAPACITY);
-        let grown = grow && larger > capacity && fill(storage, &file, capacity, larger).is_ok();
+        let mut grown = false;
+        if grow && larger > capacity {
+            grown = match fill(storage, &file, capacity, larger) {
+                Ok(()) => true,
+                // It stays as large as it is.
+                Err(error) if super::core::is_out_of_space(&error) => false,
+                Err(error) => return Err(error),
+            };
+        }
         let mut inner = self.inner.lock();
         if let Some(slot) = &mut inner.slots[other] {
             if grown {
@@ -351,6 +362,7 @@ impl<S: Storage> Journal<S> {
             }
             inner.other_busy = false;
         }
+        Ok(())
     }
 
     fn begin_segment(&self, storage: &S, inner: &mut Inner<S>, seq: SegmentSeq, mark: SessionMark) -> Result<()> {
@@ -360,6 +372,7 @@ impl<S: Storage> Journal<S> {
             session: mark.session,
             durable_epoch: mark.durable_epoch,
             window_start: mark.window_start,
+            previous: inner.chain,
         };
         let mut block = [0; PAGE_LEN];
         entropy::fill(&mut block);

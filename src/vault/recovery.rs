@@ -18,11 +18,11 @@ use super::directory::{Directory, Location};
 use super::error::{Result, VaultError};
 use super::file::VaultFile;
 use super::file::replay::{Plan, PlanBase, Refused, Step};
-use super::journal::{self, Journal, LAST_CAPACITY, Resume, SEGMENT_NAMES, Slot, remove_segments};
+use super::journal::{self, FIRST_CAPACITY, Journal, LAST_CAPACITY, Resume, SEGMENT_NAMES, Slot, remove_segments};
 use super::switches;
 use super::windows::CrashWindow;
 use crate::crypto::aead::{AeadKey, Tag};
-use crate::format::geometry::{BlockIndex, PAGE_BYTES, PAGE_LEN, PageIndex, page_block};
+use crate::format::geometry::{BlockIndex, HEADER_LEN, PAGE_BYTES, PAGE_LEN, PageIndex, page_block};
 use crate::format::header::{Birth, Header};
 use crate::format::record::{
     FileId, JournalId, Lsn, Operation, Placement, Record, SegmentHeader, SegmentSeq,
@@ -108,10 +108,9 @@ pub(crate) fn recover<S: Storage>(core: &Arc<VaultCore<S>>, root: &Arc<Directory
         return Ok(None);
     }
     let mut report = Recovery::default();
-    let mut segments = read_segments(core, &mut report)?;
+    let segments = read_segments(core, &mut report)?;
     if !segments.is_empty() {
         remember_window(core, &segments)?;
-        drop_retired(&mut segments);
         let plans = fold(core, &segments, &mut report)?;
         core.set_journal(Some(resume(core, &segments)?));
         replay(core, root, plans, &mut report)?;
@@ -143,7 +142,7 @@ fn read_segments<S: Storage>(core: &VaultCore<S>, report: &mut Recovery) -> Resu
         };
         // A segment whose first block does not open was being made, or used again, when the session ended:
         // nothing in it was ever synced. Or it is not of this vault.
-        if let Some(segment) = open_segment(core, slot, file)? {
+        if let Some(segment) = open_segment(core, slot, file, report)? {
             segments.push(segment);
         }
     }
@@ -154,24 +153,36 @@ fn read_segments<S: Storage>(core: &VaultCore<S>, report: &mut Recovery) -> Resu
         report.damage.push("the two segments are of different sessions; the later one is left out".to_owned());
         segments.truncate(1);
     }
-    let mut expected: Option<Lsn> = None;
-    let mut good = Vec::new();
-    for mut segment in segments {
-        if switches::holds("journal.lsn-continues", expected.is_none_or(|lsn| lsn == segment.header.first_lsn)) {
-            scan(core, &mut segment, report)?;
-            expected = Some(segment.next_lsn());
-            good.push(segment);
-        }
-        // Otherwise the older segment was not synced to its end, and so nothing in this one was.
+    for segment in &mut segments {
+        scan(core, segment, report)?;
     }
-    Ok(good)
+    // One that is retired may be in use again already: nothing follows from what is left of it.
+    drop_retired(&mut segments);
+    if let [older, newer] = segments.as_slice()
+        && !switches::holds("journal.lsn-continues", older.next_lsn() == newer.header.first_lsn)
+    {
+        // The older segment was not synced to its end, and so nothing in this one was.
+        if newer.records.iter().any(|(_, record)| record.synced_through >= older.next_lsn()) {
+            report.damage.push(format!(
+                "{}: records that were synced are missing from its end",
+                SEGMENT_NAMES.get(older.slot).unwrap_or(&"journal")
+            ));
+        }
+        segments.truncate(1);
+    }
+    Ok(segments)
 }
 
 fn access<S: Storage>(core: &VaultCore<S>) -> Access {
     if core.is_read_only() { Access::Read } else { Access::ReadWrite }
 }
 
-fn open_segment<S: Storage>(core: &VaultCore<S>, slot: usize, file: S::File) -> Result<Option<Segment<S>>> {
+fn open_segment<S: Storage>(
+    core: &VaultCore<S>,
+    slot: usize,
+    file: S::File,
+    report: &mut Recovery,
+) -> Result<Option<Segment<S>>> {
     let failed = |e| VaultError::io("read the journal", e);
     let mut block = vec![0; PAGE_LEN];
     if read_into(&core.storage, &file, &mut block, 0).map_err(failed)? < PAGE_LEN {
@@ -181,6 +192,10 @@ fn open_segment<S: Storage>(core: &VaultCore<S>, slot: usize, file: S::File) -> 
     let key = core.keys.journal(&id);
     let Ok((header, header_tag)) = SegmentHeader::open(&block, &key) else { return Ok(None) };
     let length = core.storage.stat(Target::File(&file)).map_err(failed)?.size_bytes;
+    if length < u64::from(FIRST_CAPACITY) * PAGE_BYTES {
+        // Its header was written when all of it was there, synced.
+        report.damage.push(format!("{}: it was cut", SEGMENT_NAMES.get(slot).unwrap_or(&"journal")));
+    }
     Ok(Some(Segment {
         slot,
         file: Arc::new(file),
@@ -258,7 +273,8 @@ fn remember_window<S: Storage>(core: &Arc<VaultCore<S>>, segments: &[Segment<S>]
         session: newest.header.session,
         durable_epoch: newest.header.durable_epoch,
         start: time(newest.header.window_start),
-        end: core.storage.now(),
+        // A clock that was set back must not leave the window empty.
+        end: core.storage.now().max(time(newest.header.window_start)),
     };
     for (_, record) in segments.iter().flat_map(|segment| &segment.records) {
         for operation in &record.operations {
@@ -503,10 +519,17 @@ fn replay<S: Storage>(
                 continue;
             }
             let Some(taken) = plan.take() else { break };
-            if !taken.may_be_at(core, &location, &stat)? {
-                refused = Some(location.backing_path());
-                plan = Some(taken);
-                continue;
+            match taken.fits(core, &location, &stat)? {
+                Fit::This => {}
+                Fit::Stale => {
+                    refused = Some(location.backing_path());
+                    plan = Some(taken);
+                    continue;
+                }
+                Fit::Other => {
+                    plan = Some(taken);
+                    continue;
+                }
             }
             match VaultFile::replayed(core, id, location, &stat, taken) {
                 Ok(file) => found = Some(Arc::new(file)),
@@ -548,21 +571,39 @@ fn locate<S: Storage>(root: &Arc<Directory<S>>, path: &[u8]) -> Result<Option<Lo
     Ok(Some(Location { directory, entry }))
 }
 
+/// What the file at a place is to a plan.
+enum Fit {
+    /// The file that it is about, in a state that it speaks of.
+    This,
+    /// The file that it is about, in another state.
+    Stale,
+    /// Another file, which took the name.
+    Other,
+}
+
 impl Plan {
     /// Whether the file at a place is the one that this is about: an early look at its header.
-    fn may_be_at<S: Storage>(
+    fn fits<S: Storage>(
         &self,
         core: &VaultCore<S>,
         location: &Location<S>,
         stat: &crate::storage::Stat,
-    ) -> Result<bool> {
+    ) -> Result<Fit> {
         let file = location.open_backing(stat)?;
-        let mut start = [0; crate::format::geometry::HEADER_LEN];
-        read_into(&core.storage, &file, &mut start, 0).map_err(|e| VaultError::io("read a file", e))?;
+        let mut start = [0; HEADER_LEN];
+        let read = read_into(&core.storage, &file, &mut start, 0).map_err(|e| VaultError::io("read a file", e))?;
         let salt = Header::salt(&start).unwrap_or_default();
-        Ok(match Header::open(&start, core.keys.file(&salt).header()) {
-            Ok(header) => switches::holds("recovery.stale-base-refused", self.identities.contains(&(salt, header.seq))),
-            Err(_) => self.base == PlanBase::Overlay,
-        })
+        let fit = match Header::open(&start, core.keys.file(&salt).header()) {
+            Ok(header) if self.identities.contains(&(salt, header.seq)) => Fit::This,
+            Ok(_) if self.identities.iter().any(|(known, _)| *known == salt) => Fit::Stale,
+            // Just made, under the name of one that is gone.
+            Err(_) if read < HEADER_LEN => Fit::Other,
+            // Torn, while a checkpoint replaced it.
+            Err(_) if self.base == PlanBase::Overlay => Fit::This,
+            Err(_) => Fit::Stale,
+            Ok(_) => Fit::Other,
+        };
+        let refused = matches!(fit, Fit::Stale) && !switches::holds("recovery.stale-base-refused", false);
+        Ok(if matches!(fit, Fit::Stale) && !refused { Fit::This } else { fit })
     }
 }

@@ -27,6 +27,7 @@ pub const ALL: &[&str] = &[
     "recovery.stale-base-refused",
     "rename.source-is-durable",
     "rename.intent-is-recorded",
+    "rename.name-is-durable",
     "tick.epoch-synced",
     "seal.everything-synced",
 ];

@@ -61,11 +61,7 @@ pub fn run(command: &mut Command) -> Outcome {
     let stdout = drain(child.stdout.take().unwrap());
     let stderr = drain(child.stderr.take().unwrap());
     let code = end_of(&mut child).code();
-    Outcome {
-        code,
-        stdout: stdout.join().unwrap(),
-        stderr: stderr.join().unwrap(),
-    }
+    Outcome { code, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
 }
 
 fn drain(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<String> {
@@ -126,6 +122,11 @@ pub fn users_can_mount() -> bool {
         eprintln!("skipped: ordinary users cannot open /dev/fuse here, or there is no fusermount3");
     }
     installed && opens
+}
+
+/// Bytes that differ from page to page.
+pub fn pattern(len_bytes: usize) -> Vec<u8> {
+    (0..len_bytes).map(|index| (index.wrapping_mul(31) ^ (index >> 9)) as u8).collect()
 }
 
 /// A vault in a temporary directory, and a place to mount it on. Unmounted when dropped.

@@ -189,10 +189,10 @@ fn explain_dir(
                 _ => Err("it is of another kind".to_owned()),
             };
             match outcome {
+                // Two may look alike: each of them may be here.
                 Ok(()) => {
                     seen.extend(seen_below);
                     explained = true;
-                    break;
                 }
                 Err(reason) => reasons.push(format!("as {:?}: {reason}", candidate.node)),
             }

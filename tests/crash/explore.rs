@@ -102,7 +102,34 @@ fn shortened(choices: &[u32]) -> &[u32] {
 }
 
 fn said(ops: &[Op], step: &str, reason: &str) -> Violation {
-    format!("{ops:?}\n  crash at {step}\n  {reason}")
+    format!("{}\n  crash at {step}\n  {reason}", shown(ops))
+}
+
+/// Operations as they stand in a test.
+pub fn shown(ops: &[Op]) -> String {
+    format!("{ops:?}").replace(super::ops::LONG, "LONG")
+}
+
+/// Leaves out of a failing sequence what it does not need to fail.
+pub fn shrink(prepared: &Prepared, ops: &[Op], depth: Depth) -> Vec<Op> {
+    let mut kept = ops.to_vec();
+    let fails = |ops: &[Op]| explore(prepared, ops, depth).is_err();
+    if !fails(&kept) {
+        return kept;
+    }
+    loop {
+        let before = kept.len();
+        for at in (0..kept.len()).rev() {
+            let mut fewer = kept.clone();
+            fewer.remove(at);
+            if !fewer.is_empty() && fails(&fewer) {
+                kept = fewer;
+            }
+        }
+        if kept.len() == before {
+            return kept;
+        }
+    }
 }
 
 /// A random operation on the files of the prepared vault and a few more.

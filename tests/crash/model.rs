@@ -273,17 +273,13 @@ impl Model {
 
     pub fn exchange(&mut self, a: &str, b: &str) {
         let (Some(at_a), Some(at_b)) = (self.find(a), self.find(b)) else { return };
-        let mut since = None;
-        for (node, is_source) in [(at_a, true), (at_b, false)] {
+        for node in [at_a, at_b] {
             if let Node::File(file) = node {
                 self.files[file].at_birthplace = false;
-                if is_source && self.files[file].durable.is_none() {
-                    since = Some(self.files[file].last_version());
-                }
             }
         }
         self.set(a, Some(at_b), None);
-        self.set(b, Some(at_a), since);
+        self.set(b, Some(at_a), None);
     }
 
     /// A file was synced. The disk keeps the name under which it was made, if that is still its name.
@@ -299,6 +295,38 @@ impl Model {
                 slot.settle();
             }
         }
+    }
+
+    /// The last operation was refused: names are what they were.
+    pub fn undo_names(&mut self) {
+        for file in &mut self.files {
+            file.names = 0;
+        }
+        for dir in 0..self.dirs.len() {
+            for slot in self.dirs[dir].slots.values_mut() {
+                slot.now = slot.shown.first().copied().flatten();
+                if let Some(Node::File(file)) = slot.now {
+                    self.files[file].names += 1;
+                }
+            }
+        }
+    }
+
+    /// All names now, with where they are.
+    pub fn paths(&self) -> Vec<(String, Node)> {
+        let mut paths = Vec::new();
+        let mut pending = vec![(String::new(), ROOT)];
+        while let Some((above, dir)) = pending.pop() {
+            for (name, slot) in &self.dirs[dir].slots {
+                let Some(node) = slot.now else { continue };
+                let path = if above.is_empty() { name.clone() } else { format!("{above}/{name}") };
+                if let Node::Dir(below) = node {
+                    pending.push((path.clone(), below));
+                }
+                paths.push((path, node));
+            }
+        }
+        paths
     }
 
     /// A rename that replaces something made its source durable first.

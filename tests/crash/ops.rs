@@ -32,6 +32,8 @@ pub enum Op {
     Tick,
     /// Seal, and open again.
     Seal,
+    /// The process is killed, and the vault opened again. What was not synced still is not.
+    Kill,
     /// The page keys change soon.
     ShortSession,
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use sero::crypto::{KdfParams, Passphrase, VaultKeys};
+use sero::crypto::{KdfParams, Passphrase};
 use sero::storage::sim::{Snapshot, is_crash};
 use sero::storage::{RenameMode, SetTime, SimDisk, SimStorage, Timestamp};
 use sero::vault::create::{CreateOptions, create_on};
@@ -82,10 +82,6 @@ pub fn prepare(more: &[Op]) -> Prepared {
 }
 
 impl Prepared {
-    pub fn keys(&self, disk: &SimDisk) -> VaultKeys {
-        UnlockedKeys::from_exposed(&disk.storage(), &self.secret).expect("the keys open it").into()
-    }
-
     /// Opens a copy of it.
     pub fn world(&self) -> World {
         World::on(self.disk.to_disk(), self.model.clone(), &self.secret).expect("it opens")
@@ -169,7 +165,7 @@ impl World {
             Op::Rmdir(path) => model.dir(path).is_some_and(|dir| self.is_empty(dir)),
             Op::SyncDir(path) => model.dir(path).is_some(),
             Op::WriteOrphan { .. } | Op::CloseOrphan => self.orphan.is_some(),
-            Op::Checkpoint | Op::Sync | Op::Tick | Op::Seal | Op::ShortSession => true,
+            Op::Checkpoint | Op::Sync | Op::Tick | Op::Seal | Op::Kill | Op::ShortSession => true,
         }
     }
 
@@ -265,7 +261,6 @@ impl World {
                 let ((a_dir, a_name), (b_dir, b_name)) = (self.directory(a)?, self.directory(b)?);
                 self.model.exchange(a, b);
                 a_dir.rename(a_name, &b_dir, b_name, RenameMode::Exchange)?;
-                self.model.replaced_by(b);
             }
             Op::Link(from, to) => {
                 let ((from_dir, from_name), (to_dir, to_name)) = (self.directory(from)?, self.directory(to)?);
@@ -349,6 +344,17 @@ impl World {
                 self.vault = None;
                 self.vault = Some(open(&self.disk, &self.secret)?);
             }
+            Op::Kill => {
+                // A step ordered for the crash belongs to the disk that is left.
+                let disk = self.disk.kill();
+                self.handles.clear();
+                self.orphan = None;
+                self.vault = None;
+                self.disk = disk;
+                self.disk.record_steps();
+                self.vault = Some(open(&self.disk, &self.secret)?);
+                self.adopt_names()?;
+            }
             Op::ShortSession => self.vault().set_seal_limit(3),
         }
         Ok(())
@@ -394,8 +400,28 @@ impl World {
         Ok(())
     }
 
+    /// After a kill: what the files read now is what they are.
+    fn adopt_names(&mut self) -> Result<(), Stop> {
+        for (path, node) in self.model.paths() {
+            let super::model::Node::File(number) = node else { continue };
+            let (directory, name) = self.directory(&path)?;
+            let found = read_all(&*directory.open_file(name)?)?;
+            let model = &mut self.model.files[number];
+            if let Err(reason) = model.explains(&found, None) {
+                let error = io::Error::other(format!("{path} after a kill: {reason}"));
+                return Err(Stop::Error(VaultError::Io { context: "trust what is read", source: error }));
+            }
+            if **model.now() != found {
+                model.push(found);
+            }
+            model.committed = true;
+        }
+        Ok(())
+    }
+
     /// After an operation was refused: takes what a file reads now for what it is, if that can be.
     pub fn adopt_live(&mut self) -> Result<(), String> {
+        self.model.undo_names();
         for (number, file) in &self.handles {
             let found = read_all(file).map_err(|error| format!("file {number} cannot be read after an error: {error}"))?;
             let model = &mut self.model.files[*number];

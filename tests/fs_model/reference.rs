@@ -30,7 +30,14 @@ pub type Outcome<T = ()> = Result<T, i32>;
 
 impl Model {
     pub fn new() -> Self {
-        Self { inodes: vec![Inode { content: Content::Directory(BTreeMap::new()), perm: 0o755, names: 1, xattrs: BTreeMap::new() }] }
+        Self {
+            inodes: vec![Inode {
+                content: Content::Directory(BTreeMap::new()),
+                perm: 0o755,
+                names: 1,
+                xattrs: BTreeMap::new(),
+            }],
+        }
     }
 
     /// The directories that can be reached, with their paths, in a fixed order.
@@ -109,7 +116,10 @@ impl Model {
     pub fn is_within(&self, directory: usize, ancestor: usize) -> bool {
         directory == ancestor
             || self.is_directory(ancestor)
-                && self.entries(ancestor).values().any(|child| self.is_directory(*child) && self.is_within(directory, *child))
+                && self
+                    .entries(ancestor)
+                    .values()
+                    .any(|child| self.is_directory(*child) && self.is_within(directory, *child))
     }
 
     pub fn rename(&mut self, from: (usize, &[u8]), to: (usize, &[u8]), flags: u32) -> Outcome {

@@ -123,7 +123,7 @@ impl<S: Storage> Step<'_, S> {
             source: self.source,
             replaced: self.replaced,
         };
-        core.journal_rename(&plan)?;
+        let _naming = core.journal_rename(&plan)?;
         // The directory that is replaced must be empty for the backing, too.
         let emptied = match replaced_dir.filter(|_| !exchange) {
             Some(replaced) => Some(replaced.empty_out()?),

@@ -11,7 +11,7 @@ use crate::format::geometry::{BlockIndex, PAGE_LEN, PageIndex};
 use crate::format::header::Seal;
 use crate::format::record::{Operation, SegmentSeq};
 use crate::format::seals::Sealed;
-use crate::storage::{SetTime, Storage, Target, Timestamp};
+use crate::storage::{SetTime, Storage, Target};
 use crate::vault::core::VaultCore;
 use crate::vault::error::Result;
 use crate::vault::journal::Location;
@@ -27,14 +27,14 @@ pub(crate) struct Applied<S: Storage> {
     pub file: Arc<VaultFile<S>>,
     blocks: Vec<(BlockIndex, Location)>,
     home_len: u64,
-    mtime: Option<Timestamp>,
+    segment: SegmentSeq,
     holes: Vec<(PageIndex, PageIndex)>,
 }
 
 impl<S: Storage> VaultFile<S> {
     /// At close: what is only in memory reaches the backing, unsynced. The background sync makes it durable.
     pub fn commit(&self) -> Result<()> {
-        if !self.is_volatile() || self.core.is_read_only() {
+        if !self.is_volatile() || self.is_unlinked() || self.core.is_read_only() {
             return Ok(());
         }
         let mut state = self.state.write();
@@ -42,6 +42,10 @@ impl<S: Storage> VaultFile<S> {
             return Ok(());
         }
         let outcome = state.commit_home(&self.core);
+        if std::mem::take(&mut state.journal.touched) {
+            // A background sync that began before does not cover it.
+            self.core.remember_written(self.ino);
+        }
         if outcome.is_err() {
             // It is not lost with the handle: tried again in the background, and when the vault is sealed.
             self.core.remember_uncommitted(self.ino);
@@ -70,6 +74,8 @@ impl<S: Storage> VaultFile<S> {
         let last = {
             let _gate = self.core.gate.read();
             let mut state = self.state.write();
+            // A background sync may have begun with it, and not be over.
+            self.sync_base(&mut state)?;
             self.record_pending(&mut state)?;
             state.journal.last
         };
@@ -83,6 +89,7 @@ impl<S: Storage> VaultFile<S> {
 
     fn become_durable(&self, state: &mut State<S>, synced: bool) {
         state.base = Base::Durable { synced };
+        state.journal.touched = false;
         state.journal.size = state.size;
         state.journal.header_size = state.size;
         state.journal.base_salt = state.home.keys.salt;
@@ -126,7 +133,6 @@ impl<S: Storage> VaultFile<S> {
         if state.journal.touched {
             self.seal_header(&mut state)?;
         }
-        state.journal.touched = false;
         state.journal.base_salt = state.home.keys.salt;
         let mut blocks: Vec<_> = state.home.overlay.iter().map(|(block, at)| (*block, *at)).collect();
         blocks.sort_unstable_by_key(|(block, _)| *block);
@@ -135,7 +141,7 @@ impl<S: Storage> VaultFile<S> {
             file: self.clone(),
             blocks,
             home_len: state.wanted_home_len(),
-            mtime: state.mtime,
+            segment: self.core.journal()?.current(),
             holes,
         }))
     }
@@ -156,16 +162,16 @@ impl<S: Storage> VaultFile<S> {
             return Ok(());
         }
         let mut placed = Vec::with_capacity(tree.dirty_nodes());
-        let settled = tree.dirty_nodes();
-        tree.seal_nodes(|block, entries| {
+        let sealed = tree.seal_nodes(|block, entries| {
             let seal: Seal = home.seal_in_place(core, Sealed::Node(block), entries)?;
             let operation = Operation::Node { file: id, block: block.0 };
             let appended = core.append(&[(operation, entries.as_slice())])?;
             placed.push((block, appended.first_image));
             Ok(seal)
-        })?;
-        core.nodes_settled(settled);
+        });
+        core.nodes_settled(placed.len());
         home.overlay.extend(placed);
+        sealed?;
         state.seq += 1;
         let header = state.header();
         let Body::Paged(tree) = &mut state.body else { return Ok(()) };
@@ -176,6 +182,11 @@ impl<S: Storage> VaultFile<S> {
         state.home.overlay.insert(BlockIndex::ROOT, appended.first_image);
         state.journal.header_size = state.size;
         Ok(())
+    }
+
+    /// The checkpoint that took the file's state has its end mark: what is changed from here on is for the next.
+    pub(crate) fn taken_by_checkpoint(&self) {
+        self.state.write().journal.touched = false;
     }
 
     /// The segment that held these images is retired: the home is their place now. True if nothing of the file is
@@ -228,8 +239,10 @@ impl<S: Storage> Applied<S> {
         }
         self.write_run(core, start, &run)?;
         let mut state = self.file.state.write();
-        // Pages that were appended since, straight to the home, stay.
-        let len = self.home_len.max(state.home_len.min(state.wanted_home_len()));
+        // Pages that were appended since, straight to the home, stay; the journal knows of them.
+        let extended = state.journal.extending_in.is_some_and(|segment| segment > self.segment);
+        let appended = if extended { state.home_len.min(state.wanted_home_len()) } else { 0 };
+        let len = self.home_len.max(appended);
         // Also where the length is right: what was reserved beyond it goes.
         core.storage
             .set_len(&state.home.file, len)
@@ -238,7 +251,8 @@ impl<S: Storage> Applied<S> {
         for (first, end) in &self.holes {
             state.punch_where_holes(core, *first, *end)?;
         }
-        if let Some(mtime) = self.mtime {
+        // The newest: a time that was set since then would otherwise be undone.
+        if let Some(mtime) = state.mtime {
             core.storage
                 .set_times(Target::File(&state.home.file), SetTime::Keep, SetTime::To(mtime))
                 .map_err(|e| core.write_failed("set a file's times", e))?;

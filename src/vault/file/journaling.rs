@@ -2,7 +2,9 @@
 
 use super::{Base, Body, State, VaultFile};
 use crate::crypto::entropy;
-use crate::format::geometry::{BlockIndex, PAGE_LEN, PageIndex, home_len, page_block, page_count};
+use crate::format::geometry::{
+    BlockIndex, PAGE_BYTES, PAGE_LEN, PageIndex, SIZE_MAX, home_len, page_block, page_count,
+};
 use crate::format::header::Seal;
 use crate::format::record::{FileId, Operation, PageSeal, Placement, Time};
 use crate::storage::{Storage, Timestamp};
@@ -21,22 +23,35 @@ pub(super) fn time_of(time: Option<Timestamp>) -> Option<Time> {
 impl<S: Storage> VaultFile<S> {
     /// Before the first change of a durable file, and before its first change in a journal segment.
     pub(super) fn begin_change(&self, state: &mut State<S>) -> Result<()> {
-        if state.base == (Base::Durable { synced: false }) {
-            // The journal speaks only of a base that is durable.
-            let sync = || self.core.storage.sync_file(&state.home.file);
-            switches::barrier("file.base-is-synced", sync).map_err(|e| self.core.sync_failed("sync a file", e))?;
-            self.core.remember_synced(self.ino);
-            state.base = Base::Durable { synced: true };
-        }
+        self.sync_base(state)?;
         let current = self.core.journal()?.current();
         if state.journal.named_in != Some(current) {
             let id = *state.journal.id.get_or_insert_with(|| self.core.next_file_id());
-            let path = self.location.read().backing_path();
+            let _naming = self.core.naming.read();
+            let location = self.location();
+            self.core.settle_name(self.ino, &location)?;
+            let path = location.backing_path();
             let operation = Operation::File { file: id, salt: state.journal.base_salt, seq: state.seq };
             self.core.append_text(path.as_bytes(), operation)?;
             state.journal.named_in = Some(current);
             state.journal.touched = true;
             self.core.remember_journaled(id, self);
+        }
+        Ok(())
+    }
+
+    /// The journal speaks only of a base that is durable.
+    pub(super) fn sync_base(&self, state: &mut State<S>) -> Result<()> {
+        if state.base == (Base::Durable { synced: false }) {
+            if !self.core.is_synced(self.ino) {
+                self.location().settle()?;
+                let sync = || self.core.storage.sync_file(&state.home.file);
+                switches::barrier("file.base-is-synced", sync).map_err(|e| self.core.sync_failed("sync a file", e))?;
+                // Not only here: opened again, it must not be taken for a new file, which is written in place.
+                self.core.forget_volatile(self.ino);
+                self.core.remember_synced(self.ino);
+            }
+            state.base = Base::Durable { synced: true };
         }
         Ok(())
     }
@@ -210,9 +225,11 @@ impl<S: Storage> VaultFile<S> {
             self.record_extending(state)?;
         }
         let pending = std::mem::take(&mut state.journal.pending);
-        let put = state.put_home(&self.core, pages, images, new_size, |page| pending.contains(&page));
+        let (written, put) = state.put_home(&self.core, pages, images, new_size, |page| pending.contains(&page));
         state.journal.pending = pending;
-        put?;
+        // Also of a write that failed half-way: what is home in part must be known.
+        let pages = pages.get(..written).unwrap_or(pages);
+        let new_size = if put.is_ok() { new_size } else { state.size.max(super::write::end_of(pages)) };
         self.enter_journaled(state, pages)?;
         for (page, _) in pages {
             // It may have been in the journal, and dropped: the home is newer now.
@@ -222,6 +239,7 @@ impl<S: Storage> VaultFile<S> {
             }
         }
         state.size = state.size.max(new_size);
+        put?;
         if state.journal.pending.len() as u64 * PAGE_LEN as u64 >= super::durability::PENDING_MAX {
             self.record_pending(state)?;
         }
@@ -261,15 +279,15 @@ impl<S: Storage> VaultFile<S> {
                 }
             }
         }
-        for chunk in seals.chunks(SEALS_PER_RECORD) {
-            let mut items = Vec::new();
-            for run in same_session(chunk) {
-                items.push((pages_operation(id, run, Placement::Home), [].as_slice()));
-            }
-            self.append(state, &items)?;
+        // The old last page, sealed at its new length, counts only together with the new size.
+        let tail = PageIndex::of(state.journal.size);
+        let (last, others): (Vec<_>, Vec<_>) = seals.into_iter().partition(|(page, _)| *page == tail);
+        for chunk in others.chunks(SEALS_PER_RECORD) {
+            self.append(state, &home_operations(id, chunk))?;
         }
-        let length = Operation::Length { file: id, size: state.size, mtime: time_of(state.mtime) };
-        self.append(state, &[(length, &[])])?;
+        let mut items = home_operations(id, &last);
+        items.push((Operation::Length { file: id, size: state.size, mtime: time_of(state.mtime) }, &[]));
+        self.append(state, &items)?;
         state.journal.size = state.size;
         self.forget_pending(state);
         Ok(())
@@ -294,7 +312,8 @@ impl<S: Storage> VaultFile<S> {
         items.push((Operation::Length { file: id, size: new_size, mtime: time_of(state.mtime) }, &[]));
         let appended = self.append(state, &items)?;
         if new_size < state.size {
-            self.drop_pages(state, PageIndex(page_count(new_size)), PageIndex(page_count(state.size)))?;
+            // To the end of the tree: a node that is left without pages behind the end would have no place.
+            self.drop_pages(state, PageIndex(page_count(new_size)), PageIndex(SIZE_MAX / PAGE_BYTES))?;
         }
         state.overlay_pages(tail, appended.first_image);
         self.enter_journaled(state, tail)?;
@@ -361,6 +380,11 @@ fn pages_operations<'a>(id: FileId, pages: &[(PageIndex, Seal)], images: &'a [u8
         items.push((pages_operation(id, run, Placement::Journal), mine));
     }
     items
+}
+
+/// One operation for each run of pages that are home already.
+fn home_operations<'a>(id: FileId, pages: &[(PageIndex, Seal)]) -> Vec<(Operation, &'a [u8])> {
+    same_session(pages).map(|run| (pages_operation(id, run, Placement::Home), [].as_slice())).collect()
 }
 
 fn same_session(pages: &[(PageIndex, Seal)]) -> impl Iterator<Item = &[(PageIndex, Seal)]> {

@@ -181,7 +181,7 @@ impl<S: Storage> State<S> {
                     return Err(self.home.integrity(None, "the journal has a size that the file cannot have"));
                 }
                 if size < self.size {
-                    self.clear_pages(core, page_count(size), page_count(self.size))?;
+                    self.clear_pages(core, page_count(size), SIZE_MAX / PAGE_LEN as u64)?;
                 }
                 self.size = size;
             }

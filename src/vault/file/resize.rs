@@ -28,6 +28,7 @@ impl<S: Storage> VaultFile<S> {
                 let mut state = self.state.write();
                 if state.base == Base::Volatile {
                     state.mtime = None;
+                    state.journal.touched = true;
                     return state.truncate_volatile(&self.core, size);
                 }
                 continue;
@@ -49,7 +50,12 @@ impl<S: Storage> VaultFile<S> {
             let plain = state.read_start(&self.core, size as usize)?;
             if size == 0 || matches!(state.body, Body::Paged(_)) {
                 // It starts anew: nothing of the old keys stays in use.
-                state.home.keys = Keys::new(&self.core, entropy::array());
+                let before = std::mem::replace(&mut state.home.keys, Keys::new(&self.core, entropy::array()));
+                let outcome = self.journal_blob(state, &plain);
+                if outcome.is_err() {
+                    state.home.keys = before;
+                }
+                return outcome;
             }
             return self.journal_blob(state, &plain);
         }
@@ -103,6 +109,7 @@ impl<S: Storage> VaultFile<S> {
             if self.is_volatile() {
                 let mut state = self.state.write();
                 if state.base == Base::Volatile {
+                    state.journal.touched = true;
                     return state.punch_volatile(&self.core, first, end);
                 }
                 continue;
@@ -172,7 +179,7 @@ impl<S: Storage> State<S> {
 
     /// The page that becomes the last one of a shorter file, cut and sealed anew; none if it is whole or a hole.
     fn seal_cut_tail(&mut self, core: &VaultCore<S>, size: u64) -> Result<(Vec<(PageIndex, Seal)>, Vec<u8>)> {
-        if size % PAGE_BYTES == 0 {
+        if size.is_multiple_of(PAGE_BYTES) {
             return Ok((Vec::new(), Vec::new()));
         }
         let page = PageIndex::of(size);
@@ -203,7 +210,12 @@ impl<S: Storage> State<S> {
         if size <= BLOB_MAX {
             let plain = self.read_start(core, size as usize)?;
             if size == 0 || matches!(self.body, Body::Paged(_)) {
-                self.home.keys = Keys::new(core, entropy::array());
+                let before = std::mem::replace(&mut self.home.keys, Keys::new(core, entropy::array()));
+                let outcome = self.store_blob_home(core, &plain);
+                if outcome.is_err() && !self.is_blob_of(plain.len()) {
+                    self.home.keys = before;
+                }
+                return outcome;
             }
             return self.store_blob_home(core, &plain);
         }
@@ -211,29 +223,35 @@ impl<S: Storage> State<S> {
             let plain = self.read_blob(core)?;
             let mut tree = TagTree::empty();
             let (pages, images) = self.seal_range(core, &mut tree, size, size, &[], Some(&plain))?;
-            self.put_home(core, &pages, &images, size, |_| true)?;
+            core.reserve(&self.home.file, self.home_len, home_len(size).saturating_sub(self.home_len).clamp(1, 1 << 20))?;
+            self.put_home(core, &pages, &images, size, |_| true).1?;
             self.body = Body::Paged(tree);
             self.stale = true;
             self.set_seals(core, &pages)?;
         } else if size < self.size {
             let (tail, image) = self.seal_cut_tail(core, size)?;
-            self.put_home(core, &tail, &image, size, |_| true)?;
-            let old_end = PageIndex(page_count(self.size));
+            self.put_home(core, &tail, &image, size, |_| true).1?;
+            let end = PageIndex(SIZE_MAX / PAGE_BYTES);
             let Self { home, body: Body::Paged(tree), .. } = self else {
                 return Err(VaultError::Internal("a blob has no tree"));
             };
-            tree.clear(PageIndex(page_count(size)), old_end, &home.reader(core))?;
+            tree.clear(PageIndex(page_count(size)), end, &home.reader(core))?;
             self.stale = true;
             self.set_seals(core, &tail)?;
         } else {
             let (pages, images) =
                 self.with_tree(|state, tree| state.seal_range(core, tree, size, size, &[], None))?;
-            self.put_home(core, &pages, &images, size, |_| true)?;
+            self.put_home(core, &pages, &images, size, |_| true).1?;
             self.stale = true;
             self.set_seals(core, &pages)?;
         }
         self.size = size;
         self.set_home_len(core, home_len(size))
+    }
+
+    /// Whether a blob of this length was stored before something else failed.
+    fn is_blob_of(&self, len: usize) -> bool {
+        matches!(self.body, Body::Blob { .. }) && self.size == len as u64
     }
 
     fn punch_volatile(&mut self, core: &VaultCore<S>, first: PageIndex, end: PageIndex) -> Result<()> {

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::{Base, Body, State, VaultFile};
 use crate::crypto::entropy;
 use crate::format::geometry::{
-    BLOB_MAX, HEADER_LEN, PAGE_BYTES, PAGE_LEN, PageIndex, SIZE_MAX, page_block, page_count,
+    BLOB_MAX, BlockIndex, HEADER_LEN, PAGE_BYTES, PAGE_LEN, PageIndex, SIZE_MAX, home_len, page_block, page_count,
 };
 use crate::format::header::{Header, Seal};
 use crate::format::seals::Sealed;
@@ -38,6 +38,7 @@ impl<S: Storage> VaultFile<S> {
             if self.is_volatile() {
                 let mut state = self.state.write();
                 if state.base == Base::Volatile {
+                    state.journal.touched = true;
                     return state.write_volatile(&self.core, from, rest);
                 }
                 continue;
@@ -77,7 +78,7 @@ impl<S: Storage> VaultFile<S> {
         // The old last page, if it becomes longer, is rewritten first and through the journal, so that whole
         // fresh pages behind it can go straight home.
         let tail_end = state.size.next_multiple_of(PAGE_BYTES);
-        if state.size % PAGE_BYTES != 0 && from < tail_end && end > tail_end + BULK_PAGES as u64 * PAGE_BYTES {
+        if !state.size.is_multiple_of(PAGE_BYTES) && from < tail_end && end > tail_end + BULK_PAGES as u64 * PAGE_BYTES {
             let first = (tail_end - from) as usize;
             let head = data.get(..first).unwrap_or(data);
             self.write_pages_durable(state, from, head)?;
@@ -159,10 +160,15 @@ impl<S: Storage> State<S> {
         let first = PageIndex::of(from).0;
         let end = page_count(from + data.len() as u64);
         match blob {
-            Some(blob) => pages.extend((0..page_count(blob.len() as u64)).map(PageIndex).filter(|page| page.0 < first)),
-            None if self.size % PAGE_BYTES != 0 && new_size > self.size => {
+            // Without data the file only becomes longer, and all of the content is what was there.
+            Some(blob) => {
+                let before = |page: &PageIndex| page.0 < first || data.is_empty();
+                pages.extend((0..page_count(blob.len() as u64)).map(PageIndex).filter(before));
+            }
+            None if !self.size.is_multiple_of(PAGE_BYTES) && new_size > self.size => {
                 let tail = PageIndex::of(self.size);
-                if tail.0 < first && tree.seal(tail, &self.home.reader(core))?.is_some() {
+                let before = tail.0 < first || data.is_empty();
+                if before && tree.seal(tail, &self.home.reader(core))?.is_some() {
                     pages.push(tail);
                 }
             }
@@ -251,7 +257,9 @@ impl<S: Storage> State<S> {
             let mut tree = TagTree::empty();
             let (pages, images) = self.seal_range(core, &mut tree, new_size, from, data, Some(&plain))?;
             let old_blob_pages = page_count(self.size + HEADER_LEN as u64);
-            self.put_home(core, &pages, &images, new_size, |page| page.0 < old_blob_pages)?;
+            // Space for the whole first: the blob's own blocks are written over.
+            core.reserve(&self.home.file, self.home_len, home_len(new_size).saturating_sub(self.home_len).max(1))?;
+            self.put_home(core, &pages, &images, new_size, |page| page.0 < old_blob_pages).1?;
             self.body = Body::Paged(tree);
             return self.enter(core, &pages, new_size);
         }
@@ -261,13 +269,22 @@ impl<S: Storage> State<S> {
             return Err(VaultError::Internal("a blob was written as pages"));
         };
         let sealed = self.seal_range(core, &mut tree, new_size, from, data, None);
-        let put = sealed.and_then(|(pages, images)| {
+        let put = sealed.map(|(mut pages, images)| {
             let present = |page: PageIndex| matches!(tree.cached_seal(page), Ok(Some(Some(_))));
-            self.put_home(core, &pages, &images, new_size, present)?;
-            Ok(pages)
+            let (written, outcome) = self.put_home(core, &pages, &images, new_size, present);
+            for (page, _) in pages.split_off(written) {
+                // The blocks of the nodes above may have been written over: they must be written again.
+                if let Ok(Some(old)) = tree.cached_seal(page) {
+                    let _ = tree.set(page, old, &self.home.reader(core));
+                }
+            }
+            (pages, outcome)
         });
         self.body = Body::Paged(tree);
-        self.enter(core, &put?, new_size)
+        let (pages, outcome) = put?;
+        let reached = if outcome.is_ok() { new_size } else { self.size.max(end_of(&pages)) };
+        self.enter(core, &pages, reached)?;
+        outcome
     }
 
     /// Enters pages that are home into the tree of a volatile file.
@@ -297,7 +314,8 @@ impl<S: Storage> State<S> {
     }
 
     /// Writes images home. Runs that replace content (`present`) are apart from runs that need space, so that a
-    /// full disk cannot damage what was there.
+    /// full disk cannot damage what was there. Returns how many of the pages were written, also on an error: those
+    /// must be entered into the tree.
     pub(super) fn put_home(
         &mut self,
         core: &VaultCore<S>,
@@ -305,36 +323,69 @@ impl<S: Storage> State<S> {
         images: &[u8],
         new_size: u64,
         present: impl Fn(PageIndex) -> bool,
-    ) -> Result<()> {
+    ) -> (usize, Result<()>) {
+        // Nodes of a volatile file are written again before it is committed, so a run goes on over their blocks, and
+        // takes their space: a commit needs none.
+        let over_nodes = self.base == Base::Volatile;
+        let mut filler = [0; PAGE_LEN];
+        if over_nodes {
+            entropy::fill(&mut filler);
+        }
         let mut at = 0;
         while let Some((first, _)) = pages.get(at) {
-            let block = page_block(*first);
             let old = present(*first);
+            let from_start = over_nodes && self.home_len == 0 && first.0 == 0;
+            let start = if from_start { BlockIndex::ROOT } else { page_block(*first) };
+            let mut parts = Vec::with_capacity(8);
+            if from_start {
+                parts.push(IoSlice::new(&filler));
+            }
+            let mut run = at;
             let mut count = 1;
             while let Some((next, _)) = pages.get(at + count) {
-                if page_block(*next).0 != block.0 + count as u64 || present(*next) != old {
+                let before = PageIndex(next.0.wrapping_sub(1));
+                let follows = pages.get(at + count - 1).is_some_and(|(page, _)| *page == before);
+                let nodes = page_block(*next).0.saturating_sub(page_block(before).0 + 1);
+                if !follows || present(*next) != old || (nodes > 0 && !over_nodes) {
                     break;
+                }
+                if nodes > 0 {
+                    parts.push(IoSlice::new(images.get(run * PAGE_LEN..(at + count) * PAGE_LEN).unwrap_or_default()));
+                    run = at + count;
+                    (0..nodes).for_each(|_| parts.push(IoSlice::new(&filler)));
                 }
                 count += 1;
             }
-            let last = PageIndex(first.0 + count as u64 - 1);
-            let len = (count - 1) * PAGE_LEN + last.len_in(new_size);
-            let bytes = images
-                .get(at * PAGE_LEN..at * PAGE_LEN + len)
-                .ok_or(VaultError::Internal("fewer images than pages"))?;
-            self.write_home(core, bytes, block.offset_bytes())?;
+            let last = pages.get(at + count - 1).map_or(*first, |(page, _)| *page);
+            let end = (at + count - 1) * PAGE_LEN + last.len_in(new_size);
+            let Some(rest) = images.get(run * PAGE_LEN..end) else {
+                return (at, Err(VaultError::Internal("fewer images than pages")));
+            };
+            parts.push(IoSlice::new(rest));
+            if let Err(error) = self.write_home(core, &parts, start.offset_bytes()) {
+                return (at, Err(error));
+            }
             at += count;
         }
-        Ok(())
+        (at, Ok(()))
     }
 
     /// Writes to the home file and keeps its length in mind.
-    pub(super) fn write_home(&mut self, core: &VaultCore<S>, bytes: &[u8], offset_bytes: u64) -> Result<()> {
-        core.storage
-            .write_at(&self.home.file, &[IoSlice::new(bytes)], offset_bytes)
-            .map_err(|e| core.write_failed("write a file", e))?;
-        self.home_len = self.home_len.max(offset_bytes + bytes.len() as u64);
+    pub(super) fn write_home(&mut self, core: &VaultCore<S>, parts: &[IoSlice<'_>], offset_bytes: u64) -> Result<()> {
+        if let Err(error) = core.storage.write_at(&self.home.file, parts, offset_bytes) {
+            self.measure_home(core);
+            return Err(core.write_failed("write a file", error));
+        }
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        self.home_len = self.home_len.max(offset_bytes + len as u64);
         Ok(())
+    }
+
+    /// After a failed write, which may have made the home longer all the same.
+    pub(super) fn measure_home(&mut self, core: &VaultCore<S>) {
+        if let Ok(stat) = core.storage.stat(Target::File(&self.home.file)) {
+            self.home_len = stat.size_bytes;
+        }
     }
 
     pub(super) fn set_home_len(&mut self, core: &VaultCore<S>, len: u64) -> Result<()> {
@@ -366,7 +417,7 @@ impl<S: Storage> State<S> {
             // Space first: a full disk must not cost what is there.
             core.reserve(&self.home.file, self.home_len, len - self.home_len)?;
         }
-        self.write_home(core, &bytes, 0)?;
+        self.write_home(core, &[IoSlice::new(&bytes)], 0)?;
         self.seq += 1;
         self.size = plain.len() as u64;
         self.body = Body::Blob { seal: Some(seal), sealed: None };
@@ -377,14 +428,18 @@ impl<S: Storage> State<S> {
     /// Writes the dirty nodes of a volatile file home.
     pub(super) fn write_nodes_home(&mut self, core: &VaultCore<S>) -> Result<()> {
         let Self { home, body: Body::Paged(tree), home_len, .. } = self else { return Ok(()) };
-        tree.seal_nodes(|block, entries| {
+        let written = tree.seal_nodes(|block, entries| {
             let seal = home.seal_in_place(core, Sealed::Node(block), entries)?;
             core.storage
                 .write_at(&home.file, &[IoSlice::new(entries)], block.offset_bytes())
                 .map_err(|e| core.write_failed("write a file", e))?;
             *home_len = (*home_len).max(block.offset_bytes() + PAGE_BYTES);
             Ok(seal)
-        })
+        });
+        if written.is_err() {
+            self.measure_home(core);
+        }
+        written
     }
 
     /// Writes what a volatile file has only in memory home: nodes, then header and root, then the length.
@@ -404,8 +459,8 @@ impl<S: Storage> State<S> {
                 Body::Paged(tree) => self.home.seal_root(core, &header, tree)?,
                 Body::Blob { .. } => return Ok(()),
             };
-            self.write_home(core, block.as_slice(), 0)?;
-            self.set_home_len(core, crate::format::geometry::home_len(self.size))?;
+            self.write_home(core, &[IoSlice::new(block.as_slice())], 0)?;
+            self.set_home_len(core, home_len(self.size))?;
             if let Body::Paged(tree) = &mut self.body {
                 tree.root_sealed();
             }
@@ -431,6 +486,11 @@ impl<S: Storage> State<S> {
         self.mtime = mtime;
         Ok(())
     }
+}
+
+/// Where whole pages end that were written in order.
+pub(super) fn end_of(pages: &[(PageIndex, Seal)]) -> u64 {
+    pages.last().map_or(0, |(page, _)| page.offset_bytes() + PAGE_BYTES)
 }
 
 /// Makes `plain` `len` bytes long without leaving a copy of it behind in freed memory.

@@ -1,0 +1,201 @@
+//! The files in memory, and what is known of the durability of those that are not.
+
+use std::sync::{Arc, Weak};
+
+use super::{Volatile, VaultCore};
+use crate::format::geometry::{self, HEADER_LEN};
+use crate::format::record::FileId;
+use crate::storage::{Access, Stat, Storage};
+use crate::vault::directory::{Directory, Location};
+use crate::vault::error::{Result, VaultError};
+use crate::vault::file::{Base, VaultFile};
+use crate::vault::windows::CrashWindow;
+
+impl<S: Storage> VaultCore<S> {
+    /// The file of a backing inode, if it is in memory.
+    pub fn file(&self, ino: u64) -> Option<Arc<VaultFile<S>>> {
+        self.files.lock().get(&ino).and_then(Weak::upgrade)
+    }
+
+    /// All files in memory.
+    pub fn all_files(&self) -> Vec<Arc<VaultFile<S>>> {
+        self.files.lock().values().filter_map(Weak::upgrade).collect()
+    }
+
+    pub fn enter_file(&self, file: &Arc<VaultFile<S>>) {
+        let mut files = self.files.lock();
+        files.insert(file.ino(), Arc::downgrade(file));
+        if files.len() > 1024 && files.len().is_power_of_two() {
+            files.retain(|_, file| file.strong_count() > 0);
+        }
+    }
+
+    /// A file that was just made at `location`.
+    pub fn create_file(
+        self: &Arc<Self>,
+        location: Location<S>,
+        file: S::File,
+        stat: Stat,
+    ) -> Result<Arc<VaultFile<S>>> {
+        self.synced.lock().remove(&stat.ino);
+        // In one step for the background sync: it knows of the inode and has the file, or neither.
+        let mut volatile = self.volatile.lock();
+        let made = Arc::new(VaultFile::new_empty(self, location, file, &stat));
+        self.enter_file(&made);
+        let epoch = self.epoch.lock().current;
+        volatile.insert(stat.ino, Volatile { born: epoch, written: epoch });
+        Ok(made)
+    }
+
+    /// The file at `location`: the one in memory, or opened from the backing.
+    pub fn open_file(self: &Arc<Self>, location: Location<S>, stat: &Stat) -> Result<Arc<VaultFile<S>>> {
+        if let Some(file) = self.file(stat.ino) {
+            if file.is_lost() {
+                file.moved(location);
+            }
+            return Ok(file);
+        }
+        let file = location.open_backing(stat)?;
+        self.enter_opened(VaultFile::open(self, location, file, stat)?)
+    }
+
+    /// The file behind a pin, which may have no name any more.
+    pub fn open_pinned(self: &Arc<Self>, pin: &S::Pin, stat: &Stat) -> Result<Arc<VaultFile<S>>> {
+        if let Some(file) = self.file(stat.ino) {
+            return Ok(file);
+        }
+        let access = if self.is_read_only() { Access::Read } else { Access::ReadWrite };
+        let file = self.storage.open_pinned(pin, access).map_err(|e| VaultError::io("open a file", e))?;
+        let nowhere = Location { directory: Directory::root(self)?, entry: "(unlinked)".into() };
+        let opened = VaultFile::open(self, nowhere, file, stat)?;
+        if stat.nlink == 0 {
+            opened.set_unlinked();
+        }
+        self.enter_opened(opened)
+    }
+
+    fn enter_opened(&self, opened: VaultFile<S>) -> Result<Arc<VaultFile<S>>> {
+        let opened = Arc::new(opened);
+        let mut files = self.files.lock();
+        // Somebody else may have opened it meanwhile: there is one of each.
+        if let Some(first) = files.get(&opened.ino()).and_then(Weak::upgrade) {
+            return Ok(first);
+        }
+        files.insert(opened.ino(), Arc::downgrade(&opened));
+        Ok(opened)
+    }
+
+    /// The plain size of a regular file, from its backing attributes or from memory.
+    pub fn plain_size(self: &Arc<Self>, location: &Location<S>, stat: &Stat) -> Result<u64> {
+        if let Some(file) = self.file(stat.ino) {
+            if file.is_lost() {
+                file.moved(location.clone());
+            }
+            return Ok(file.len_bytes());
+        }
+        if self.windows.read().covers(stat).is_some() && !self.is_volatile(stat.ino) {
+            // It may be what a crash left of a file: look before anyone relies on its length.
+            return Ok(self.open_file(location.clone(), stat)?.len_bytes());
+        }
+        match geometry::plain_len(stat.size_bytes) {
+            Some(size) => Ok(size),
+            // Shown with what content it could have; opening it gives the error.
+            None => Ok(stat.size_bytes.saturating_sub(HEADER_LEN as u64)),
+        }
+    }
+
+    /// The crash window in which a file was made, if what lies in it has not been looked at in this session.
+    pub fn window_of(&self, stat: &Stat, base: Base) -> Option<CrashWindow> {
+        if base == (Base::Durable { synced: false }) { self.windows.read().covers(stat) } else { None }
+    }
+
+    /// Whether a session that did not end cleanly may have left directories without their IV.
+    pub fn crash_window_open(&self) -> bool {
+        !self.windows.read().is_empty()
+    }
+
+    pub fn open_windows(&self) -> Vec<CrashWindow> {
+        self.windows.read().list().to_vec()
+    }
+
+    pub fn base_of(&self, ino: u64) -> Base {
+        if self.is_volatile(ino) {
+            Base::Volatile
+        } else {
+            Base::Durable { synced: self.synced.lock().contains(&ino) }
+        }
+    }
+
+    pub fn is_volatile(&self, ino: u64) -> bool {
+        self.volatile.lock().contains_key(&ino)
+    }
+
+    pub fn remember_volatile(&self, ino: u64) {
+        let epoch = self.epoch.lock().current;
+        self.volatile.lock().insert(ino, Volatile { born: epoch, written: epoch });
+    }
+
+    /// A volatile file was changed.
+    pub fn remember_written(&self, ino: u64) {
+        let epoch = self.epoch.lock().current;
+        if let Some(volatile) = self.volatile.lock().get_mut(&ino) {
+            volatile.written = epoch;
+        }
+    }
+
+    pub fn forget_volatile(&self, ino: u64) {
+        self.volatile.lock().remove(&ino);
+    }
+
+    /// Inodes made in epochs up to `epoch` that are not known to be durable.
+    pub fn volatile_until(&self, epoch: u32) -> Vec<u64> {
+        self.volatile.lock().iter().filter(|(_, volatile)| volatile.born <= epoch).map(|(ino, _)| *ino).collect()
+    }
+
+    pub fn is_synced(&self, ino: u64) -> bool {
+        self.synced.lock().contains(&ino)
+    }
+
+    /// A background sync has covered this inode, unless it was written again since the sync began.
+    pub fn settle_volatile(&self, ino: u64, epoch: u32) {
+        let mut volatile = self.volatile.lock();
+        let untouched = volatile.get(&ino).is_some_and(|volatile| volatile.written <= epoch);
+        if untouched && self.file(ino).is_none_or(|file| !file.is_volatile()) {
+            volatile.remove(&ino);
+            drop(volatile);
+            self.remember_synced(ino);
+        }
+    }
+
+    /// Whether files are left that were made up to this epoch and may not be durable. Files without a name do not
+    /// count: nothing of them has to survive.
+    pub fn has_volatile_until(&self, epoch: u32) -> bool {
+        self.volatile_until(epoch)
+            .into_iter()
+            .any(|ino| self.file(ino).is_none_or(|file| file.is_volatile() && !file.is_unlinked()))
+    }
+
+    pub fn remember_synced(&self, ino: u64) {
+        let mut synced = self.synced.lock();
+        if synced.len() >= 1 << 16 {
+            synced.clear();
+        }
+        synced.insert(ino);
+    }
+
+    pub fn remember_journaled(&self, id: FileId, file: &VaultFile<S>) {
+        if let Some(file) = self.file(file.ino()) {
+            self.journaled.lock().insert(id, file);
+        }
+    }
+
+    pub fn remember_uncommitted(&self, ino: u64) {
+        if let Some(file) = self.file(ino) {
+            self.uncommitted.lock().insert(ino, file);
+        }
+    }
+
+    pub fn take_uncommitted(&self) -> Vec<Arc<VaultFile<S>>> {
+        std::mem::take(&mut *self.uncommitted.lock()).into_values().collect()
+    }
+}

@@ -1,0 +1,183 @@
+//! What the directories ask before a name changes, and tell afterwards: that the journal finds every file.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use parking_lot::RwLockWriteGuard;
+
+use super::VaultCore;
+use crate::format::record::Operation;
+use crate::storage::{FileKind, RenameMode, Stat, Storage};
+use crate::vault::directory::{Directory, Location, RenamePlan};
+use crate::vault::error::Result;
+use crate::vault::switches;
+
+/// More renamed inodes than this are made durable all at once.
+const RENAMED_MAX: usize = 1 << 16;
+
+impl<S: Storage> VaultCore<S> {
+    /// Before a rename: the source is durable if it replaces something, and what the journal holds for anything that
+    /// moves can still be found. Nobody names a file in the journal until the guard is dropped, after the rename.
+    pub fn journal_rename(self: &Arc<Self>, plan: &RenamePlan<'_, S>) -> Result<RwLockWriteGuard<'_, ()>> {
+        self.ensure_writable()?;
+        let unsettled = {
+            let renamed = self.renamed.lock();
+            renamed.files.len() + renamed.directories.len()
+        };
+        if unsettled >= RENAMED_MAX {
+            self.settle_names()?;
+        }
+        let replaces = plan.replaced.is_some() && plan.mode != RenameMode::Exchange;
+        if replaces && plan.source.kind() == FileKind::Regular && self.is_volatile(plan.source.ino) {
+            let location = Location { directory: plan.from.clone(), entry: plan.from_entry.to_owned() };
+            if !switches::holds("rename.source-is-durable", false) {
+                self.open_file(location, &plan.source)?.sync()?;
+            }
+        }
+        if let Some(replaced) = plan.replaced.filter(|other| replaces && other.ino != plan.source.ino) {
+            self.before_unlink(plan.to, plan.to_entry, &replaced)?;
+        }
+        let _admission = self.admit(8)?;
+        let gate = self.gate.read();
+        let naming = self.naming.write();
+        if self.journal_concerns(plan) {
+            let from = Location { directory: plan.from.clone(), entry: plan.from_entry.to_owned() }.backing_path();
+            let to = Location { directory: plan.to.clone(), entry: plan.to_entry.to_owned() }.backing_path();
+            let text = [from.as_bytes(), &[0], to.as_bytes()].concat();
+            let exchange = plan.mode == RenameMode::Exchange;
+            if !switches::holds("rename.intent-is-recorded", false) {
+                let appended = self.append_text(&text, Operation::Rename { exchange })?;
+                drop(gate);
+                self.sync_journal(appended.lsn)?;
+            }
+        }
+        Ok(naming)
+    }
+
+    /// Before the journal speaks of a file by its name: what could give it another name after a crash is made
+    /// durable.
+    pub fn settle_name(&self, ino: u64, location: &Location<S>) -> Result<()> {
+        let (itself, above) = {
+            let renamed = self.renamed.lock();
+            let above = !renamed.directories.is_empty()
+                && renamed.directories.iter().any(|directory| location.directory.is_within(*directory));
+            (renamed.files.contains(&ino), above)
+        };
+        if switches::holds("rename.name-is-durable", !itself && !above) {
+            return Ok(());
+        }
+        if above {
+            return self.settle_names();
+        }
+        location.directory.sync()?;
+        self.renamed.lock().files.remove(&ino);
+        Ok(())
+    }
+
+    /// Makes every name durable.
+    fn settle_names(&self) -> Result<()> {
+        let settled = std::mem::take(&mut *self.renamed.lock());
+        let synced = self.storage.sync_all().map_err(|e| self.sync_failed("sync the backing", e));
+        drop(settled);
+        synced
+    }
+
+    fn note_renamed(&self, stat: &Stat) {
+        let mut renamed = self.renamed.lock();
+        match stat.kind() {
+            FileKind::Regular => renamed.files.insert(stat.ino),
+            FileKind::Directory => renamed.directories.insert(stat.ino),
+            _ => false,
+        };
+    }
+
+    /// Whether the journal holds something for what a rename moves.
+    fn journal_concerns(&self, plan: &RenamePlan<'_, S>) -> bool {
+        let moved = [Some(plan.source), plan.replaced.filter(|_| plan.mode == RenameMode::Exchange)];
+        let journaled: Vec<_> = self.journaled.lock().values().cloned().collect();
+        if journaled.is_empty() {
+            return false;
+        }
+        moved.into_iter().flatten().any(|stat| {
+            if stat.kind() == FileKind::Directory {
+                journaled.iter().any(|file| file.location().directory.is_within(stat.ino))
+            } else {
+                journaled.iter().any(|file| file.ino() == stat.ino)
+            }
+        })
+    }
+
+    /// After a rename.
+    pub fn renamed(&self, plan: &RenamePlan<'_, S>) {
+        let exchange = plan.mode == RenameMode::Exchange;
+        self.note_renamed(&plan.source);
+        if let Some(replaced) = plan.replaced.filter(|_| exchange) {
+            self.note_renamed(&replaced);
+        }
+        if let Some(file) = self.file(plan.source.ino) {
+            file.moved(Location { directory: plan.to.clone(), entry: plan.to_entry.to_owned() });
+        }
+        let Some(replaced) = plan.replaced else { return };
+        if exchange {
+            if let Some(file) = self.file(replaced.ino) {
+                file.moved(Location { directory: plan.from.clone(), entry: plan.from_entry.to_owned() });
+            }
+        } else if replaced.ino != plan.source.ino {
+            self.unlinked(plan.to, plan.to_entry, &replaced);
+        }
+    }
+
+    /// Before a name other than a directory's goes: a file with other names is brought home first if the journal
+    /// knows it by this one.
+    pub fn before_unlink(self: &Arc<Self>, directory: &Arc<Directory<S>>, entry: &OsStr, stat: &Stat) -> Result<()> {
+        self.ensure_writable()?;
+        if stat.kind() != FileKind::Regular || stat.nlink < 2 {
+            return Ok(());
+        }
+        let Some(file) = self.file(stat.ino).filter(|file| file.is_known_as(directory, entry)) else { return Ok(()) };
+        if file.is_volatile() {
+            file.sync()
+        } else if self.journaled.lock().values().any(|journaled| journaled.ino() == stat.ino) {
+            self.checkpoint(false)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// After a name went.
+    pub fn unlinked(&self, directory: &Arc<Directory<S>>, entry: &OsStr, stat: &Stat) {
+        self.name_is_gone(stat);
+        if stat.nlink > 1 {
+            self.note_renamed(stat);
+        }
+        if let Some(file) = self.file(stat.ino) {
+            file.name_went(directory, entry);
+        }
+    }
+
+    fn name_is_gone(&self, stat: &Stat) {
+        if stat.kind() == FileKind::Regular && stat.nlink <= 1 {
+            if let Some(file) = self.file(stat.ino) {
+                file.set_unlinked();
+            }
+            // What could not be completed for want of space need not be any more.
+            let uncompleted = self.uncommitted.lock().remove(&stat.ino);
+            drop(uncompleted);
+            self.forget_volatile_unless_open(stat.ino);
+        }
+    }
+
+    fn forget_volatile_unless_open(&self, ino: u64) {
+        if self.file(ino).is_none() {
+            self.forget_volatile(ino);
+        }
+    }
+
+    /// After a file got another name: it is known by that one from here on.
+    pub fn linked(&self, to: &Location<S>, stat: &Stat) {
+        self.note_renamed(stat);
+        if let Some(file) = self.file(stat.ino) {
+            file.got_name(to.clone());
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Opening a file: what is verified before anything of it is used, and what a crash may have left.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use parking_lot::{Mutex, RwLock};
+use zeroize::Zeroizing;
+
+use super::home::{Home, Keys};
+use super::{Base, Body, Journaled, NODES_KEPT, State, VaultFile};
+use crate::format::geometry::{
+    BLOB_MAX, HEADER_LEN, PAGE_BYTES, PAGE_LEN, PageIndex, SIZE_MAX, home_len, page_count, plain_len,
+};
+use crate::format::header::{Birth, Header};
+use crate::format::seals::Sealed;
+use crate::storage::{Stat, Storage, read_into};
+use crate::vault::core::VaultCore;
+use crate::vault::directory::Location;
+use crate::vault::error::{Result, VaultError};
+
+impl<S: Storage> VaultFile<S> {
+    /// A file that is there. Its header, and the root of a paged file, are verified.
+    pub(crate) fn open(core: &Arc<VaultCore<S>>, location: Location<S>, file: S::File, stat: &Stat) -> Result<Self> {
+        let base = core.base_of(stat.ino);
+        let window = core.window_of(stat, base);
+        match (Self::read_state(core, &location, file, stat.size_bytes, base), window) {
+            (Ok(state), Some(window)) if window.may_have_cost(state.birth) => {
+                let birth = state.birth;
+                Self::settle(core, location, state.home.file, stat, birth)
+            }
+            (Ok(state), _) => Ok(Self::with_state(core, location, stat.ino, state)),
+            (Err((VaultError::Integrity(_), file)), Some(window)) => {
+                let birth = Birth { session: window.session, epoch: window.durable_epoch };
+                Self::settle(core, location, file, stat, birth)
+            }
+            (Err((error, _)), _) => Err(error),
+        }
+    }
+
+    pub(super) fn with_state(core: &Arc<VaultCore<S>>, location: Location<S>, ino: u64, state: State<S>) -> Self {
+        Self {
+            core: core.clone(),
+            ino,
+            location: RwLock::new(location),
+            other_name: Mutex::new(None),
+            unlinked: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+            volatile: AtomicBool::new(state.base == Base::Volatile),
+            state: RwLock::new(state),
+        }
+    }
+
+    /// Reads and verifies what stands at the start of a home. An error gives the file back.
+    fn read_state(
+        core: &Arc<VaultCore<S>>,
+        location: &Location<S>,
+        file: S::File,
+        length: u64,
+        base: Base,
+    ) -> std::result::Result<State<S>, (VaultError, S::File)> {
+        let wanted = if length <= BLOB_MAX + HEADER_LEN as u64 { length } else { PAGE_BYTES };
+        let mut start = vec![0; wanted as usize];
+        match read_into(&core.storage, &file, &mut start, 0) {
+            Ok(read) if read == start.len() => {}
+            Ok(_) => return Err((VaultError::Internal("a file became shorter while it was opened"), file)),
+            Err(error) => return Err((VaultError::io("read a file", error), file)),
+        }
+        let salt = Header::salt(&start).unwrap_or_default();
+        let home = Home { file, keys: Keys::new(core, salt), overlay: HashMap::new(), path: location.backing_path() };
+        let header = match Header::open(&start, home.keys.header()) {
+            Ok(header) => header,
+            Err(error) => return Err((home.integrity(None, &error.to_string()), home.file)),
+        };
+        if plain_len(length) != Some(header.size) {
+            let reason = format!("the file's length does not fit its header ({length} bytes)");
+            return Err((home.integrity(None, &reason), home.file));
+        }
+        match Self::state_from(home, header, &start, length, base) {
+            Ok(state) => Ok(state),
+            Err((error, home)) => Err((error, home.file)),
+        }
+    }
+
+    #[expect(clippy::result_large_err, reason = "the home goes back to who opened it")]
+    /// The state that a verified header and the bytes at the start of the home stand for.
+    pub(super) fn state_from(
+        home: Home<S>,
+        header: Header,
+        start: &[u8],
+        length: u64,
+        base: Base,
+    ) -> std::result::Result<State<S>, (VaultError, Home<S>)> {
+        let body = if header.size <= BLOB_MAX {
+            Body::Blob { seal: Some(header.body), sealed: start.get(HEADER_LEN..).map(Box::from) }
+        } else {
+            match home.open_root(&header, start) {
+                Ok(tree) => Body::Paged(tree),
+                Err(error) => return Err((error, home)),
+            }
+        };
+        let salt = home.keys.salt;
+        Ok(State {
+            home,
+            body,
+            size: header.size,
+            seq: header.seq,
+            birth: header.birth,
+            base,
+            stale: false,
+            mtime: None,
+            home_len: length,
+            journal: Journaled { size: header.size, header_size: header.size, base_salt: salt, ..Journaled::default() },
+        })
+    }
+
+    /// A file of a session that did not end cleanly, made too late to be durable: what verifies from its
+    /// start is kept, the rest is cut off, and it is said.
+    fn settle(
+        core: &Arc<VaultCore<S>>,
+        location: Location<S>,
+        file: S::File,
+        stat: &Stat,
+        birth: Birth,
+    ) -> Result<Self> {
+        let path = location.backing_path();
+        let mut this = Self::new_empty(core, location, file, stat);
+        let state = this.state.get_mut();
+        state.birth = birth;
+        let (kept, whole) = Self::verified_prefix(core, state, stat.size_bytes);
+        if !whole {
+            log::warn!("{path}: made shortly before a crash and never synced: {kept} bytes of it are left");
+        }
+        if core.is_read_only() {
+            state.base = Base::Durable { synced: true };
+        } else {
+            core.remember_volatile(stat.ino);
+        }
+        this.volatile = AtomicBool::new(!core.is_read_only());
+        if !core.is_read_only() {
+            this.commit()?;
+        }
+        Ok(this)
+    }
+
+    /// Takes over what the home holds, as far as it verifies; returns the number of bytes, and whether that is all.
+    fn verified_prefix(core: &Arc<VaultCore<S>>, state: &mut State<S>, length: u64) -> (u64, bool) {
+        let mut start = vec![0; length.min(BLOB_MAX + HEADER_LEN as u64) as usize];
+        if !matches!(read_into(&core.storage, &state.home.file, &mut start, 0), Ok(read) if read == start.len()) {
+            return (0, false);
+        }
+        let Ok(salt) = Header::salt(&start) else { return (0, false) };
+        let keys = Keys::new(core, salt);
+        let Ok(header) = Header::open(&start, keys.header()) else { return (0, false) };
+        state.home.keys = keys;
+        state.seq = header.seq;
+        if header.size <= BLOB_MAX {
+            let mut plain = Zeroizing::new(vec![0; header.size as usize]);
+            let sealed = start.get(HEADER_LEN..HEADER_LEN + plain.len());
+            if sealed.is_some_and(|sealed| state.home.open_into(Sealed::Blob, &header.body, sealed, &mut plain)) {
+                state.body = Body::Blob { seal: Some(header.body), sealed: None };
+                state.size = header.size;
+                state.stale = false;
+                let _ = state.set_home_len(core, home_len(header.size));
+                return (header.size, true);
+            }
+            return (0, false);
+        }
+        let Some(Ok(mut tree)) = start.get(..PAGE_LEN).map(|block| state.home.open_root(&header, block)) else {
+            return (0, false);
+        };
+        let mut verified = 0;
+        let mut page_bytes = Zeroizing::new([0; PAGE_LEN]);
+        for page in (0..page_count(header.size)).map(PageIndex) {
+            let reader = state.home.reader(core);
+            let Ok(seal) = tree.seal(page, &reader) else { break };
+            let len = page.len_in(header.size);
+            if let (Some(seal), Some(out)) = (seal, page_bytes.get_mut(..len))
+                && reader.page(page, &seal, out).is_err()
+            {
+                break;
+            }
+            tree.evict(NODES_KEPT);
+            verified = page.offset_bytes() + len as u64;
+        }
+        let whole = verified == header.size;
+        let kept = if whole { verified } else { verified - verified % PAGE_BYTES };
+        if !whole && kept <= BLOB_MAX {
+            // Too short for a tree now: copy it into a blob.
+            let mut plain = Zeroizing::new(vec![0; kept as usize]);
+            let reader = state.home.reader(core);
+            for (chunk, page) in plain.chunks_mut(PAGE_LEN).zip((0..).map(PageIndex)) {
+                if let Ok(Some(seal)) = tree.seal(page, &reader) {
+                    let _ = reader.page(page, &seal, chunk);
+                }
+            }
+            let stored = !core.is_read_only() && state.store_blob_home(core, &plain).is_ok();
+            return (if stored { kept } else { 0 }, false);
+        }
+        if !whole {
+            let reader = state.home.reader(core);
+            let _ = tree.clear(PageIndex(page_count(kept)), PageIndex(SIZE_MAX / PAGE_BYTES), &reader);
+        }
+        state.body = Body::Paged(tree);
+        state.size = kept;
+        state.stale = !whole;
+        if !core.is_read_only() {
+            let _ = state.set_home_len(core, home_len(kept));
+        }
+        (kept, whole)
+    }
+}

@@ -1,0 +1,253 @@
+//! Mounts as processes and users see them: one at a time, every way to the end, and a daemon that keeps secrets.
+//!
+//! Skipped, and said so, where this process may not mount.
+
+#[path = "cli/harness.rs"]
+mod harness;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use harness::{Fixture, can_mount, end_of, eventually, pattern, run, sero};
+use rustix::process::Signal;
+
+macro_rules! needs_mount {
+    () => {
+        if !can_mount() {
+            return;
+        }
+    };
+}
+
+// --- one at a time ---
+
+#[test]
+fn a_second_mount_is_refused_and_names_the_first() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let info = fixture.info();
+    assert_eq!(info["mounted"], true);
+    assert_eq!(info["sealed"], false);
+    assert_eq!(info["mountpoints"][0], fixture.mountpoint.to_str().unwrap());
+    let pid = fixture.daemon().as_raw_nonzero();
+
+    fixture.mount(&[]).fails(7, "has the vault");
+    let other = fixture.folder.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let mut command = sero();
+    command.arg("mount").arg("--password-file").arg(&fixture.passphrase).arg(&fixture.vault).arg(&other);
+    run(&mut command).fails(6, &pid.to_string());
+}
+
+#[test]
+fn a_read_only_mount_changes_nothing() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    fs::write(fixture.mountpoint.join("file"), pattern(50_000)).unwrap();
+    fixture.seal().ok();
+    fixture.mount(&["--read-only"]).ok();
+    assert_eq!(fs::read(fixture.mountpoint.join("file")).unwrap(), pattern(50_000));
+    for error in [
+        fs::write(fixture.mountpoint.join("new"), "x").unwrap_err(),
+        fs::remove_file(fixture.mountpoint.join("file")).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::ReadOnlyFilesystem);
+    }
+    fixture.seal().ok();
+    assert_eq!(fixture.info()["sealed"], true);
+}
+
+// --- every way to the end ---
+
+#[test]
+fn a_busy_mount_is_not_sealed_and_says_by_whom() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let mut user = Command::new("sleep").arg("1000").current_dir(&fixture.mountpoint).spawn().unwrap();
+    fixture.seal().fails(10, &format!("{} (sleep)", user.id()));
+    assert_eq!(fixture.mounts().len(), 1, "it stays as it is");
+    let lazily = run(sero().args(["seal", "--lazy"]).arg(&fixture.vault)).ok();
+    assert!(lazily.stdout.contains("is detached"), "{lazily:?}");
+    assert!(fixture.mounts().is_empty());
+    assert_eq!(fixture.info()["sealed"], false, "it has a user still");
+    user.kill().unwrap();
+    user.wait().unwrap();
+    eventually("sealed", || fixture.info()["sealed"] == true);
+}
+
+#[test]
+fn an_open_file_is_a_use_too() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let file = File::create_new(fixture.mountpoint.join("file")).unwrap();
+    fixture.seal().fails(10, &std::process::id().to_string());
+    drop(file);
+    fixture.seal().ok();
+}
+
+#[test]
+fn umount_from_outside_seals() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    fs::write(fixture.mountpoint.join("file"), "x").unwrap();
+    rustix::mount::unmount(&fixture.mountpoint, rustix::mount::UnmountFlags::empty()).unwrap();
+    eventually("sealed", || fixture.info()["sealed"] == true && fixture.info()["mounted"] == false);
+    fixture.mount(&[]).ok();
+    assert_eq!(fs::read(fixture.mountpoint.join("file")).unwrap(), b"x");
+}
+
+#[test]
+fn signals_seal() {
+    needs_mount!();
+    let fixture = Fixture::new();
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        fixture.mount(&[]).ok();
+        fs::write(fixture.mountpoint.join("file"), "x").unwrap();
+        fixture.signal(signal);
+        eventually("sealed", || fixture.info()["sealed"] == true && fixture.info()["mounted"] == false);
+        assert!(fixture.mounts().is_empty());
+    }
+}
+
+#[test]
+fn a_signal_ends_a_busy_mount_too_and_nothing_is_lost() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let path = fixture.mountpoint.join("file");
+    let mut open = File::create_new(&path).unwrap();
+    // In the kernel's cache alone, and never flushed.
+    open.write_all(&pattern(200_000)).unwrap();
+    fixture.signal(Signal::TERM);
+    eventually("detached", || fixture.mounts().is_empty());
+    eventually("sealed", || fixture.info()["sealed"] == true && fixture.info()["mounted"] == false);
+    assert!(open.write_all(b"x").and_then(|()| open.sync_all()).is_err(), "the connection is cut");
+    drop(open);
+    fixture.mount(&[]).ok();
+    assert_eq!(fs::read(&path).unwrap(), pattern(200_000));
+}
+
+#[test]
+fn the_foreground_ends_with_a_signal_and_exit_code_0() {
+    needs_mount!();
+    let fixture = Fixture::new();
+    let mut child =
+        fixture.mount_command(&["--foreground"]).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    eventually("mounted", || !fixture.mounts().is_empty());
+    fs::write(fixture.mountpoint.join("file"), "x").unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    assert_eq!(fixture.daemon(), pid);
+    rustix::process::kill_process(pid, Signal::INT).unwrap();
+    assert_eq!(end_of(&mut child).code(), Some(0));
+    assert_eq!(fixture.info()["sealed"], true);
+}
+
+#[test]
+fn after_a_kill_what_was_synced_is_there_and_the_dead_mount_is_cleaned_up() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let path = fixture.mountpoint.join("synced");
+    fs::write(&path, pattern(100_000)).unwrap();
+    File::open(&path).unwrap().sync_all().unwrap();
+    fs::write(&path, pattern(100_000)).unwrap();
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(b"overwritten", 5000).unwrap();
+    file.sync_data().unwrap();
+    drop(file);
+    fixture.signal(Signal::KILL);
+    eventually(
+        "dead",
+        || matches!(fs::metadata(&fixture.mountpoint), Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error())),
+    );
+    fixture.mount(&[]).fails(7, "sero seal");
+    let cleaned = fixture.seal().ok();
+    assert!(cleaned.stdout.contains("the next mount repairs it"), "{cleaned:?}");
+    run(sero().arg("seal").arg(&fixture.vault)).fails(11, "was not sealed cleanly");
+
+    fixture.mount(&[]).ok();
+    let mut expected = pattern(100_000);
+    expected[5000..5011].copy_from_slice(b"overwritten");
+    assert_eq!(fs::read(&path).unwrap(), expected);
+    fixture.seal().ok();
+}
+
+#[test]
+fn a_mount_that_is_bound_elsewhere_is_sealed_with_the_last() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let other = fixture.folder.path().join("other");
+    fs::create_dir(&other).unwrap();
+    rustix::mount::mount_bind(&fixture.mountpoint, &other).unwrap();
+    fixture.seal().fails(10, other.to_str().unwrap());
+    fs::write(other.join("file"), "x").unwrap();
+    run(sero().arg("seal").arg(&fixture.vault)).ok();
+    assert_eq!(fixture.info()["sealed"], true);
+}
+
+// --- a daemon that keeps secrets ---
+
+#[test]
+fn the_daemon_shows_nothing_to_others() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let process = format!("/proc/{}", fixture.daemon().as_raw_nonzero());
+    let arguments = fs::read(format!("{process}/cmdline")).unwrap();
+    assert_eq!(arguments, b"sero\0serve\0");
+    let environment = fs::read(format!("{process}/environ")).unwrap();
+    assert!(!String::from_utf8_lossy(&environment).contains(harness::PASSPHRASE));
+    assert_eq!(fs::read_link(format!("{process}/cwd")).unwrap(), Path::new("/"));
+    let limits = fs::read_to_string(format!("{process}/limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    let status = fs::read_to_string(format!("{process}/status")).unwrap();
+    assert!(status.lines().any(|line| line.starts_with("Umask:\t0000")), "{status}");
+}
+
+#[test]
+fn the_log_has_no_names() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&["-vv"]);
+    let name = "a-telling-name";
+    fs::write(fixture.mountpoint.join(name), "telling content").unwrap();
+    assert!(fs::read_dir(fixture.mountpoint.join(name)).is_err());
+    assert!(File::open(fixture.mountpoint.join("a-telling-absence")).is_err());
+    fixture.seal().ok();
+    let log = fixture.log();
+    assert!(log.contains("mounted") && log.contains("sealed"), "{log}");
+    assert!(!log.contains("telling"), "{log}");
+}
+
+#[test]
+fn a_parent_that_is_gone_takes_the_mount_with_it() {
+    needs_mount!();
+    let fixture = Fixture::new();
+    let mut parent = fixture.mount_command(&[]).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(30));
+    let _ = parent.kill();
+    let mounted = parent.wait().unwrap().success();
+    if mounted {
+        // It was quicker than we.
+        fixture.seal().ok();
+        return;
+    }
+    let quiet = || fixture.mounts().is_empty() && fixture.info()["mounted"] == false;
+    eventually("nothing is left", quiet);
+    std::thread::sleep(Duration::from_millis(500));
+    eventually("nothing came up afterwards", quiet);
+    fixture.mount(&[]).ok();
+}
+
+#[test]
+fn a_mount_that_cannot_be_leaves_the_vault_sealed() {
+    needs_mount!();
+    let fixture = Fixture::new();
+    let log = fixture.folder.path().join("no/such/log");
+    let mut command = sero();
+    command.arg("mount").arg("--password-file").arg(&fixture.passphrase).arg("--log").arg(&log);
+    run(command.arg(&fixture.vault).arg(&fixture.mountpoint)).fails(1, "cannot be opened");
+    assert!(fixture.mounts().is_empty());
+    assert_eq!(fixture.info()["sealed"], true);
+}
