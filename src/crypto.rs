@@ -78,16 +78,12 @@ mod tests {
 
     /// Bytes of a test vector.
     pub fn hex(digits: &str) -> Vec<u8> {
-        HEXLOWER_PERMISSIVE
-            .decode(digits.as_bytes())
-            .expect("a test vector is valid hexadecimal")
+        HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).expect("a test vector is valid hexadecimal")
     }
 
     /// As [`hex`], of a known length.
     pub fn hex_array<const N: usize>(digits: &str) -> [u8; N] {
-        hex(digits)
-            .try_into()
-            .expect("a test vector has the length that it is used with")
+        hex(digits).try_into().expect("a test vector has the length that it is used with")
     }
 
     /// A generator whose seed a failing test prints; `SERO_TEST_SEED` repeats it.

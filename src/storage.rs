@@ -197,12 +197,7 @@ pub trait Storage: Send + Sync + 'static {
     /// Calls `sink` for each entry after `cookie` (0: from the start), without "." and "..", in the
     /// backing's order, until it returns false. The handle's position is the call's own: callers
     /// that list at the same time use handles of their own.
-    fn read_dir(
-        &self,
-        dir: &Self::Dir,
-        cookie: u64,
-        sink: &mut dyn FnMut(DirEntry<'_>) -> bool,
-    ) -> io::Result<()>;
+    fn read_dir(&self, dir: &Self::Dir, cookie: u64, sink: &mut dyn FnMut(DirEntry<'_>) -> bool) -> io::Result<()>;
 
     // --- attributes ---
 

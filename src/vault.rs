@@ -32,20 +32,20 @@ mod tree;
 pub mod unlock;
 mod windows;
 
+pub use crate::crypto::kdf::{KdfParams, Passphrase, RFC9106_SECOND, calibrate};
+pub use crate::format::configuration::Configuration;
 pub use crate::storage::{
     Access, FileKind, PosixStorage, RenameMode, SetTime, SpaceInfo, Stat, Storage, Target, Timestamp, XattrMode,
 };
-pub use crate::crypto::kdf::{KdfParams, Passphrase, RFC9106_SECOND, calibrate};
-pub use crate::format::configuration::Configuration;
 pub use attributes::*;
 pub use create::{CreateOptions, create};
 pub use directory::{Directory, ListEntry, Listing, NewInode, Pin};
-pub use lock::{holder, is_in_use};
-pub use recovery::is_sealed;
-pub use unlock::{UnlockedKeys, read_configuration, unlock};
 pub use error::{Holder, IntegrityError, Result, VaultError};
 pub use file::VaultFile;
+pub use lock::{holder, is_in_use};
 pub use recovery::Recovery;
+pub use recovery::is_sealed;
+pub use unlock::{UnlockedKeys, read_configuration, unlock};
 
 /// How many ticks (seconds) pass between two background syncs: what was closed is durable within five seconds.
 const TICKS_PER_SYNC: u32 = 3;

@@ -186,7 +186,9 @@ impl Kernel {
                 let changed = errno(self.fs.setattr(&CALLER, attr.ino, None, change));
                 let file = self.model.file(id);
                 prop_assert_eq!(changed.as_ref().ok().map(|attr| attr.size_bytes), file.as_ref().map(|_| len));
-                file.map(|file| file.resize(len as usize, 0));
+                if let Some(file) = file {
+                    file.resize(len as usize, 0);
+                }
             }
             Op::TruncateOpen(at, len) => {
                 let Some((handle, ino, id)) = self.opened(at) else { return Ok(()) };

@@ -53,7 +53,11 @@ fn layers_import_only_what_is_below_them() {
     for source in Source::all_of("src") {
         let Some((_, allowed)) = LAYERS.iter().find(|(module, _)| *module == source.module) else {
             if !matches!(source.module.as_str(), "lib" | "main") {
-                report.add(&source.shown, 1, &format!("the module {} is not in the table of src/lib.rs", source.module));
+                report.add(
+                    &source.shown,
+                    1,
+                    &format!("the module {} is not in the table of src/lib.rs", source.module),
+                );
             }
             continue;
         };
@@ -190,10 +194,11 @@ fn every_relative_link_resolves() {
             };
             if !destination.exists() {
                 report.add(&shown(&path), line, &format!("the link to {target} leads nowhere"));
-            } else if !anchor.is_empty() && destination.extension().is_some_and(|extension| extension == "md") {
-                if !anchors(&read(&destination)).contains(anchor) {
-                    report.add(&shown(&path), line, &format!("{target}: there is no such heading"));
-                }
+            } else if !anchor.is_empty()
+                && destination.extension().is_some_and(|extension| extension == "md")
+                && !anchors(&read(&destination)).contains(anchor)
+            {
+                report.add(&shown(&path), line, &format!("{target}: there is no such heading"));
             }
         }
     }
@@ -237,19 +242,11 @@ use super::super::cli::run;
 mod tests { use crate::fuse::X; fn g() { "}"; } }
 fn after() { crate::fs::h() }
 "##;
-    let source = Source {
-        shown: "x".to_owned(),
-        module: "vault".to_owned(),
-        depth: 2,
-        is_test: false,
-        text: text.to_owned(),
-    };
+    let source =
+        Source { shown: "x".to_owned(), module: "vault".to_owned(), depth: 2, is_test: false, text: text.to_owned() };
     let found: Vec<_> = imported_modules(&source.code_without_tests(), 2);
     let found: Vec<_> = found.iter().map(|(line, module)| (*line, module.as_str())).collect();
-    assert_eq!(
-        found,
-        [(3, "vault"), (5, "format"), (6, "crypto"), (6, "storage"), (7, "cli"), (10, "fs")]
-    );
+    assert_eq!(found, [(3, "vault"), (5, "format"), (6, "crypto"), (6, "storage"), (7, "cli"), (10, "fs")]);
 }
 
 /// All that a rule found, said at once.
@@ -292,10 +289,8 @@ struct Source {
 impl Source {
     fn all_of(folder: &str) -> impl Iterator<Item = Source> {
         let base = root().join(folder);
-        files_below(&base)
-            .into_iter()
-            .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
-            .map(move |path| {
+        files_below(&base).into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs")).map(
+            move |path| {
                 let inside = path.strip_prefix(&base).unwrap().with_extension("");
                 let parts: Vec<String> =
                     inside.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
@@ -306,7 +301,8 @@ impl Source {
                     is_test: parts.iter().any(|part| part == "tests" || part.ends_with("_tests")),
                     text: read(&path),
                 }
-            })
+            },
+        )
     }
 
     /// Comments and what stands in quotes are blanked; lines stay.
@@ -517,7 +513,8 @@ fn anchors(text: &str) -> BTreeSet<String> {
 /// A path is named only where it starts: `home/work/` does not count.
 fn has_trace(content: &str, trace: &str) -> bool {
     content.match_indices(trace).any(|(at, _)| {
-        !trace.starts_with('/') || !content[..at].ends_with(|c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '}'))
+        !trace.starts_with('/')
+            || !content[..at].ends_with(|c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '}'))
     })
 }
 
@@ -563,7 +560,8 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
             let entry = entry.unwrap();
             let name = entry.file_name();
             let kind = entry.file_type().unwrap();
-            if kind.is_dir() && name != ".git" && !name.to_string_lossy().starts_with("target") && name != ".cargo-home" {
+            if kind.is_dir() && name != ".git" && !name.to_string_lossy().starts_with("target") && name != ".cargo-home"
+            {
                 folders.push(entry.path());
             } else if kind.is_file() {
                 found.push(entry.path());

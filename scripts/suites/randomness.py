@@ -1,9 +1,9 @@
 """Are the bytes of a sealed vault's data files random?
 
-Usage: randomness.py VAULT. Every regular file but sero.json is tested by itself, over the extents that hold data (a hole of a
-sparse file stays a hole): over its bytes, and where there are too few of them, over its half bytes. Then all of them
-together, and each of the first 128 positions (the header's) across all files, which would show one constant byte. A file
-fails at a probability of one in a million for the whole run.
+Usage: randomness.py VAULT. Every regular file but sero.json and the lock (a host, a process) is tested by itself, over the
+extents that hold data (a hole of a sparse file stays a hole): over its bytes, and where there are too few of them, over its half
+bytes. Then all of them together, and each of the first 128 positions (the header's) across all files, which would show one constant
+byte. A file fails at a probability of one in a million for the whole run.
 """
 
 import os
@@ -56,10 +56,11 @@ def extents(file, size):
 
 
 def data_files(vault):
+    readable = [os.path.join(vault, name) for name in ("sero.json", "private/lock")]
     for folder, _, names in os.walk(vault):
         for name in names:
             path = os.path.join(folder, name)
-            if not os.path.islink(path) and os.path.isfile(path) and path != os.path.join(vault, "sero.json"):
+            if not os.path.islink(path) and os.path.isfile(path) and path not in readable:
                 yield path
 
 

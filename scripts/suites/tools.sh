@@ -13,7 +13,7 @@ if [[ -n ${LONG:-} ]]; then
   parts=(--exclude='*/drivers' --exclude='*/sound' --exclude='*/tools')
   directory_entries=100000
 else
-  parts=(--wildcards 'linux-source-*/fs' 'linux-source-*/include' 'linux-source-*/kernel' 'linux-source-*/mm')
+  parts=(--wildcards --no-wildcards-match-slash 'linux-source-*/fs' 'linux-source-*/include' 'linux-source-*/kernel' 'linux-source-*/mm')
   directory_entries=20000
 fi
 original=$SCRATCH/original

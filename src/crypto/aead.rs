@@ -69,9 +69,7 @@ impl AeadKey {
     /// If memory is exhausted.
     #[must_use]
     pub fn new(key: &[u8; KEY_LEN]) -> Self {
-        Self {
-            engine: engine::Key::new(key),
-        }
+        Self { engine: engine::Key::new(key) }
     }
 
     /// `(C, T) = GCM-AE(K, nonce, P, aad)` (SP 800-38D, algorithm 4), P replaced by C.
@@ -89,21 +87,13 @@ impl AeadKey {
     /// [`AeadError::Length`] if the lengths differ, or as [`seal`](Self::seal). In both cases `out`
     /// holds nothing of `plain`.
     #[inline]
-    pub fn seal_into(
-        &self,
-        nonce: &Nonce,
-        aad: &[u8],
-        plain: &[u8],
-        out: &mut [u8],
-    ) -> Result<Tag, AeadError> {
+    pub fn seal_into(&self, nonce: &Nonce, aad: &[u8], plain: &[u8], out: &mut [u8]) -> Result<Tag, AeadError> {
         if plain.len() != out.len() {
             out.zeroize();
             return Err(AeadError::Length);
         }
         // A failed engine may have left plaintext behind.
-        self.engine
-            .seal_into(nonce, aad, plain, out)
-            .inspect_err(|_| out.zeroize())
+        self.engine.seal_into(nonce, aad, plain, out).inspect_err(|_| out.zeroize())
     }
 
     /// `P = GCM-AD(K, nonce, C, aad, tag)` (SP 800-38D, algorithm 5), C replaced by P.
@@ -111,16 +101,8 @@ impl AeadKey {
     /// # Errors
     /// [`AeadError::Refused`] if the tag does not match; `in_out` is then zeroed.
     #[inline]
-    pub fn open(
-        &self,
-        nonce: &Nonce,
-        aad: &[u8],
-        tag: &Tag,
-        in_out: &mut [u8],
-    ) -> Result<(), AeadError> {
-        self.engine
-            .open(nonce, aad, tag, in_out)
-            .inspect_err(|_| in_out.zeroize())
+    pub fn open(&self, nonce: &Nonce, aad: &[u8], tag: &Tag, in_out: &mut [u8]) -> Result<(), AeadError> {
+        self.engine.open(nonce, aad, tag, in_out).inspect_err(|_| in_out.zeroize())
     }
 
     /// As [`open`](Self::open), from `ciphertext` to `out`, which have the same length.
@@ -141,9 +123,7 @@ impl AeadKey {
             out.zeroize();
             return Err(AeadError::Length);
         }
-        self.engine
-            .open_into(nonce, aad, tag, ciphertext, out)
-            .inspect_err(|_| out.zeroize())
+        self.engine.open_into(nonce, aad, tag, ciphertext, out).inspect_err(|_| out.zeroize())
     }
 
     /// `nonce || T || C` under a fresh random nonce.
@@ -155,9 +135,7 @@ impl AeadKey {
         let nonce: Nonce = entropy::array();
         let mut ciphertext = vec![0; MESSAGE_OVERHEAD + plain.len()];
         let (head, body) = ciphertext.split_at_mut(MESSAGE_OVERHEAD);
-        let tag = self
-            .seal_into(&nonce, aad, plain, body)
-            .expect("a message is shorter than 2^36 - 32 bytes");
+        let tag = self.seal_into(&nonce, aad, plain, body).expect("a message is shorter than 2^36 - 32 bytes");
         let (nonce_out, tag_out) = head.split_at_mut(NONCE_LEN);
         nonce_out.copy_from_slice(&nonce);
         tag_out.copy_from_slice(&tag);
@@ -169,17 +147,9 @@ impl AeadKey {
     /// # Errors
     /// [`AeadError::Length`] if `message` is shorter than a nonce and a tag,
     /// [`AeadError::Refused`] if the tag does not match.
-    pub fn open_message(
-        &self,
-        aad: &[u8],
-        message: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, AeadError> {
-        let (nonce, rest) = message
-            .split_first_chunk::<NONCE_LEN>()
-            .ok_or(AeadError::Length)?;
-        let (tag, ciphertext) = rest
-            .split_first_chunk::<TAG_LEN>()
-            .ok_or(AeadError::Length)?;
+    pub fn open_message(&self, aad: &[u8], message: &[u8]) -> Result<Zeroizing<Vec<u8>>, AeadError> {
+        let (nonce, rest) = message.split_first_chunk::<NONCE_LEN>().ok_or(AeadError::Length)?;
+        let (tag, ciphertext) = rest.split_first_chunk::<TAG_LEN>().ok_or(AeadError::Length)?;
         let mut plain = Zeroizing::new(vec![0; ciphertext.len()]);
         self.open_into(nonce, aad, tag, ciphertext, &mut plain)?;
         Ok(plain)
@@ -260,19 +230,14 @@ mod tests {
             let oracle = portable::Key::new(&key);
             assert_eq!(oracle.seal(&nonce, &aad, &mut out), Ok(tag));
             assert_eq!(out, ciphertext);
-            assert_eq!(
-                oracle.open_into(&nonce, &aad, &tag, &ciphertext, &mut out),
-                Ok(())
-            );
+            assert_eq!(oracle.open_into(&nonce, &aad, &tag, &ciphertext, &mut out), Ok(()));
             assert_eq!(out, plain);
         }
     }
 
     /// Block and page boundaries first, then anything up to 72 KiB.
     fn lengths(rng: &mut impl Rng) -> Vec<usize> {
-        let mut lengths = vec![
-            0, 1, 15, 16, 17, 127, 128, 129, 255, 256, 257, 4095, 4096, 4097, 16384,
-        ];
+        let mut lengths = vec![0, 1, 15, 16, 17, 127, 128, 129, 255, 256, 257, 4095, 4096, 4097, 16384];
         lengths.extend((0..200).map(|_| rng.random_range(0..600)));
         lengths.extend((0..60).map(|_| rng.random_range(0..72 * 1024)));
         lengths
@@ -297,28 +262,17 @@ mod tests {
             let tag = oracle.seal(&nonce, &aad, &mut expected).unwrap();
 
             let mut in_place = plain.clone();
-            assert_eq!(
-                chosen.seal(&nonce, &aad, &mut in_place),
-                Ok(tag),
-                "len {len}"
-            );
+            assert_eq!(chosen.seal(&nonce, &aad, &mut in_place), Ok(tag), "len {len}");
             assert_eq!(in_place, expected, "len {len}");
             let mut apart = bytes(&mut rng, len);
-            assert_eq!(
-                chosen.seal_into(&nonce, &aad, &plain, &mut apart),
-                Ok(tag),
-                "len {len}"
-            );
+            assert_eq!(chosen.seal_into(&nonce, &aad, &plain, &mut apart), Ok(tag), "len {len}");
             assert_eq!(apart, expected, "len {len}");
 
             // Each opens what the other sealed.
             assert_eq!(chosen.open(&nonce, &aad, &tag, &mut in_place), Ok(()));
             assert_eq!(in_place, plain, "len {len}");
             let mut opened = bytes(&mut rng, len);
-            assert_eq!(
-                chosen.open_into(&nonce, &aad, &tag, &expected, &mut opened),
-                Ok(())
-            );
+            assert_eq!(chosen.open_into(&nonce, &aad, &tag, &expected, &mut opened), Ok(()));
             assert_eq!(opened, plain, "len {len}");
             assert_eq!(oracle.open(&nonce, &aad, &tag, &mut apart), Ok(()));
             assert_eq!(apart, plain, "len {len}");
@@ -363,10 +317,7 @@ mod tests {
                 let mut in_out = ciphertext;
                 let opened = key.open(&nonce, &aad, &tag, &mut in_out);
                 assert_eq!(opened, Err(AeadError::Refused), "len {len}, case {case}");
-                assert!(
-                    in_out.iter().all(|&byte| byte == 0),
-                    "len {len}, case {case}"
-                );
+                assert!(in_out.iter().all(|&byte| byte == 0), "len {len}, case {case}");
             }
         }
     }
@@ -374,10 +325,7 @@ mod tests {
     #[test]
     fn another_key_opens_nothing() {
         let message = AeadKey::new(&[1; KEY_LEN]).seal_message(b"aad", b"plain");
-        assert_eq!(
-            AeadKey::new(&[2; KEY_LEN]).open_message(b"aad", &message),
-            Err(AeadError::Refused)
-        );
+        assert_eq!(AeadKey::new(&[2; KEY_LEN]).open_message(b"aad", &message), Err(AeadError::Refused));
     }
 
     #[test]
@@ -385,16 +333,10 @@ mod tests {
         let (key, nonce, tag) = (AeadKey::new(&[7; KEY_LEN]), [0; NONCE_LEN], [0; TAG_LEN]);
         for (from_len, to_len) in [(0, 1), (1, 0), (4096, 4095), (4095, 4096)] {
             let mut out = vec![0xa5; to_len];
-            assert_eq!(
-                key.seal_into(&nonce, b"", &vec![1; from_len], &mut out),
-                Err(AeadError::Length)
-            );
+            assert_eq!(key.seal_into(&nonce, b"", &vec![1; from_len], &mut out), Err(AeadError::Length));
             assert!(out.iter().all(|&byte| byte == 0));
             let mut out = vec![0xa5; to_len];
-            assert_eq!(
-                key.open_into(&nonce, b"", &tag, &vec![1; from_len], &mut out),
-                Err(AeadError::Length)
-            );
+            assert_eq!(key.open_into(&nonce, b"", &tag, &vec![1; from_len], &mut out), Err(AeadError::Length));
             assert!(out.iter().all(|&byte| byte == 0));
         }
     }
@@ -405,10 +347,7 @@ mod tests {
         for plain in [&b""[..], b"p", &[3; 5000]] {
             let message = key.seal_message(b"aad", plain);
             assert_eq!(message.len(), plain.len() + MESSAGE_OVERHEAD);
-            assert_eq!(
-                key.open_message(b"aad", &message).unwrap().as_slice(),
-                plain
-            );
+            assert_eq!(key.open_message(b"aad", &message).unwrap().as_slice(), plain);
             assert_eq!(key.open_message(b"dad", &message), Err(AeadError::Refused));
 
             let (nonce, rest) = message.split_first_chunk::<NONCE_LEN>().unwrap();
@@ -417,11 +356,7 @@ mod tests {
             assert_eq!(key.open(nonce, b"aad", tag, &mut opened), Ok(()));
             assert_eq!(opened, plain);
         }
-        assert_ne!(
-            key.seal_message(b"", b"p"),
-            key.seal_message(b"", b"p"),
-            "nonces are fresh"
-        );
+        assert_ne!(key.seal_message(b"", b"p"), key.seal_message(b"", b"p"), "nonces are fresh");
     }
 
     #[test]
@@ -429,16 +364,8 @@ mod tests {
         let key = AeadKey::new(&[7; KEY_LEN]);
         let message = key.seal_message(b"", b"0123456789");
         for len in 0..message.len() {
-            let expected = if len < MESSAGE_OVERHEAD {
-                AeadError::Length
-            } else {
-                AeadError::Refused
-            };
-            assert_eq!(
-                key.open_message(b"", &message[..len]),
-                Err(expected),
-                "len {len}"
-            );
+            let expected = if len < MESSAGE_OVERHEAD { AeadError::Length } else { AeadError::Refused };
+            assert_eq!(key.open_message(b"", &message[..len]), Err(expected), "len {len}");
         }
     }
 }

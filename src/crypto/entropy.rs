@@ -53,10 +53,7 @@ mod tests {
         let draw = || (0..10_000).map(|_| array::<12>()).collect::<Vec<_>>();
         let drawn: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(draw)).collect();
-            threads
-                .into_iter()
-                .flat_map(|thread| thread.join().unwrap())
-                .collect()
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
         });
         assert_eq!(drawn.iter().collect::<HashSet<_>>().len(), 40_000);
     }
@@ -68,9 +65,7 @@ mod tests {
         for _ in 0..64 {
             let mut drawn = [0_u8; 300];
             fill_from_kernel(&mut drawn).unwrap();
-            seen.iter_mut()
-                .zip(drawn)
-                .for_each(|(seen, byte)| *seen |= byte);
+            seen.iter_mut().zip(drawn).for_each(|(seen, byte)| *seen |= byte);
         }
         assert!(seen.iter().all(|&byte| byte != 0));
     }

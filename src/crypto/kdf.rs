@@ -24,11 +24,7 @@ pub const KDF_SALT_LEN: usize = 32;
 pub const WRAPPED_KEY_LEN: usize = MESSAGE_OVERHEAD + KEY_LEN;
 
 /// RFC 9106, section 4: the second recommended option, for where 2 GiB are too much.
-pub const RFC9106_SECOND: KdfParams = KdfParams {
-    memory_kib: 64 * 1024,
-    passes: 3,
-    lanes: 4,
-};
+pub const RFC9106_SECOND: KdfParams = KdfParams { memory_kib: 64 * 1024, passes: 3, lanes: 4 };
 
 const MAX_MEMORY_KIB: u32 = 4 * 1024 * 1024;
 const MAX_PASSES: u32 = 1000;
@@ -59,9 +55,7 @@ pub enum KdfError {
     #[error("Argon2id with {0} passes: 1 to {MAX_PASSES} are supported")]
     Passes(u32),
     /// The memory is out of bounds.
-    #[error(
-        "Argon2id with {memory_kib} KiB of memory: {min_kib} to {MAX_MEMORY_KIB} KiB are supported"
-    )]
+    #[error("Argon2id with {memory_kib} KiB of memory: {min_kib} to {MAX_MEMORY_KIB} KiB are supported")]
     Memory {
         /// What was asked for.
         memory_kib: u32,
@@ -101,11 +95,7 @@ impl KdfParams {
     }
 
     fn validate_on_machine_with(&self, available_kib: Option<u64>) -> Result<(), KdfError> {
-        let Self {
-            memory_kib,
-            passes,
-            lanes,
-        } = *self;
+        let Self { memory_kib, passes, lanes } = *self;
         if !(1..=MAX_LANES).contains(&lanes) {
             return Err(KdfError::Lanes(lanes));
         }
@@ -114,17 +104,11 @@ impl KdfParams {
         }
         let min_kib = MIN_MEMORY_KIB_PER_LANE * lanes;
         if !(min_kib..=MAX_MEMORY_KIB).contains(&memory_kib) {
-            return Err(KdfError::Memory {
-                memory_kib,
-                min_kib,
-            });
+            return Err(KdfError::Memory { memory_kib, min_kib });
         }
         match available_kib {
             Some(available_kib) if u64::from(memory_kib) > available_kib / 4 * 3 => {
-                Err(KdfError::MemoryUnavailable {
-                    memory_kib,
-                    available_kib,
-                })
+                Err(KdfError::MemoryUnavailable { memory_kib, available_kib })
             }
             _ => Ok(()),
         }
@@ -134,9 +118,7 @@ impl KdfParams {
 /// `MemAvailable` of /proc/meminfo. `None` where it cannot be read: then only the fixed bounds hold.
 fn available_memory_kib() -> Option<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
-    let value = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let value = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     value.trim().strip_suffix("kB")?.trim_end().parse().ok()
 }
 
@@ -148,21 +130,14 @@ fn available_memory_kib() -> Option<u64> {
 #[must_use]
 pub fn calibrate(target: Duration) -> KdfParams {
     let quarter_kib = available_memory_kib().unwrap_or(0) / 4;
-    let cap_kib = u32::try_from(quarter_kib)
-        .unwrap_or(u32::MAX)
-        .min(MAX_CALIBRATED_MEMORY_KIB);
+    let cap_kib = u32::try_from(quarter_kib).unwrap_or(u32::MAX).min(MAX_CALIBRATED_MEMORY_KIB);
     calibrate_between(RFC9106_SECOND, cap_kib, target, &mut measure)
 }
 
 /// How long one derivation takes; `None` if the machine cannot do it.
 fn measure(params: KdfParams) -> Option<Duration> {
     let started = Instant::now();
-    derive_kek(
-        &Passphrase::new(b"calibration".to_vec()),
-        &[0; KDF_SALT_LEN],
-        &params,
-    )
-    .ok()?;
+    derive_kek(&Passphrase::new(b"calibration".to_vec()), &[0; KDF_SALT_LEN], &params).ok()?;
     Some(started.elapsed())
 }
 
@@ -177,10 +152,7 @@ fn calibrate_between(
         return floor;
     };
     while took.saturating_mul(2) <= target && chosen.memory_kib.saturating_mul(2) <= cap_kib {
-        let doubled = KdfParams {
-            memory_kib: chosen.memory_kib * 2,
-            ..chosen
-        };
+        let doubled = KdfParams { memory_kib: chosen.memory_kib * 2, ..chosen };
         let Some(doubled_took) = measure(doubled) else {
             break;
         };
@@ -188,9 +160,7 @@ fn calibrate_between(
     }
     // Time is linear in passes.
     let affordable = target.as_micros() * u128::from(chosen.passes) / took.as_micros().max(1);
-    let passes = u32::try_from(affordable)
-        .unwrap_or(MAX_PASSES)
-        .clamp(floor.passes, MAX_PASSES);
+    let passes = u32::try_from(affordable).unwrap_or(MAX_PASSES).clamp(floor.passes, MAX_PASSES);
     KdfParams { passes, ..chosen }
 }
 
@@ -198,28 +168,14 @@ fn calibrate_between(
 ///
 /// # Errors
 /// If the parameters do not [`validate`](KdfParams::validate), or the memory cannot be had.
-pub fn derive_kek(
-    passphrase: &Passphrase,
-    salt: &[u8; KDF_SALT_LEN],
-    params: &KdfParams,
-) -> Result<Kek, KdfError> {
+pub fn derive_kek(passphrase: &Passphrase, salt: &[u8; KDF_SALT_LEN], params: &KdfParams) -> Result<Kek, KdfError> {
     params.validate()?;
-    let argon2_params = Params::new(
-        params.memory_kib,
-        params.passes,
-        params.lanes,
-        Some(KEY_LEN),
-    )
-    .map_err(KdfError::Engine)?;
+    let argon2_params =
+        Params::new(params.memory_kib, params.passes, params.lanes, Some(KEY_LEN)).map_err(KdfError::Engine)?;
     let block_count = argon2_params.block_count();
 
     let mut memory = Memory(Vec::new());
-    memory
-        .0
-        .try_reserve_exact(block_count)
-        .map_err(|_| KdfError::OutOfMemory {
-            memory_kib: params.memory_kib,
-        })?;
+    memory.0.try_reserve_exact(block_count).map_err(|_| KdfError::OutOfMemory { memory_kib: params.memory_kib })?;
     memory.0.resize(block_count, Block::new());
 
     let mut kek = Secret::zeroed();
@@ -283,11 +239,7 @@ impl Kek {
     /// # Errors
     /// [`AeadError::Refused`] if the passphrase was another one, or the keyslot was changed;
     /// [`AeadError::Length`] if it is not 60 bytes long.
-    pub fn unwrap(
-        &self,
-        aad: &[u8],
-        wrapped: &[u8],
-    ) -> Result<Zeroizing<[u8; KEY_LEN]>, AeadError> {
+    pub fn unwrap(&self, aad: &[u8], wrapped: &[u8]) -> Result<Zeroizing<[u8; KEY_LEN]>, AeadError> {
         if wrapped.len() != WRAPPED_KEY_LEN {
             return Err(AeadError::Length);
         }
@@ -305,11 +257,7 @@ mod tests {
     use super::*;
     use crate::crypto::tests::{hex, hex_array};
 
-    const SMALL: KdfParams = KdfParams {
-        memory_kib: 256,
-        passes: 2,
-        lanes: 4,
-    };
+    const SMALL: KdfParams = KdfParams { memory_kib: 256, passes: 2, lanes: 4 };
     const PLENTY_KIB: Option<u64> = Some(1 << 30);
 
     /// RFC 9106, section 5.3. It has a secret value and associated data, which [`derive_kek`] has not.
@@ -327,10 +275,7 @@ mod tests {
             .unwrap()
             .hash_password_into(&[1; 32], &[2; 16], &mut tag)
             .unwrap();
-        assert_eq!(
-            tag,
-            hex_array("0d640df58d78766c08c037a34a8b53c9d01ef0452d75b65eb52520e96b01e659")
-        );
+        assert_eq!(tag, hex_array("0d640df58d78766c08c037a34a8b53c9d01ef0452d75b65eb52520e96b01e659"));
     }
 
     fn kek(passphrase: &str, salt_first: u8, params: &KdfParams) -> Kek {
@@ -352,51 +297,16 @@ mod tests {
         let base = *kek("passphrase", 0, &SMALL).0.bytes();
         assert_ne!(base, *kek("Passphrase", 0, &SMALL).0.bytes());
         assert_ne!(base, *kek("passphrase", 1, &SMALL).0.bytes());
-        assert_ne!(
-            base,
-            *kek(
-                "passphrase",
-                0,
-                &KdfParams {
-                    memory_kib: 512,
-                    ..SMALL
-                }
-            )
-            .0
-            .bytes()
-        );
-        assert_ne!(
-            base,
-            *kek("passphrase", 0, &KdfParams { passes: 3, ..SMALL })
-                .0
-                .bytes()
-        );
-        assert_ne!(
-            base,
-            *kek("passphrase", 0, &KdfParams { lanes: 2, ..SMALL })
-                .0
-                .bytes()
-        );
+        assert_ne!(base, *kek("passphrase", 0, &KdfParams { memory_kib: 512, ..SMALL }).0.bytes());
+        assert_ne!(base, *kek("passphrase", 0, &KdfParams { passes: 3, ..SMALL }).0.bytes());
+        assert_ne!(base, *kek("passphrase", 0, &KdfParams { lanes: 2, ..SMALL }).0.bytes());
     }
 
     #[test]
     fn parameters_out_of_bounds_are_refused_before_memory_is_taken() {
-        let params = |memory_kib, passes, lanes| KdfParams {
-            memory_kib,
-            passes,
-            lanes,
-        };
-        for accepted in [
-            RFC9106_SECOND,
-            params(8, 1, 1),
-            params(512, 1000, 64),
-            params(4 << 20, 1, 4),
-        ] {
-            assert_eq!(
-                accepted.validate_on_machine_with(PLENTY_KIB),
-                Ok(()),
-                "{accepted:?}"
-            );
+        let params = |memory_kib, passes, lanes| KdfParams { memory_kib, passes, lanes };
+        for accepted in [RFC9106_SECOND, params(8, 1, 1), params(512, 1000, 64), params(4 << 20, 1, 4)] {
+            assert_eq!(accepted.validate_on_machine_with(PLENTY_KIB), Ok(()), "{accepted:?}");
         }
         for (refused, error) in [
             (params(65536, 3, 0), KdfError::Lanes(0)),
@@ -404,27 +314,9 @@ mod tests {
             (params(65536, 3, u32::MAX), KdfError::Lanes(u32::MAX)),
             (params(65536, 0, 4), KdfError::Passes(0)),
             (params(65536, 1001, 4), KdfError::Passes(1001)),
-            (
-                params(0, 3, 4),
-                KdfError::Memory {
-                    memory_kib: 0,
-                    min_kib: 32,
-                },
-            ),
-            (
-                params(31, 3, 4),
-                KdfError::Memory {
-                    memory_kib: 31,
-                    min_kib: 32,
-                },
-            ),
-            (
-                params((4 << 20) + 1, 3, 4),
-                KdfError::Memory {
-                    memory_kib: (4 << 20) + 1,
-                    min_kib: 32,
-                },
-            ),
+            (params(0, 3, 4), KdfError::Memory { memory_kib: 0, min_kib: 32 }),
+            (params(31, 3, 4), KdfError::Memory { memory_kib: 31, min_kib: 32 }),
+            (params((4 << 20) + 1, 3, 4), KdfError::Memory { memory_kib: (4 << 20) + 1, min_kib: 32 }),
         ] {
             assert_eq!(refused.validate_on_machine_with(PLENTY_KIB), Err(error));
             let derived = derive_kek(&Passphrase::new(Vec::new()), &[0; KDF_SALT_LEN], &refused);
@@ -434,110 +326,46 @@ mod tests {
 
     #[test]
     fn three_quarters_of_the_available_memory_are_the_limit() {
-        let params = KdfParams {
-            memory_kib: 3000,
-            passes: 1,
-            lanes: 1,
-        };
+        let params = KdfParams { memory_kib: 3000, passes: 1, lanes: 1 };
         assert_eq!(params.validate_on_machine_with(Some(4000)), Ok(()));
         assert_eq!(
             params.validate_on_machine_with(Some(3999)),
-            Err(KdfError::MemoryUnavailable {
-                memory_kib: 3000,
-                available_kib: 3999
-            })
+            Err(KdfError::MemoryUnavailable { memory_kib: 3000, available_kib: 3999 })
         );
         assert_eq!(params.validate_on_machine_with(None), Ok(()));
-        assert!(
-            available_memory_kib().is_some_and(|kib| kib > 1024),
-            "/proc/meminfo is understood"
-        );
+        assert!(available_memory_kib().is_some_and(|kib| kib > 1024), "/proc/meminfo is understood");
     }
 
     /// A machine that takes 1 ms for each MiB and pass.
     fn steady(params: KdfParams) -> Option<Duration> {
-        Some(Duration::from_millis(
-            u64::from(params.memory_kib / 1024) * u64::from(params.passes),
-        ))
+        Some(Duration::from_millis(u64::from(params.memory_kib / 1024) * u64::from(params.passes)))
     }
 
     #[test]
     fn calibration_raises_memory_then_passes() {
         let floor = RFC9106_SECOND; // 192 ms on this machine
-        let calibrated = |cap_kib, target_ms| {
-            calibrate_between(
-                floor,
-                cap_kib,
-                Duration::from_millis(target_ms),
-                &mut steady,
-            )
-        };
+        let calibrated =
+            |cap_kib, target_ms| calibrate_between(floor, cap_kib, Duration::from_millis(target_ms), &mut steady);
         assert_eq!(calibrated(1 << 20, 0), floor);
         assert_eq!(calibrated(1 << 20, 383), KdfParams { passes: 5, ..floor });
-        assert_eq!(
-            calibrated(1 << 20, 800),
-            KdfParams {
-                memory_kib: 256 * 1024,
-                ..floor
-            }
-        );
-        assert_eq!(
-            calibrated(1 << 20, 1100),
-            KdfParams {
-                memory_kib: 256 * 1024,
-                passes: 4,
-                ..floor
-            }
-        );
+        assert_eq!(calibrated(1 << 20, 800), KdfParams { memory_kib: 256 * 1024, ..floor });
+        assert_eq!(calibrated(1 << 20, 1100), KdfParams { memory_kib: 256 * 1024, passes: 4, ..floor });
         // Memory stops at the cap, also at one below the floor.
-        assert_eq!(
-            calibrated(128 << 10, 1280),
-            KdfParams {
-                memory_kib: 128 << 10,
-                passes: 10,
-                ..floor
-            }
-        );
-        assert_eq!(
-            calibrated(0, 640),
-            KdfParams {
-                passes: 10,
-                ..floor
-            }
-        );
-        assert_eq!(
-            calibrated(0, u64::MAX),
-            KdfParams {
-                passes: MAX_PASSES,
-                ..floor
-            }
-        );
+        assert_eq!(calibrated(128 << 10, 1280), KdfParams { memory_kib: 128 << 10, passes: 10, ..floor });
+        assert_eq!(calibrated(0, 640), KdfParams { passes: 10, ..floor });
+        assert_eq!(calibrated(0, u64::MAX), KdfParams { passes: MAX_PASSES, ..floor });
         // A machine that cannot do more, or nothing at all.
-        let mut limited = |params: KdfParams| {
-            (params.memory_kib <= 65536)
-                .then(|| steady(params))
-                .flatten()
-        };
+        let mut limited = |params: KdfParams| (params.memory_kib <= 65536).then(|| steady(params)).flatten();
         assert_eq!(
             calibrate_between(floor, 1 << 20, Duration::from_millis(640), &mut limited),
-            KdfParams {
-                passes: 10,
-                ..floor
-            }
+            KdfParams { passes: 10, ..floor }
         );
-        assert_eq!(
-            calibrate_between(floor, 1 << 20, Duration::from_secs(9), &mut |_| None),
-            floor
-        );
+        assert_eq!(calibrate_between(floor, 1 << 20, Duration::from_secs(9), &mut |_| None), floor);
     }
 
     #[test]
     fn calibration_measures_this_machine() {
-        let floor = KdfParams {
-            memory_kib: 64,
-            passes: 1,
-            lanes: 1,
-        };
+        let floor = KdfParams { memory_kib: 64, passes: 1, lanes: 1 };
         let chosen = calibrate_between(floor, 256, Duration::from_millis(20), &mut measure);
         assert!((64..=256).contains(&chosen.memory_kib));
         assert_eq!(chosen.validate(), Ok(()));
@@ -552,10 +380,7 @@ mod tests {
         assert_eq!(right.unwrap(b"slot 2", &wrapped), Err(AeadError::Refused));
         assert_eq!(wrong.unwrap(b"slot 1", &wrapped), Err(AeadError::Refused));
         for len in 0..wrapped.len() {
-            assert_eq!(
-                right.unwrap(b"slot 1", &wrapped[..len]),
-                Err(AeadError::Length)
-            );
+            assert_eq!(right.unwrap(b"slot 1", &wrapped[..len]), Err(AeadError::Length));
         }
         // Sealed rightly, but not a key.
         let short = AeadKey::new(right.0.bytes()).seal_message(b"slot 1", &[5; 31]);

@@ -72,17 +72,8 @@ mod label {
     pub const FILE_PAGE: &[u8] = b"sero/v1/file/page";
 
     #[cfg(test)]
-    pub const ALL: &[&[u8]] = &[
-        NAMES,
-        DIRECTORY_IV,
-        SYMLINK,
-        XATTR,
-        CONFIGURATION,
-        JOURNAL,
-        STATE,
-        FILE_HEADER,
-        FILE_PAGE,
-    ];
+    pub const ALL: &[&[u8]] =
+        &[NAMES, DIRECTORY_IV, SYMLINK, XATTR, CONFIGURATION, JOURNAL, STATE, FILE_HEADER, FILE_PAGE];
 }
 
 /// The secret that opens a vault: 32 random bytes, from which every other key is derived.
@@ -178,10 +169,7 @@ impl VaultKeys {
     #[must_use]
     pub fn file(&self, salt: &[u8; FILE_SALT_LEN]) -> FileKeys {
         let prk = extract(salt, self.project_key.bytes());
-        FileKeys {
-            header: aead_key(&prk, &[label::FILE_HEADER]),
-            prk,
-        }
+        FileKeys { header: aead_key(&prk, &[label::FILE_HEADER]), prk }
     }
 
     /// The first 16 bytes of `HMAC-SHA256(directory-iv key, iv)`.
@@ -271,30 +259,18 @@ mod tests {
 
         // A.1
         let prk = extract(&hex("000102030405060708090a0b0c"), &input);
-        assert_eq!(
-            *prk.bytes(),
-            hex_array("077709362c2e32df0ddc3f0dc47bba6390b6c73bb50f9c3122ec844ad7c2b3e5")
-        );
-        let expected = hex_array(
-            "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865",
-        );
+        assert_eq!(*prk.bytes(), hex_array("077709362c2e32df0ddc3f0dc47bba6390b6c73bb50f9c3122ec844ad7c2b3e5"));
+        let expected =
+            hex_array("3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865");
         let info = hex("f0f1f2f3f4f5f6f7f8f9");
         assert_eq!(*expand::<42>(&prk, &[&info]).bytes(), expected);
-        assert_eq!(
-            *expand::<42>(&prk, &[&info[..4], &info[4..]]).bytes(),
-            expected,
-            "parts concatenate"
-        );
+        assert_eq!(*expand::<42>(&prk, &[&info[..4], &info[4..]]).bytes(), expected, "parts concatenate");
 
         // A.3: empty salt, empty info
         let prk = extract(b"", &input);
-        assert_eq!(
-            *prk.bytes(),
-            hex_array("19ef24a32c717b167f33a91d6f648bdf96596776afdb6377ac434c1c293ccb04")
-        );
-        let expected = hex_array(
-            "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8",
-        );
+        assert_eq!(*prk.bytes(), hex_array("19ef24a32c717b167f33a91d6f648bdf96596776afdb6377ac434c1c293ccb04"));
+        let expected =
+            hex_array("8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8");
         assert_eq!(*expand::<42>(&prk, &[]).bytes(), expected);
     }
 
@@ -322,48 +298,21 @@ mod tests {
             keys.names().seal(&iv, b"README.md\0\0\0\0\0\0\0"),
             hex("f19876bc1fa186f71b7cd3201fee3fa5cd96992fbf911aaf87557520c62db7e7")
         );
-        assert_eq!(
-            keys.directory_iv_tag(&iv),
-            hex_array("70b5d1b6c06bf0b18928b0094773dd46")
-        );
+        assert_eq!(keys.directory_iv_tag(&iv), hex_array("70b5d1b6c06bf0b18928b0094773dd46"));
         assert_eq!(
             keys.configuration_tag(b"{\"format\":1}"),
             hex_array("831aef8e654dc2bd482ce21f9bf50052189a6df89fe2125f2019ef06aec13808")
         );
-        assert_eq!(
-            fingerprint(keys.symlink()),
-            hex_array("b0f558df1be7a9dbcc60764ac82723ec")
-        );
-        assert_eq!(
-            fingerprint(keys.xattr()),
-            hex_array("8f76e548e017e7f143ee8a89d87a5e30")
-        );
-        assert_eq!(
-            fingerprint(keys.state()),
-            hex_array("7f4fddd3ce8177676e394295c49a5ffa")
-        );
-        assert_eq!(
-            fingerprint(&keys.journal(&counting(0x60))),
-            hex_array("41646fab13859ec704734d0e81aae312")
-        );
+        assert_eq!(fingerprint(keys.symlink()), hex_array("b0f558df1be7a9dbcc60764ac82723ec"));
+        assert_eq!(fingerprint(keys.xattr()), hex_array("8f76e548e017e7f143ee8a89d87a5e30"));
+        assert_eq!(fingerprint(keys.state()), hex_array("7f4fddd3ce8177676e394295c49a5ffa"));
+        assert_eq!(fingerprint(&keys.journal(&counting(0x60))), hex_array("41646fab13859ec704734d0e81aae312"));
 
         let file = keys.file(&counting(0x80));
-        assert_eq!(
-            fingerprint(file.header()),
-            hex_array("719edd72a9e663f8e75c658b72f9c8ce")
-        );
-        assert_eq!(
-            fingerprint(&file.page(0)),
-            hex_array("7feab1dcecec2408d69caac06b25d4b1")
-        );
-        assert_eq!(
-            fingerprint(&file.page(1)),
-            hex_array("3c5debfe5081292e1f02b8a395dbfbbb")
-        );
-        assert_eq!(
-            fingerprint(&file.page(0x0102_0304)),
-            hex_array("dd536a8ae4c32d926cbde6c1f3ab8066")
-        );
+        assert_eq!(fingerprint(file.header()), hex_array("719edd72a9e663f8e75c658b72f9c8ce"));
+        assert_eq!(fingerprint(&file.page(0)), hex_array("7feab1dcecec2408d69caac06b25d4b1"));
+        assert_eq!(fingerprint(&file.page(1)), hex_array("3c5debfe5081292e1f02b8a395dbfbbb"));
+        assert_eq!(fingerprint(&file.page(0x0102_0304)), hex_array("dd536a8ae4c32d926cbde6c1f3ab8066"));
     }
 
     #[test]
@@ -379,28 +328,17 @@ mod tests {
     fn every_input_changes_the_keys() {
         let keys = vault_keys();
         let iv = counting(0);
-        let other_project =
-            VaultKeys::derive(&ProjectKey::from_bytes(&mut counting(1)), &counting(0x40));
-        let other_vault =
-            VaultKeys::derive(&ProjectKey::from_bytes(&mut counting(0)), &counting(0x41));
+        let other_project = VaultKeys::derive(&ProjectKey::from_bytes(&mut counting(1)), &counting(0x40));
+        let other_vault = VaultKeys::derive(&ProjectKey::from_bytes(&mut counting(0)), &counting(0x41));
         for other in [&other_project, &other_vault] {
             assert_ne!(fingerprint(keys.symlink()), fingerprint(other.symlink()));
             assert_ne!(keys.directory_iv_tag(&iv), other.directory_iv_tag(&iv));
             assert_ne!(keys.configuration_tag(b""), other.configuration_tag(b""));
         }
-        assert_ne!(
-            fingerprint(&keys.journal(&[0; 16])),
-            fingerprint(&keys.journal(&[1; 16]))
-        );
-        assert_ne!(
-            fingerprint(keys.file(&[0; 32]).header()),
-            fingerprint(keys.file(&[1; 32]).header())
-        );
+        assert_ne!(fingerprint(&keys.journal(&[0; 16])), fingerprint(&keys.journal(&[1; 16])));
+        assert_ne!(fingerprint(keys.file(&[0; 32]).header()), fingerprint(keys.file(&[1; 32]).header()));
         // A file belongs to the project, not to the vault: its keys do not depend on the vault's id.
-        assert_eq!(
-            fingerprint(keys.file(&[0; 32]).header()),
-            fingerprint(other_vault.file(&[0; 32]).header())
-        );
+        assert_eq!(fingerprint(keys.file(&[0; 32]).header()), fingerprint(other_vault.file(&[0; 32]).header()));
     }
 
     #[test]
@@ -430,9 +368,6 @@ mod tests {
         let key = ProjectKey::from_bytes(&mut bytes);
         assert_eq!(bytes, [0; KEY_LEN]);
         assert_eq!(*key.expose(), counting(9));
-        assert_ne!(
-            ProjectKey::generate().unwrap().expose(),
-            ProjectKey::generate().unwrap().expose()
-        );
+        assert_ne!(ProjectKey::generate().unwrap().expose(), ProjectKey::generate().unwrap().expose());
     }
 }

@@ -50,13 +50,9 @@ impl NameKey {
     /// [`AeadError::Length`] if `sealed` is shorter than a tag, [`AeadError::Refused`] if the name was
     /// changed, or sealed with another IV or key.
     pub fn open(&self, iv: &[u8; 16], sealed: &[u8]) -> Result<Vec<u8>, AeadError> {
-        let (tag, body) = sealed
-            .split_first_chunk::<NAME_TAG_LEN>()
-            .ok_or(AeadError::Length)?;
+        let (tag, body) = sealed.split_first_chunk::<NAME_TAG_LEN>().ok_or(AeadError::Length)?;
         let mut plain = body.to_vec();
-        self.cipher()
-            .decrypt_in_place_detached([iv], &mut plain, tag.into())
-            .map_err(|_| AeadError::Refused)?;
+        self.cipher().decrypt_in_place_detached([iv], &mut plain, tag.into()).map_err(|_| AeadError::Refused)?;
         Ok(plain)
     }
 
@@ -76,38 +72,25 @@ mod tests {
     /// RFC 5297, appendix A. Its examples use AES-128; the mode is the same code.
     #[test]
     fn rfc_5297_vectors() {
-        let key: [u8; 32] =
-            hex_array("fffefdfcfbfaf9f8f7f6f5f4f3f2f1f0f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff");
+        let key: [u8; 32] = hex_array("fffefdfcfbfaf9f8f7f6f5f4f3f2f1f0f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff");
         let sealed = Aes128Siv::new(&key.into())
-            .encrypt(
-                [hex("101112131415161718191a1b1c1d1e1f2021222324252627")],
-                &hex("112233445566778899aabbccddee"),
-            )
+            .encrypt([hex("101112131415161718191a1b1c1d1e1f2021222324252627")], &hex("112233445566778899aabbccddee"))
             .unwrap();
-        assert_eq!(
-            sealed,
-            hex("85632d07c6e8f37f950acd320a2ecc9340c02b9690c4dc04daef7f6afe5c")
-        );
+        assert_eq!(sealed, hex("85632d07c6e8f37f950acd320a2ecc9340c02b9690c4dc04daef7f6afe5c"));
 
-        let key: [u8; 32] =
-            hex_array("7f7e7d7c7b7a79787776757473727170404142434445464748494a4b4c4d4e4f");
+        let key: [u8; 32] = hex_array("7f7e7d7c7b7a79787776757473727170404142434445464748494a4b4c4d4e4f");
         let associated = [
             hex("00112233445566778899aabbccddeeffdeaddadadeaddadaffeeddccbbaa99887766554433221100"),
             hex("102030405060708090a0"),
             hex("09f911029d74e35bd84156c5635688c0"),
         ];
         let sealed = Aes128Siv::new(&key.into())
-            .encrypt(
-                &associated,
-                b"this is some plaintext to encrypt using SIV-AES",
-            )
+            .encrypt(&associated, b"this is some plaintext to encrypt using SIV-AES")
             .unwrap();
         assert_eq!(
             sealed,
-            hex(
-                "7bdb6e3b432667eb06f4d14bff2fbd0fcb900f2fddbe404326601965c889bf17\
-                 dba77ceb094fa663b7a3f748ba8af829ea64ad544a272e9c485b62a3fd5c0d"
-            )
+            hex("7bdb6e3b432667eb06f4d14bff2fbd0fcb900f2fddbe404326601965c889bf17\
+                 dba77ceb094fa663b7a3f748ba8af829ea64ad544a272e9c485b62a3fd5c0d")
         );
     }
 
@@ -121,10 +104,7 @@ mod tests {
         let iv = std::array::from_fn(|i| 0xc0 + i as u8);
         for (plain, sealed) in [
             (&b""[..], "6adcce20200110ff7e0c015f485afad6"),
-            (
-                b"README.md\0\0\0\0\0\0\0",
-                "a1696a2f470e568e2dff1bef342a89ba969991ca268f6a55e3c61ce86da8c9d7",
-            ),
+            (b"README.md\0\0\0\0\0\0\0", "a1696a2f470e568e2dff1bef342a89ba969991ca268f6a55e3c61ce86da8c9d7"),
             (
                 &[b'n'; 160],
                 "85e39090759a13485e0267887e7a755a0f45a1fc2dcda740132c2d6b39a4255a1ce81167563736da3a71d24e8af8c064\
@@ -163,16 +143,8 @@ mod tests {
     fn a_name_of_any_length_is_opened_without_panic() {
         let sealed = key().seal(&[0; 16], &[b'n'; 32]);
         for len in 0..sealed.len() {
-            let expected = if len < NAME_TAG_LEN {
-                AeadError::Length
-            } else {
-                AeadError::Refused
-            };
-            assert_eq!(
-                key().open(&[0; 16], &sealed[..len]),
-                Err(expected),
-                "len {len}"
-            );
+            let expected = if len < NAME_TAG_LEN { AeadError::Length } else { AeadError::Refused };
+            assert_eq!(key().open(&[0; 16], &sealed[..len]), Err(expected), "len {len}");
         }
     }
 }

@@ -261,7 +261,10 @@ impl Configuration {
         rule(self.active().is_some(), "active_key is not the version of a project key")?;
         rule((1..=KEYSLOTS_MAX).contains(&self.keyslots.len()), "keyslots has not 1 to 64 elements")?;
         rule(all_differ(self.keyslots.iter().map(|slot| slot.id)), "two keyslots have one id")?;
-        rule(self.hint.as_ref().is_none_or(|hint| is_text(hint, HINT_MAX)), "hint is too long, or has control characters")?;
+        rule(
+            self.hint.as_ref().is_none_or(|hint| is_text(hint, HINT_MAX)),
+            "hint is too long, or has control characters",
+        )?;
         for slot in &self.keyslots {
             rule(is_text(&slot.label, LABEL_MAX), "a keyslot's label is too long, or has control characters")?;
             rule(is_text(&slot.role, LABEL_MAX), "a keyslot's role is too long, or has control characters")?;

@@ -114,7 +114,11 @@ impl EntryForm {
     pub fn of(entry: &OsStr) -> Self {
         let bytes = entry.as_bytes();
         if bytes.first() != Some(&SPECIAL) {
-            return if FOREIGN_PREFIXES.iter().any(|prefix| bytes.starts_with(prefix)) { Self::Foreign } else { Self::Short };
+            return if FOREIGN_PREFIXES.iter().any(|prefix| bytes.starts_with(prefix)) {
+                Self::Foreign
+            } else {
+                Self::Short
+            };
         }
         if bytes == super::directory_iv::ENTRY.as_bytes() {
             return Self::DirectoryIv;

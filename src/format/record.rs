@@ -482,12 +482,7 @@ mod tests {
     fn sealed(operations: &[Operation], block: u64) -> (Vec<u8>, Tag) {
         let mut bytes = Vec::new();
         operations.iter().for_each(|operation| operation.encode(&mut bytes));
-        let head = RecordHead {
-            lsn: Lsn(11),
-            segment: SegmentSeq(2),
-            previous: [6; 16],
-            synced_through: Lsn(10),
-        };
+        let head = RecordHead { lsn: Lsn(11), segment: SegmentSeq(2), previous: [6; 16], synced_through: Lsn(10) };
         let images = vec![5; operations.iter().map(Operation::images).sum::<usize>() * PAGE_LEN];
         let mut descriptor = vec![0; PAGE_LEN];
         let tag = seal_record(&head, &bytes, &images, block, &AeadKey::new(&[1; 32]), &mut descriptor).expect("seals");

@@ -226,7 +226,9 @@ mod tests {
 
     #[test]
     fn rejects_a_missing_or_swapped_piece() {
-        let SealedTarget::Pieces(_, pieces) = seal(&key(), &[b'x'; 4000]).unwrap() else { panic!("4000 bytes are long") };
+        let SealedTarget::Pieces(_, pieces) = seal(&key(), &[b'x'; 4000]).unwrap() else {
+            panic!("4000 bytes are long")
+        };
         let mut swapped = pieces.clone();
         swapped.swap(0, 1);
         for bad in [pieces[1..].concat(), pieces[..pieces.len() - 1].concat(), swapped.concat()] {

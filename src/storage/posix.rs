@@ -96,12 +96,7 @@ impl Storage for PosixStorage {
 
     fn create_file(&self, at: &PosixDir, name: &OsStr, mode: u32) -> io::Result<PosixFile> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(PosixFile(sys::openat(
-            &at.0,
-            component(name)?,
-            flags,
-            permissions(mode),
-        )?))
+        Ok(PosixFile(sys::openat(&at.0, component(name)?, flags, permissions(mode))?))
     }
 
     fn make_dir(&self, at: &PosixDir, name: &OsStr, mode: u32) -> io::Result<()> {
@@ -164,11 +159,7 @@ impl Storage for PosixStorage {
     fn open_pinned(&self, pin: &PosixPin, access: Access) -> io::Result<PosixFile> {
         // Here the type can be known before the open: no device is touched at all.
         refuse_unless_regular(stat_fd(pin.0.as_fd())?.kind())?;
-        open_regular(
-            sys::CWD,
-            ProcPath::of_fd(pin.0.as_fd()).as_c_str()?,
-            access_flags(access),
-        )
+        open_regular(sys::CWD, ProcPath::of_fd(pin.0.as_fd()).as_c_str()?, access_flags(access))
     }
 
     fn read_dir(&self, dir: &PosixDir, cookie: u64, sink: &mut dyn FnMut(DirEntry<'_>) -> bool) -> io::Result<()> {
@@ -226,21 +217,15 @@ impl Storage for PosixStorage {
     }
 
     fn set_times(&self, target: Target<'_, Self>, atime: SetTime, mtime: SetTime) -> io::Result<()> {
-        let times = sys::Timestamps {
-            last_access: timespec(atime)?,
-            last_modification: timespec(mtime)?,
-        };
+        let times = sys::Timestamps { last_access: timespec(atime)?, last_modification: timespec(mtime)? };
         let outcome = match target {
             Target::Entry(dir, name) => sys::utimensat(&dir.0, component(name)?, &times, AtFlags::SYMLINK_NOFOLLOW),
             Target::Dir(PosixDir(fd)) | Target::File(PosixFile(fd)) => sys::futimens(fd, &times),
             // The link in /proc leads to the inode itself, and is not followed further if that is a
             // link (AT_EMPTY_PATH would need Linux 5.8).
-            Target::Pin(PosixPin(fd)) => sys::utimensat(
-                sys::CWD,
-                ProcPath::of_fd(fd.as_fd()).as_c_str()?,
-                &times,
-                AtFlags::empty(),
-            ),
+            Target::Pin(PosixPin(fd)) => {
+                sys::utimensat(sys::CWD, ProcPath::of_fd(fd.as_fd()).as_c_str()?, &times, AtFlags::empty())
+            }
         };
         Ok(outcome?)
     }

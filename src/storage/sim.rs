@@ -69,10 +69,7 @@ pub use fault::Fault;
 pub use raw::RawEntry;
 
 /// The time on a new disk's clock.
-const EPOCH: Timestamp = Timestamp {
-    seconds: 1_700_000_000,
-    nanoseconds: 0,
-};
+const EPOCH: Timestamp = Timestamp { seconds: 1_700_000_000, nanoseconds: 0 };
 
 /// The error of every call from the crash on. It carries no errno.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,19 +126,12 @@ impl SimDisk {
     }
 
     fn with(disk: Disk, seed: u64, choices: Vec<u32>) -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                live: Mutex::new(Live::new(disk, seed)),
-            }),
-            choices,
-        }
+        Self { shared: Arc::new(Shared { live: Mutex::new(Live::new(disk, seed)) }), choices }
     }
 
     /// The disk as a backing.
     pub fn storage(&self) -> SimStorage {
-        SimStorage {
-            shared: self.shared.clone(),
-        }
+        SimStorage { shared: self.shared.clone() }
     }
 
     // --- steps and crashes ---
@@ -197,12 +187,7 @@ impl SimDisk {
         let mut disk = write.before.clone();
         let len = Random::new(seed).below(write.bytes.len() as u64 + 1) as usize;
         // Whether there was space for it does not matter any more.
-        let _ = disk.write(
-            write.id,
-            &[IoSlice::new(&write.bytes[..len])],
-            write.offset_bytes,
-            WriteVerdict::All,
-        );
+        let _ = disk.write(write.id, &[IoSlice::new(&write.bytes[..len])], write.offset_bytes, WriteVerdict::All);
         Snapshot(disk).to_disk()
     }
 

@@ -106,9 +106,8 @@ impl<S: Storage> Vault<S> {
     /// The extended attributes; none where the backing has no such thing.
     pub fn xattrs(&self, node: NodeRef<'_, S>, kind: FileKind) -> Result<XattrTable> {
         let attribute = OsStr::new(table_attribute(kind));
-        let outcome = self.reach(node, |target| {
-            widened(&self.core, target, 0o400, || self.core.storage.xattr(target, attribute))
-        })?;
+        let outcome = self
+            .reach(node, |target| widened(&self.core, target, 0o400, || self.core.storage.xattr(target, attribute)))?;
         let sealed = match outcome {
             Ok(sealed) => sealed,
             Err(error) if is_absent(&error) => return Ok(Table::default()),

@@ -74,9 +74,7 @@ impl<S: Storage> VaultCore<S> {
                 self.journaled.lock().retain(|_, known| known.ino() != file.file.ino());
             }
         }
-        self.journal()?
-            .free(&self.storage, pressed)
-            .map_err(|e| self.sync_failed("make the journal larger", e))?;
+        self.journal()?.free(&self.storage, pressed).map_err(|e| self.sync_failed("make the journal larger", e))?;
         debug!("checkpoint of journal segment {} done", segment.0);
         Ok(())
     }

@@ -332,7 +332,8 @@ impl<S: Storage> VaultCore<S> {
     }
 
     pub fn nodes_settled(&self, count: usize) {
-        let _ = self.dirty_nodes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some(now.saturating_sub(count)));
+        let _ =
+            self.dirty_nodes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some(now.saturating_sub(count)));
     }
 
     pub fn next_file_id(&self) -> FileId {

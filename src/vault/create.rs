@@ -54,11 +54,7 @@ pub fn create(path: &Path, options: &CreateOptions, passphrase: &Passphrase) -> 
 }
 
 /// Makes a vault in the top directory of `storage`, which is empty.
-pub fn create_on<S: Storage>(
-    storage: &S,
-    options: &CreateOptions,
-    passphrase: &Passphrase,
-) -> Result<Configuration> {
+pub fn create_on<S: Storage>(storage: &S, options: &CreateOptions, passphrase: &Passphrase) -> Result<Configuration> {
     let root = storage.open_root().map_err(|e| VaultError::io("open the vault's directory", e))?;
     ensure_empty(storage, &root)?;
     let (configuration, keys) = new_configuration(options, passphrase, storage.now().seconds)?;
@@ -92,11 +88,7 @@ fn ensure_empty<S: Storage>(storage: &S, root: &S::Dir) -> Result<()> {
 }
 
 /// New keys, and the configuration that wraps them.
-fn new_configuration(
-    options: &CreateOptions,
-    passphrase: &Passphrase,
-    now: i64,
-) -> Result<(Configuration, VaultKeys)> {
+fn new_configuration(options: &CreateOptions, passphrase: &Passphrase, now: i64) -> Result<(Configuration, VaultKeys)> {
     let random = |e| VaultError::io("get random bytes for the keys", e);
     let created = u64::try_from(now).unwrap_or(0);
     let (slot, version) = (KeyslotId(1), KeyVersion(1));
@@ -140,7 +132,8 @@ fn new_configuration(
     let project_key_aad = configuration.project_key_aad(version);
     let keyslot_aad = configuration.keyslot_aad(slot, KeyslotKind::Passphrase);
     for wrapped in &mut configuration.project_keys {
-        wrapped.wrapped = wrapped_bytes(AeadKey::new(root_key.expose()).seal_message(&project_key_aad, project_key.expose()))?;
+        wrapped.wrapped =
+            wrapped_bytes(AeadKey::new(root_key.expose()).seal_message(&project_key_aad, project_key.expose()))?;
     }
     for keyslot in &mut configuration.keyslots {
         let kek = derive_kek(passphrase, &keyslot.kdf.salt.0, &keyslot.kdf.params()).map_err(VaultError::KdfRefused)?;

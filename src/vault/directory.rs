@@ -85,7 +85,10 @@ pub struct Directory<S: Storage> {
 enum Place<S: Storage> {
     /// The tree's top.
     Top,
-    Below { parent: Arc<Directory<S>>, entry: OsString },
+    Below {
+        parent: Arc<Directory<S>>,
+        entry: OsString,
+    },
     /// Removed.
     Gone,
 }
@@ -112,7 +115,8 @@ impl<S: Storage> Directory<S> {
     /// The top of the tree. There should be one, kept by the vault.
     pub(crate) fn root(core: &Arc<VaultCore<S>>) -> Result<Arc<Self>> {
         let handle = tree::open_top(&core.storage)?;
-        let stat = core.storage.stat(Target::Dir(&handle)).map_err(|e| VaultError::io("read the tree's attributes", e))?;
+        let stat =
+            core.storage.stat(Target::Dir(&handle)).map_err(|e| VaultError::io("read the tree's attributes", e))?;
         let root = Self::new(core, stat.ino, Place::Top);
         root.handle.keep(Arc::new(handle));
         Ok(core.tree.enter(root))
@@ -181,11 +185,9 @@ impl<S: Storage> Directory<S> {
             FileKind::Regular => self.core.open_file(location, &stat),
             FileKind::Directory => Err(VaultError::errno("open a file", libc::EISDIR)),
             FileKind::Symlink => Err(VaultError::errno("open a file", libc::ELOOP)),
-            FileKind::Fifo
-            | FileKind::Socket
-            | FileKind::CharDevice
-            | FileKind::BlockDevice
-            | FileKind::Unknown => Err(VaultError::errno("open a file", libc::EINVAL)),
+            FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice | FileKind::Unknown => {
+                Err(VaultError::errno("open a file", libc::EINVAL))
+            }
         }
     }
 

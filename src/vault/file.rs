@@ -63,12 +63,17 @@ pub struct VaultFile<S: Storage> {
 pub(crate) enum Base {
     Volatile,
     /// `synced`: the home was synced in this session before its first change.
-    Durable { synced: bool },
+    Durable {
+        synced: bool,
+    },
 }
 
 enum Body {
     /// The content is one message; None: no header has been written yet, the file is new and empty.
-    Blob { seal: Option<Seal>, sealed: Option<Box<[u8]>> },
+    Blob {
+        seal: Option<Seal>,
+        sealed: Option<Box<[u8]>>,
+    },
     Paged(TagTree),
 }
 
@@ -249,7 +254,7 @@ impl<S: Storage> VaultFile<S> {
             .map_err(|e| VaultError::io("set a file's times", e))?;
         if let SetTime::To(time) = mtime {
             state.mtime = Some(time);
-            if state.journal.touched {
+            if state.base != Base::Volatile && state.journal.touched {
                 self.record_length(&mut state)?;
             }
         }

@@ -185,10 +185,8 @@ impl<S: Storage> Journal<S> {
         if u64::from(inner.next_block) + blocks as u64 > u64::from(inner.capacity()) {
             return Err(VaultError::JournalFull);
         }
-        let first_image = Location {
-            segment: inner.seq,
-            block: inner.next_block + 1 + (inner.images.len() / PAGE_LEN) as u32,
-        };
+        let first_image =
+            Location { segment: inner.seq, block: inner.next_block + 1 + (inner.images.len() / PAGE_LEN) as u32 };
         inner.operations.extend(&encoded);
         for (_, images) in items {
             inner.images.extend_from_slice(images);
@@ -405,10 +403,7 @@ pub(crate) fn remove_segments<S: Storage>(storage: &S, private: &S::Dir, active:
 
 impl<S: Storage> Inner<S> {
     fn slot(&self, index: usize) -> Result<&Slot<S>> {
-        self.slots
-            .get(index)
-            .and_then(Option::as_ref)
-            .ok_or(VaultError::Internal("a journal segment is not open"))
+        self.slots.get(index).and_then(Option::as_ref).ok_or(VaultError::Internal("a journal segment is not open"))
     }
 
     fn active_file(&self) -> Result<Arc<S::File>> {

@@ -24,9 +24,7 @@ use super::windows::CrashWindow;
 use crate::crypto::aead::{AeadKey, Tag};
 use crate::format::geometry::{BlockIndex, HEADER_LEN, PAGE_BYTES, PAGE_LEN, PageIndex, page_block};
 use crate::format::header::{Birth, Header};
-use crate::format::record::{
-    FileId, JournalId, Lsn, Operation, Placement, Record, SegmentHeader, SegmentSeq,
-};
+use crate::format::record::{FileId, JournalId, Lsn, Operation, Placement, Record, SegmentHeader, SegmentSeq};
 use crate::storage::{Access, FileKind, Storage, Target, read_into};
 
 /// What a recovery found and did.
@@ -123,6 +121,10 @@ pub(crate) fn recover<S: Storage>(core: &Arc<VaultCore<S>>, root: &Arc<Directory
 
 /// After [`recover`]: brings what it put into memory home and removes the journal.
 pub(crate) fn finish<S: Storage>(core: &Arc<VaultCore<S>>) -> Result<()> {
+    // If the process alone ended, the kernel may still have what it did not sync: files, and names. This session takes
+    // what it finds for durable, so it must be.
+    let sync = || core.storage.sync_all();
+    switches::barrier("recovery.cache-is-synced", sync).map_err(|e| core.sync_failed("sync the backing", e))?;
     let mut active = 0;
     if let Ok(journal) = core.journal() {
         core.apply_recovered()?;
@@ -154,7 +156,7 @@ fn read_segments<S: Storage>(core: &VaultCore<S>, report: &mut Recovery) -> Resu
         segments.truncate(1);
     }
     for segment in &mut segments {
-        scan(core, segment, report)?;
+        scan(core, segment)?;
     }
     // One that is retired may be in use again already: nothing follows from what is left of it.
     drop_retired(&mut segments);
@@ -169,6 +171,9 @@ fn read_segments<S: Storage>(core: &VaultCore<S>, report: &mut Recovery) -> Resu
             ));
         }
         segments.truncate(1);
+    }
+    for segment in &segments {
+        look_for_damage(core, segment, report)?;
     }
     Ok(segments)
 }
@@ -211,7 +216,7 @@ fn open_segment<S: Storage>(
 }
 
 /// Reads records as long as each is whole and the next of the chain.
-fn scan<S: Storage>(core: &VaultCore<S>, segment: &mut Segment<S>, report: &mut Recovery) -> Result<()> {
+fn scan<S: Storage>(core: &VaultCore<S>, segment: &mut Segment<S>) -> Result<()> {
     let mut lsn = segment.header.first_lsn;
     segment.chain = segment.header_tag;
     while segment.end_block < segment.blocks {
@@ -230,7 +235,12 @@ fn scan<S: Storage>(core: &VaultCore<S>, segment: &mut Segment<S>, report: &mut 
         segment.chain = tag;
         segment.records.push((at, record));
     }
-    // A later record that knew this one to be durable proves that it was damaged since.
+    Ok(())
+}
+
+/// A later record that knew the one that is not whole to be durable proves that it was damaged since.
+fn look_for_damage<S: Storage>(core: &VaultCore<S>, segment: &Segment<S>, report: &mut Recovery) -> Result<()> {
+    let lsn = segment.next_lsn();
     for block in segment.end_block..segment.blocks {
         if let Some((record, _)) = read_record(core, segment, block)?
             && record.segment == segment.header.seq
@@ -332,7 +342,8 @@ fn fold<S: Storage>(
                     Operation::Text(piece) => text.extend_from_slice(piece),
                     Operation::File { file, salt, seq } => {
                         let path = std::mem::take(&mut text);
-                        let folded = files.entry(*file).or_insert_with(|| Folded { paths: Vec::new(), plan: Plan::default() });
+                        let folded =
+                            files.entry(*file).or_insert_with(|| Folded { paths: Vec::new(), plan: Plan::default() });
                         folded.paths.push(path);
                         folded.plan.identities.push((*salt, *seq));
                     }
@@ -596,10 +607,11 @@ impl Plan {
         let fit = match Header::open(&start, core.keys.file(&salt).header()) {
             Ok(header) if self.identities.contains(&(salt, header.seq)) => Fit::This,
             Ok(_) if self.identities.iter().any(|(known, _)| *known == salt) => Fit::Stale,
-            // Just made, under the name of one that is gone.
-            Err(_) if read < HEADER_LEN => Fit::Other,
+            // Just made, under the name of one that is gone: it never had a header.
+            Err(_) if read < HEADER_LEN || start.iter().all(|byte| *byte == 0) => Fit::Other,
             // Torn, while a checkpoint replaced it.
             Err(_) if self.base == PlanBase::Overlay => Fit::This,
+            Err(_) if core.windows.read().covers(stat).is_some() => Fit::Other,
             Err(_) => Fit::Stale,
             Ok(_) => Fit::Other,
         };

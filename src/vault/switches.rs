@@ -25,6 +25,7 @@ pub const ALL: &[&str] = &[
     "checkpoint.retirement-synced-before-reuse",
     "checkpoint.images-stand-for-home",
     "recovery.stale-base-refused",
+    "recovery.cache-is-synced",
     "rename.source-is-durable",
     "rename.intent-is-recorded",
     "rename.name-is-durable",

@@ -67,14 +67,21 @@ impl Windows {
     /// The window in which an inode was made. Where the backing does not tell, the last change of its attributes
     /// counts, which is never earlier.
     pub fn covers(&self, stat: &Stat) -> Option<CrashWindow> {
+        self.covering(stat).next()
+    }
+
+    /// Whether one of the crashes came before a file of this birth was durable. Windows of crashes in quick
+    /// succession overlap.
+    pub fn may_have_cost(&self, stat: &Stat, birth: Birth) -> bool {
+        self.covering(stat).any(|window| window.may_have_cost(birth))
+    }
+
+    fn covering(&self, stat: &Stat) -> impl Iterator<Item = CrashWindow> {
         let made = stat.btime.unwrap_or(stat.ctime).seconds;
-        self.0
-            .iter()
-            .find(|window| {
-                window.start.seconds.saturating_sub(SLACK_SECONDS) <= made
-                    && made <= window.end.seconds.saturating_add(SLACK_SECONDS)
-            })
-            .copied()
+        self.0.iter().copied().filter(move |window| {
+            window.start.seconds.saturating_sub(SLACK_SECONDS) <= made
+                && made <= window.end.seconds.saturating_add(SLACK_SECONDS)
+        })
     }
 
     /// Reads the list. None is an empty one; one that does not verify is an error.
@@ -134,13 +141,7 @@ impl Windows {
         write_from(storage, &file, &keys.state().seal_message(AAD, &plain), 0).map_err(failed)?;
         storage.sync_file(&file).map_err(failed)?;
         storage
-            .rename(
-                private,
-                STATE_NEW_NAME.as_ref(),
-                private,
-                STATE_NAME.as_ref(),
-                crate::storage::RenameMode::Replace,
-            )
+            .rename(private, STATE_NEW_NAME.as_ref(), private, STATE_NAME.as_ref(), crate::storage::RenameMode::Replace)
             .map_err(failed)?;
         storage.sync_dir(private).map_err(failed)
     }

@@ -118,11 +118,14 @@ fn bit_flips(blocks: u64, count: u64) -> Vec<Attack> {
     for segment in SEGMENTS {
         for _ in 0..count {
             let (at, bit) = (random.below(blocks * 4096), random.below(8));
-            attacks.push((format!("bit {bit} of byte {at} (block {}) of {segment} flipped", at / 4096), Box::new(move |disk| {
-                if let Ok(bytes) = disk.raw_read(segment) {
-                    let _ = disk.raw_write_at(segment, at, &[bytes[at as usize] ^ (1 << bit)]);
-                }
-            })));
+            attacks.push((
+                format!("bit {bit} of byte {at} (block {}) of {segment} flipped", at / 4096),
+                Box::new(move |disk| {
+                    if let Ok(bytes) = disk.raw_read(segment) {
+                        let _ = disk.raw_write_at(segment, at, &[bytes[at as usize] ^ (1 << bit)]);
+                    }
+                }),
+            ));
         }
     }
     attacks
@@ -132,29 +135,44 @@ fn lost_blocks(blocks: u64) -> Vec<Attack> {
     let mut attacks: Vec<Attack> = Vec::new();
     for segment in SEGMENTS {
         for block in 0..blocks {
-            attacks.push((format!("block {block} of {segment} zeroed"), Box::new(move |disk| {
-                if disk.raw_stat(segment).is_ok() {
-                    let _ = disk.raw_write_at(segment, block * 4096, &[0; 4096]);
-                }
-            })));
-            attacks.push((format!("{segment} cut in block {block}"), Box::new(move |disk| {
-                let _ = disk.raw_set_len(segment, block * 4096 + 1000);
-            })));
-            attacks.push((format!("{segment} cut before block {block}"), Box::new(move |disk| {
-                let _ = disk.raw_set_len(segment, block * 4096);
-            })));
+            attacks.push((
+                format!("block {block} of {segment} zeroed"),
+                Box::new(move |disk| {
+                    if disk.raw_stat(segment).is_ok() {
+                        let _ = disk.raw_write_at(segment, block * 4096, &[0; 4096]);
+                    }
+                }),
+            ));
+            attacks.push((
+                format!("{segment} cut in block {block}"),
+                Box::new(move |disk| {
+                    let _ = disk.raw_set_len(segment, block * 4096 + 1000);
+                }),
+            ));
+            attacks.push((
+                format!("{segment} cut before block {block}"),
+                Box::new(move |disk| {
+                    let _ = disk.raw_set_len(segment, block * 4096);
+                }),
+            ));
         }
-        attacks.push((format!("{segment} removed"), Box::new(move |disk| {
-            let _ = disk.raw_remove(segment);
-        })));
+        attacks.push((
+            format!("{segment} removed"),
+            Box::new(move |disk| {
+                let _ = disk.raw_remove(segment);
+            }),
+        ));
     }
-    attacks.push(("the segments exchanged".into(), Box::new(|disk| {
-        let (first, second) = (disk.raw_read(SEGMENTS[0]), disk.raw_read(SEGMENTS[1]));
-        if let (Ok(first), Ok(second)) = (first, second) {
-            let _ = disk.raw_write(SEGMENTS[0], &second);
-            let _ = disk.raw_write(SEGMENTS[1], &first);
-        }
-    })));
+    attacks.push((
+        "the segments exchanged".into(),
+        Box::new(|disk| {
+            let (first, second) = (disk.raw_read(SEGMENTS[0]), disk.raw_read(SEGMENTS[1]));
+            if let (Ok(first), Ok(second)) = (first, second) {
+                let _ = disk.raw_write(SEGMENTS[0], &second);
+                let _ = disk.raw_write(SEGMENTS[1], &first);
+            }
+        }),
+    ));
     attacks
 }
 
@@ -259,7 +277,8 @@ fn damage_is_reported_and_the_rest_replayed() {
             format!("{newest} cut before block 0"),
             format!("{newest} removed"),
         ];
-        let mut found = tamper_with_all(what, prepared(), &case, attacks).unwrap_or_else(|violation| panic!("{violation}"));
+        let mut found =
+            tamper_with_all(what, prepared(), &case, attacks).unwrap_or_else(|violation| panic!("{violation}"));
         found.retain(|reason| !rolled_back.iter().any(|known| reason.contains(known)));
         silent.extend(found);
     }

@@ -53,10 +53,10 @@ pub fn survives(prepared: &Prepared, disk: &SimDisk, model: &Model, end: End) ->
 
 fn survives_or_panics(prepared: &Prepared, disk: &SimDisk, model: &Model, end: End) -> Result<(), Violation> {
     let vault = prepared.open(disk).map_err(failed("the vault does not open"))?;
-    if let Some(recovery) = vault.recovery() {
-        if !recovery.stale.is_empty() || !recovery.damage.is_empty() {
-            return Err(format!("a crash was taken for damage: {recovery:?}"));
-        }
+    if let Some(recovery) = vault.recovery()
+        && (!recovery.stale.is_empty() || !recovery.damage.is_empty())
+    {
+        return Err(format!("a crash was taken for damage: {recovery:?}"));
     }
     let mut found = look(&vault)?;
     explain(model, &found, end)?;

@@ -35,16 +35,19 @@ pub fn explore(prepared: &Prepared, ops: &[Op], depth: Depth) -> Result<(), Viol
     finish(world.apply(last), ops)?;
     finish(world.check_live(), ops)?;
     let end = world.disk.steps();
+    // The operation may have come to a crash that was ordered, and gone on.
+    let first = if end < first { end + 1 } else { first };
     let steps = world.disk.recorded_steps();
     crash_now(prepared, &world.disk, &world.model, depth, true).map_err(|reason| said(ops, "the end", &reason))?;
     drop(world);
     for step in first..=end {
         let what = steps.iter().find(|known| known.number == step).map(ToString::to_string).unwrap_or_default();
-        // At a sync, the disk may hold what it may hold after the step before.
-        if what.contains(" sync_") {
+        // At a sync, the disk may hold what it may hold after the step before. A reopened disk counts anew.
+        if what.contains(" sync_") || matches!(last, Op::Kill | Op::CutSoon { .. }) {
             continue;
         }
         let Some(mut world) = run(prepared, before)? else { return Ok(()) };
+        world.cut = None;
         world.disk.set_crash_at(step);
         match world.apply(last) {
             Err(Stop::Crash) => {}
@@ -83,8 +86,16 @@ pub fn crash_now(
     depth: Depth,
     with_kill: bool,
 ) -> Result<(), Violation> {
-    for (name, policy) in POLICIES {
-        for state in disk.crashes(policy, depth.states, depth.seed) {
+    for (number, (name, policy)) in (0..).zip(POLICIES) {
+        let states: Box<dyn Iterator<Item = SimDisk>> = if depth.states > 2 {
+            Box::new(disk.crashes(policy, depth.states, depth.seed))
+        } else if (depth.seed + number).is_multiple_of(3) {
+            // The newest state of all is what a kill leaves; what nothing reached but what was synced says the most.
+            Box::new(std::iter::once(disk.crash_again(&policy, &[])))
+        } else {
+            Box::new(std::iter::once(disk.crash(&policy, depth.seed)))
+        };
+        for state in states {
             survives(prepared, &state, model, End::PowerCut)
                 .map_err(|reason| format!("{name}, choices {:?}: {reason}", shortened(state.choices())))?;
         }
@@ -111,23 +122,25 @@ pub fn shown(ops: &[Op]) -> String {
 }
 
 /// Leaves out of a failing sequence what it does not need to fail.
-pub fn shrink(prepared: &Prepared, ops: &[Op], depth: Depth) -> Vec<Op> {
+pub fn shrink(prepared: &Prepared, ops: &[Op], depth: Depth) -> Option<Violation> {
     let mut kept = ops.to_vec();
-    let fails = |ops: &[Op]| explore(prepared, ops, depth).is_err();
-    if !fails(&kept) {
-        return kept;
-    }
+    // A crash that nobody expected any more, or a panic, is no shorter way to the same.
+    let outcome = |ops: &[Op]| {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| explore(prepared, ops, depth))).unwrap_or(Ok(()))
+    };
+    let mut violation = outcome(&kept).err()?;
     loop {
         let before = kept.len();
         for at in (0..kept.len()).rev() {
             let mut fewer = kept.clone();
             fewer.remove(at);
-            if !fewer.is_empty() && fails(&fewer) {
+            if let Err(shorter) = outcome(&fewer) {
                 kept = fewer;
+                violation = shorter;
             }
         }
         if kept.len() == before {
-            return kept;
+            return Some(violation);
         }
     }
 }
@@ -182,6 +195,7 @@ pub fn random_op(random: &mut Random) -> Op {
         38 => Op::Sync,
         _ => match random.below(3) {
             0 => Op::Seal,
+            1 => Op::Kill,
             _ => Op::ShortSession,
         },
     }

@@ -80,7 +80,8 @@ fn fail_once(prepared: &Prepared, ops: &[Op], fault: Fault, is_sync: bool, seed:
         let disk = world.disk.crash(&policy, random.next());
         survives(prepared, &disk, &world.model, End::PowerCut).map_err(|reason| said(format!("{name}: {reason}")))?;
     }
-    survives(prepared, &world.disk.kill(), &world.model, End::PowerCut).map_err(|reason| said(format!("killed: {reason}")))?;
+    survives(prepared, &world.disk.kill(), &world.model, End::PowerCut)
+        .map_err(|reason| said(format!("killed: {reason}")))?;
     Ok(true)
 }
 
@@ -126,7 +127,9 @@ fn every_write_cut_short() {
 fn fill_up(prepared: &Prepared, ops: &[Op], spare_pages: u64, seed: u64) -> Result<(), Violation> {
     let mut world = prepared.world();
     world.disk.set_capacity(Some(world.disk.used_bytes() + spare_pages * 4096));
-    let said = |op: &Op, reason: String| format!("{spare_pages} pages to spare, {}: {reason}", shown(std::slice::from_ref(op)));
+    let said = |op: &Op, reason: String| {
+        format!("{spare_pages} pages to spare, {}: {reason}", shown(std::slice::from_ref(op)))
+    };
     for op in ops {
         if !world.can(op) {
             continue;

@@ -49,11 +49,27 @@ pub fn crash_recovery(
 fn recovery_survives_crashes_of_its_own() {
     let cases: [&[Op]; 6] = [
         &[Op::Write { path: PAGED, at: 0, len: 30_000 }, Op::Fsync(PAGED)],
-        &[Op::Append { path: PAGED, len: 100_000 }, Op::Write { path: BLOB, at: 5, len: 5 }, Op::Fsync(PAGED), Op::Fsync(BLOB)],
+        &[
+            Op::Append { path: PAGED, len: 100_000 },
+            Op::Write { path: BLOB, at: 5, len: 5 },
+            Op::Fsync(PAGED),
+            Op::Fsync(BLOB),
+        ],
         &[Op::Truncate { path: PAGED, size: 0 }, Op::Append { path: PAGED, len: 200_000 }, Op::Fsync(PAGED)],
         &[Op::Truncate { path: PAGED, size: 20_000 }, Op::Write { path: INNER, at: 0, len: 9000 }, Op::Sync],
-        &[Op::Append { path: BLOB, len: 60_000 }, Op::Fsync(BLOB), Op::Checkpoint, Op::Write { path: BLOB, at: 30_000, len: 9000 }, Op::Fsync(BLOB)],
-        &[Op::Create("new"), Op::Append { path: "new", len: 30_000 }, Op::Write { path: PAGED, at: 118 * 4096, len: 9000 }, Op::Fsync(PAGED)],
+        &[
+            Op::Append { path: BLOB, len: 60_000 },
+            Op::Fsync(BLOB),
+            Op::Checkpoint,
+            Op::Write { path: BLOB, at: 30_000, len: 9000 },
+            Op::Fsync(BLOB),
+        ],
+        &[
+            Op::Create("new"),
+            Op::Append { path: "new", len: 30_000 },
+            Op::Write { path: PAGED, at: 118 * 4096, len: 9000 },
+            Op::Fsync(PAGED),
+        ],
     ];
     let mut random = Random::new(first_seed());
     let mut violations = Vec::new();

@@ -4,10 +4,24 @@
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     Create(&'static str),
-    Write { path: &'static str, at: u64, len: u64 },
-    Append { path: &'static str, len: u64 },
-    Truncate { path: &'static str, size: u64 },
-    Punch { path: &'static str, at: u64, len: u64 },
+    Write {
+        path: &'static str,
+        at: u64,
+        len: u64,
+    },
+    Append {
+        path: &'static str,
+        len: u64,
+    },
+    Truncate {
+        path: &'static str,
+        size: u64,
+    },
+    Punch {
+        path: &'static str,
+        at: u64,
+        len: u64,
+    },
     SetTimes(&'static str),
     Fsync(&'static str),
     /// Close: commit, and let go of it.
@@ -19,7 +33,10 @@ pub enum Op {
     /// Unlink with a handle open.
     UnlinkOpen(&'static str),
     /// A write to the file that was unlinked last while open.
-    WriteOrphan { at: u64, len: u64 },
+    WriteOrphan {
+        at: u64,
+        len: u64,
+    },
     /// The orphan's last handle goes.
     CloseOrphan,
     Mkdir(&'static str),
@@ -34,6 +51,13 @@ pub enum Op {
     Seal,
     /// The process is killed, and the vault opened again. What was not synced still is not.
     Kill,
+    /// The power goes after so many more steps; then all goes on with what is left. `policy` is one of
+    /// [`POLICIES`](super::explore::POLICIES), or beyond them a kill.
+    CutSoon {
+        steps: u64,
+        policy: usize,
+        seed: u64,
+    },
     /// The page keys change soon.
     ShortSession,
 }

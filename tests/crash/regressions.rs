@@ -2,7 +2,7 @@
 
 use super::check::Violation;
 use super::explore::{Depth, explore};
-use super::ops::{BLOB, INNER, Op, PAGED};
+use super::ops::{BLOB, INNER, LONG, Op, PAGED};
 use super::world::prepared;
 
 fn must_survive(ops: &[Op]) {
@@ -18,7 +18,11 @@ fn a_file_changed_after_a_rename_is_found_by_either_name() {
         Op::Append { path: "elsewhere", len: 100_000 },
         Op::Fsync("elsewhere"),
     ]);
-    must_survive(&[Op::Rename("dir", "moved"), Op::Append { path: "moved/inner", len: 100_000 }, Op::Fsync("moved/inner")]);
+    must_survive(&[
+        Op::Rename("dir", "moved"),
+        Op::Append { path: "moved/inner", len: 100_000 },
+        Op::Fsync("moved/inner"),
+    ]);
 }
 
 /// A name that another file took was reported as a file in the wrong state.
@@ -39,7 +43,11 @@ fn another_file_under_the_name_of_one_that_is_gone_is_not_stale() {
 #[test]
 fn growing_within_the_last_page_keeps_it() {
     must_survive(&[Op::Truncate { path: PAGED, size: 130 * 4096 + 200 }]);
-    must_survive(&[Op::Truncate { path: PAGED, size: 16_256 }, Op::Truncate { path: PAGED, size: 16_257 }, Op::Fsync(PAGED)]);
+    must_survive(&[
+        Op::Truncate { path: PAGED, size: 16_256 },
+        Op::Truncate { path: PAGED, size: 16_257 },
+        Op::Fsync(PAGED),
+    ]);
 }
 
 /// A cut at the first page of a leaf left the leaf behind, without a place in the home.
@@ -52,12 +60,7 @@ fn a_cut_at_the_edge_of_a_leaf_leaves_no_node() {
 /// What had been deleted was replayed into a file that had just taken its name.
 #[test]
 fn a_new_file_does_not_get_the_content_of_a_deleted_one() {
-    must_survive(&[
-        Op::Write { path: BLOB, at: 0, len: 100 },
-        Op::Fsync(BLOB),
-        Op::Unlink(BLOB),
-        Op::Create(BLOB),
-    ]);
+    must_survive(&[Op::Write { path: BLOB, at: 0, len: 100 }, Op::Fsync(BLOB), Op::Unlink(BLOB), Op::Create(BLOB)]);
 }
 
 /// A retired segment, half written over, made recovery leave out the one after it.
@@ -73,4 +76,18 @@ fn a_segment_in_use_again_does_not_hide_the_next() {
         more(100_000),
         Op::Fsync(PAGED),
     ]);
+}
+
+/// After a kill, what the kernel alone had was taken for durable: names, and what they depend on.
+#[test]
+fn what_a_kill_left_is_durable_before_anything_relies_on_it() {
+    must_survive(&[Op::Create(LONG), Op::Kill, Op::Fsync(LONG)]);
+    must_survive(&[Op::Rename(INNER, "other"), Op::Kill, Op::Append { path: "other", len: 69_632 }]);
+}
+
+/// Of the windows of two crashes in quick succession, only the first was looked at.
+#[test]
+fn windows_of_crashes_in_quick_succession() {
+    must_survive(&[Op::Kill, Op::Create("dir/new"), Op::Write { path: "dir/new", at: 2684, len: 5 }]);
+    must_survive(&[Op::Create("dir/new"), Op::Kill, Op::Write { path: "dir/new", at: 0, len: 14_765 }]);
 }

@@ -12,6 +12,8 @@ use sero::vault::create::{CreateOptions, create_on};
 use sero::vault::unlock::{UnlockedKeys, unlock};
 use sero::vault::{Directory, Mode, NewInode, Vault, VaultError, VaultFile};
 
+use super::check::{End, explain, look};
+use super::explore::POLICIES;
 use super::model::{FileNo, Model};
 use super::ops::{BLOB, BLOB_LEN, DIR, INNER, INNER_LEN, Op, PAGED, PAGED_LEN};
 
@@ -51,11 +53,8 @@ pub fn prepared() -> &'static Prepared {
 /// A vault of its own, prepared in the same way, and by these operations.
 pub fn prepare(more: &[Op]) -> Prepared {
     let disk = SimDisk::new(7);
-    let options = CreateOptions {
-        kdf: KdfParams { memory_kib: 8, passes: 1, lanes: 1 },
-        label: "test".into(),
-        hint: None,
-    };
+    let options =
+        CreateOptions { kdf: KdfParams { memory_kib: 8, passes: 1, lanes: 1 }, label: "test".into(), hint: None };
     let passphrase = Passphrase::new(b"correct horse".to_vec());
     create_on(&disk.storage(), &options, &passphrase).expect("a vault is made");
     let secret = unlock(&disk.storage(), &passphrase).expect("it is unlocked").expose().to_vec();
@@ -91,11 +90,6 @@ impl Prepared {
     pub fn open(&self, disk: &SimDisk) -> Result<Arc<Vault<SimStorage>>, VaultError> {
         open(disk, &self.secret)
     }
-
-    /// Goes on with a disk, on which all that the model says is.
-    pub fn world_on(&self, disk: SimDisk, model: Model) -> Result<World, Stop> {
-        World::on(disk, model, &self.secret)
-    }
 }
 
 fn open(disk: &SimDisk, secret: &[u8]) -> Result<Arc<Vault<SimStorage>>, VaultError> {
@@ -111,6 +105,8 @@ pub struct World {
     vault: Option<Arc<Vault<SimStorage>>>,
     handles: HashMap<FileNo, File>,
     orphan: Option<(FileNo, File)>,
+    /// What a crash that was ordered by [`Op::CutSoon`] leaves: policy and seed.
+    pub cut: Option<(usize, u64)>,
 }
 
 pub const PLAIN: NewInode = NewInode { mode: 0o644, uid: None, gid: None };
@@ -119,7 +115,15 @@ pub const PLAIN_DIR: NewInode = NewInode { mode: 0o755, uid: None, gid: None };
 impl World {
     fn on(disk: SimDisk, model: Model, secret: &[u8]) -> Result<Self, Stop> {
         let vault = open(&disk, secret)?;
-        Ok(Self { disk, model, secret: secret.to_vec(), vault: Some(vault), handles: HashMap::new(), orphan: None })
+        Ok(Self {
+            disk,
+            model,
+            secret: secret.to_vec(),
+            vault: Some(vault),
+            handles: HashMap::new(),
+            orphan: None,
+            cut: None,
+        })
     }
 
     pub fn vault(&self) -> &Arc<Vault<SimStorage>> {
@@ -165,7 +169,7 @@ impl World {
             Op::Rmdir(path) => model.dir(path).is_some_and(|dir| self.is_empty(dir)),
             Op::SyncDir(path) => model.dir(path).is_some(),
             Op::WriteOrphan { .. } | Op::CloseOrphan => self.orphan.is_some(),
-            Op::Checkpoint | Op::Sync | Op::Tick | Op::Seal | Op::Kill | Op::ShortSession => true,
+            Op::Checkpoint | Op::Sync | Op::Tick | Op::Seal | Op::Kill | Op::ShortSession | Op::CutSoon { .. } => true,
         }
     }
 
@@ -198,6 +202,43 @@ impl World {
 
     /// Does it, to the vault and to the model.
     pub fn apply(&mut self, op: &Op) -> Result<(), Stop> {
+        match self.apply_once(op) {
+            // Where the power went while something was dropped, the next call has another error.
+            Err(_) if self.disk.has_crashed() && self.cut.is_some() => self.go_on(),
+            Err(_) if self.disk.has_crashed() => Err(Stop::Crash),
+            other => other,
+        }
+    }
+
+    /// After a crash that was ordered: goes on with what is left, and a model of exactly that.
+    fn go_on(&mut self) -> Result<(), Stop> {
+        let Some((policy, seed)) = self.cut.take() else { return Ok(()) };
+        let (disk, end) = match POLICIES.get(policy) {
+            Some((_, policy)) => (self.disk.crash(policy, seed), End::PowerCut),
+            None => (self.disk.kill_inside(seed), End::Kill),
+        };
+        self.handles.clear();
+        self.orphan = None;
+        self.vault = None;
+        self.disk = disk;
+        self.vault = Some(open(&self.disk, &self.secret)?);
+        let wrong = |reason: String| {
+            Stop::Error(VaultError::Io { context: "go on after a crash", source: io::Error::other(reason) })
+        };
+        let found = look(self.vault()).map_err(wrong)?;
+        explain(&self.model, &found, end).map_err(wrong)?;
+        drop(found);
+        if self.vault().has_leftovers_to_settle() {
+            self.vault().settle_leftovers()?;
+        }
+        self.vault().sync()?;
+        self.model = Model::found(&look(self.vault()).map_err(wrong)?);
+        // The files of the next life are older than its crash.
+        self.disk.advance(Duration::from_secs(60));
+        Ok(())
+    }
+
+    fn apply_once(&mut self, op: &Op) -> Result<(), Stop> {
         self.model.begin();
         match op {
             Op::Create(path) => {
@@ -287,7 +328,8 @@ impl World {
                 }
             }
             Op::WriteOrphan { at, len } => {
-                let (number, file) = self.orphan.as_ref().map(|(number, file)| (*number, file.clone())).expect("possible");
+                let (number, file) =
+                    self.orphan.as_ref().map(|(number, file)| (*number, file.clone())).expect("possible");
                 self.write(number, &file, *at, *len)?;
                 file.sync()?;
                 self.check_file(number, &file)?;
@@ -351,9 +393,14 @@ impl World {
                 self.orphan = None;
                 self.vault = None;
                 self.disk = disk;
+                self.cut = None;
                 self.disk.record_steps();
                 self.vault = Some(open(&self.disk, &self.secret)?);
                 self.adopt_names()?;
+            }
+            Op::CutSoon { steps, policy, seed } => {
+                self.disk.set_crash_at(self.disk.steps() + steps);
+                self.cut = Some((*policy, *seed));
             }
             Op::ShortSession => self.vault().set_seal_limit(3),
         }
@@ -376,8 +423,15 @@ impl World {
         let found = read_all(file)?;
         if found != **expected {
             let at = found.iter().zip(expected.iter()).position(|(a, b)| a != b);
-            let reason = format!("file {number} reads wrong while open: {} of {} bytes, first difference {at:?}", found.len(), expected.len());
-            return Err(Stop::Error(VaultError::Io { context: "trust what is read", source: io::Error::other(reason) }));
+            let reason = format!(
+                "file {number} reads wrong while open: {} of {} bytes, first difference {at:?}",
+                found.len(),
+                expected.len()
+            );
+            return Err(Stop::Error(VaultError::Io {
+                context: "trust what is read",
+                source: io::Error::other(reason),
+            }));
         }
         Ok(())
     }
@@ -423,7 +477,8 @@ impl World {
     pub fn adopt_live(&mut self) -> Result<(), String> {
         self.model.undo_names();
         for (number, file) in &self.handles {
-            let found = read_all(file).map_err(|error| format!("file {number} cannot be read after an error: {error}"))?;
+            let found =
+                read_all(file).map_err(|error| format!("file {number} cannot be read after an error: {error}"))?;
             let model = &mut self.model.files[*number];
             model.explains(&found, None).map_err(|reason| format!("file {number} after an error: {reason}"))?;
             if **model.now() != found {

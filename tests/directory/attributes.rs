@@ -170,7 +170,8 @@ fn default_acls_are_inherited_as_the_backing_computes_them() {
     assert_eq!(test.vault().acl(node, AclKind::Default).unwrap(), Some(acl(7)));
     // The owner's missing bits must not disturb what the others get.
     for mode in [0o770, 0o070, 0o570] {
-        let (stat, below) = dir.make_dir(format!("{mode:o}").as_bytes(), &NewInode { mode, uid: None, gid: None }).unwrap();
+        let (stat, below) =
+            dir.make_dir(format!("{mode:o}").as_bytes(), &NewInode { mode, uid: None, gid: None }).unwrap();
         assert_eq!(stat.mode & 0o7777, mode, "{mode:o}");
         assert_eq!(test.vault().acl(NodeRef::Directory(&below), AclKind::Default).unwrap(), Some(acl(7)));
         let access = test.vault().acl(NodeRef::Directory(&below), AclKind::Access).unwrap().unwrap();

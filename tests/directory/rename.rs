@@ -99,9 +99,8 @@ fn an_empty_directory_that_was_not_replaced_still_works() {
     touch(&empty, b"new");
     drop((root, source, middle, empty));
     test.reopen();
-    let empty = ["source", "middle", "empty"]
-        .iter()
-        .fold(test.root(), |dir, name| dir.open_child(name.as_bytes()).unwrap());
+    let empty =
+        ["source", "middle", "empty"].iter().fold(test.root(), |dir, name| dir.open_child(name.as_bytes()).unwrap());
     assert_eq!(names_in(&empty), [b"new"]);
 }
 

@@ -26,35 +26,16 @@ impl Key {
     }
 
     #[inline]
-    pub fn seal_into(
-        &self,
-        nonce: &Nonce,
-        aad: &[u8],
-        plain: &[u8],
-        out: &mut [u8],
-    ) -> Result<Tag, AeadError> {
+    pub fn seal_into(&self, nonce: &Nonce, aad: &[u8], plain: &[u8], out: &mut [u8]) -> Result<Tag, AeadError> {
         let mut tag = [0; TAG_LEN];
         self.0
-            .seal_out_of_place_scatter(
-                library_nonce(nonce),
-                Aad::from(aad),
-                plain,
-                out,
-                &[],
-                &mut tag,
-            )
+            .seal_out_of_place_scatter(library_nonce(nonce), Aad::from(aad), plain, out, &[], &mut tag)
             .map_err(|_| AeadError::Seal)?;
         Ok(tag)
     }
 
     #[inline]
-    pub fn open(
-        &self,
-        nonce: &Nonce,
-        aad: &[u8],
-        tag: &Tag,
-        in_out: &mut [u8],
-    ) -> Result<(), AeadError> {
+    pub fn open(&self, nonce: &Nonce, aad: &[u8], tag: &Tag, in_out: &mut [u8]) -> Result<(), AeadError> {
         self.0
             .open_in_place_separate_tag(library_nonce(nonce), Aad::from(aad), tag, in_out)
             .map(|_| ())

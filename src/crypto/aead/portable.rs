@@ -25,10 +25,7 @@ impl Key {
     /// [`AeadError::Seal`] if `in_out` is longer than 2^36 bytes.
     #[inline]
     pub fn seal(&self, nonce: &Nonce, aad: &[u8], in_out: &mut [u8]) -> Result<Tag, AeadError> {
-        let tag = self
-            .0
-            .encrypt_in_place_detached(nonce.into(), aad, in_out)
-            .map_err(|_| AeadError::Seal)?;
+        let tag = self.0.encrypt_in_place_detached(nonce.into(), aad, in_out).map_err(|_| AeadError::Seal)?;
         Ok(tag.into())
     }
 
@@ -37,13 +34,7 @@ impl Key {
     /// # Errors
     /// [`AeadError::Length`] if the lengths differ, or as [`seal`](Self::seal).
     #[inline]
-    pub fn seal_into(
-        &self,
-        nonce: &Nonce,
-        aad: &[u8],
-        plain: &[u8],
-        out: &mut [u8],
-    ) -> Result<Tag, AeadError> {
+    pub fn seal_into(&self, nonce: &Nonce, aad: &[u8], plain: &[u8], out: &mut [u8]) -> Result<Tag, AeadError> {
         copy(plain, out)?;
         self.seal(nonce, aad, out)
     }
@@ -53,16 +44,8 @@ impl Key {
     /// # Errors
     /// [`AeadError::Refused`] if the tag does not match.
     #[inline]
-    pub fn open(
-        &self,
-        nonce: &Nonce,
-        aad: &[u8],
-        tag: &Tag,
-        in_out: &mut [u8],
-    ) -> Result<(), AeadError> {
-        self.0
-            .decrypt_in_place_detached(nonce.into(), aad, in_out, tag.into())
-            .map_err(|_| AeadError::Refused)
+    pub fn open(&self, nonce: &Nonce, aad: &[u8], tag: &Tag, in_out: &mut [u8]) -> Result<(), AeadError> {
+        self.0.decrypt_in_place_detached(nonce.into(), aad, in_out, tag.into()).map_err(|_| AeadError::Refused)
     }
 
     /// As [`AeadKey::open_into`](super::AeadKey::open_into), except that a refused ciphertext is copied.

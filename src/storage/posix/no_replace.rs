@@ -49,12 +49,7 @@ fn rename_file(from: (BorrowedFd<'_>, &OsStr), to: (BorrowedFd<'_>, &OsStr), err
 /// True if `dir` is the directory `outer`, or anywhere below it.
 fn is_within(dir: BorrowedFd<'_>, outer: &sys::Stat) -> io::Result<bool> {
     let open = |at: BorrowedFd<'_>, name| -> Result<(OwnedFd, sys::Stat), Errno> {
-        let fd = sys::openat(
-            at,
-            name,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
+        let fd = sys::openat(at, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let stat = sys::fstat(&fd)?;
         Ok((fd, stat))
     };

@@ -47,37 +47,22 @@ fn names_are_single_components() {
         assert_errno(storage.open_dir(&root, name(bad)), libc::EINVAL);
         assert_errno(storage.create_file(&root, name(bad), 0o600), libc::EINVAL);
         assert_errno(storage.stat(Target::Entry(&root, name(bad))), libc::EINVAL);
-        assert_errno(
-            storage.xattr(Target::Entry(&root, name(bad)), name("user.a")),
-            libc::EINVAL,
-        );
+        assert_errno(storage.xattr(Target::Entry(&root, name(bad)), name("user.a")), libc::EINVAL);
         assert_errno(storage.set_mode(Target::Entry(&root, name(bad)), 0o600), libc::EINVAL);
-        assert_errno(
-            storage.rename(&root, name("sub"), &root, name(bad), RenameMode::Replace),
-            libc::EINVAL,
-        );
+        assert_errno(storage.rename(&root, name("sub"), &root, name(bad), RenameMode::Replace), libc::EINVAL);
         assert_errno(storage.unlink(&root, name(bad)), libc::EINVAL);
     }
     assert_errno(storage.stat(Target::Entry(&root, name(""))), libc::ENOENT);
     assert_errno(storage.stat(Target::Entry(&root, name("."))), libc::EINVAL);
     let long = "n".repeat(256);
     assert_errno(storage.create_file(&root, name(&long), 0o600), libc::ENAMETOOLONG);
-    assert_errno(
-        storage.xattr(Target::Entry(&root, name(&long)), name("user.a")),
-        libc::ENAMETOOLONG,
-    );
+    assert_errno(storage.xattr(Target::Entry(&root, name(&long)), name("user.a")), libc::ENAMETOOLONG);
     let longest = "n".repeat(255);
     storage.create_file(&root, name(&longest), 0o600).unwrap();
-    assert_errno(
-        storage.xattr(Target::Entry(&root, name(&longest)), name("user.a")),
-        libc::ENODATA,
-    );
+    assert_errno(storage.xattr(Target::Entry(&root, name(&longest)), name("user.a")), libc::ENODATA);
     // "." opens the same directory again.
     let again = storage.open_dir(&root, name(".")).unwrap();
-    assert_eq!(
-        storage.stat(Target::Dir(&again)).unwrap(),
-        storage.stat(Target::Dir(&root)).unwrap()
-    );
+    assert_eq!(storage.stat(Target::Dir(&again)).unwrap(), storage.stat(Target::Dir(&root)).unwrap());
 }
 
 #[test]
@@ -97,57 +82,26 @@ fn symlinks_are_never_followed() {
     assert_errno(storage.open_dir(&root, name("dir")), libc::ENOTDIR);
     assert_errno(storage.create_file(&root, name("file"), 0o600), libc::EEXIST);
     assert_errno(storage.set_mode(link, 0o777), libc::EOPNOTSUPP);
-    assert_errno(
-        storage.set_xattr(link, name("user.a"), b"1", XattrMode::Any),
-        libc::EPERM,
-    );
-    storage
-        .set_times(
-            link,
-            SetTime::Now,
-            SetTime::To(Timestamp {
-                seconds: 7,
-                nanoseconds: 8,
-            }),
-        )
-        .unwrap();
+    assert_errno(storage.set_xattr(link, name("user.a"), b"1", XattrMode::Any), libc::EPERM);
+    storage.set_times(link, SetTime::Now, SetTime::To(Timestamp { seconds: 7, nanoseconds: 8 })).unwrap();
     assert_eq!(storage.stat(link).unwrap().kind(), FileKind::Symlink);
-    assert_eq!(
-        storage.stat(link).unwrap().mtime,
-        Timestamp {
-            seconds: 7,
-            nanoseconds: 8
-        }
-    );
+    assert_eq!(storage.stat(link).unwrap().mtime, Timestamp { seconds: 7, nanoseconds: 8 });
     storage.link(&root, name("file"), &root, name("second")).unwrap();
-    assert_eq!(
-        storage.stat(Target::Entry(&root, name("second"))).unwrap().kind(),
-        FileKind::Symlink
-    );
+    assert_eq!(storage.stat(Target::Entry(&root, name("second"))).unwrap().kind(), FileKind::Symlink);
 
     let pin = storage.pin(&root, name("file")).unwrap();
     assert_errno(storage.open_pinned(&pin, Access::Read), libc::ELOOP);
     assert_errno(storage.set_mode(Target::Pin(&pin), 0o777), libc::EOPNOTSUPP);
-    assert_errno(
-        storage.set_xattr(Target::Pin(&pin), name("user.a"), b"1", XattrMode::Any),
-        libc::EPERM,
-    );
-    let later = Timestamp {
-        seconds: 9,
-        nanoseconds: 10,
-    };
-    storage
-        .set_times(Target::Pin(&pin), SetTime::Keep, SetTime::To(later))
-        .unwrap();
+    assert_errno(storage.set_xattr(Target::Pin(&pin), name("user.a"), b"1", XattrMode::Any), libc::EPERM);
+    let later = Timestamp { seconds: 9, nanoseconds: 10 };
+    storage.set_times(Target::Pin(&pin), SetTime::Keep, SetTime::To(later)).unwrap();
     assert_eq!(storage.stat(link).unwrap().mtime, later);
     if rustix::process::geteuid().is_root() {
         storage.set_owner(link, Some(12), Some(34)).unwrap();
         storage.set_owner(Target::Pin(&pin), None, Some(35)).unwrap();
         let stat = storage.stat(link).unwrap();
         assert_eq!((stat.uid, stat.gid), (12, 35));
-        storage
-            .set_xattr(link, name("trusted.sero"), b"t", XattrMode::Any)
-            .unwrap();
+        storage.set_xattr(link, name("trusted.sero"), b"t", XattrMode::Any).unwrap();
         assert_eq!(storage.xattr(Target::Pin(&pin), name("trusted.sero")).unwrap(), b"t");
         storage.remove_xattr(Target::Pin(&pin), name("trusted.sero")).unwrap();
         assert_errno(storage.xattr(link, name("trusted.sero")), libc::ENODATA);
@@ -163,12 +117,8 @@ fn symlinks_are_never_followed() {
 #[test]
 fn what_is_no_regular_file_is_refused_at_once() {
     let (_folder, storage, root) = backing();
-    storage
-        .make_node(&root, name("fifo"), libc::S_IFIFO | 0o600, 0)
-        .unwrap();
-    storage
-        .make_node(&root, name("socket"), libc::S_IFSOCK | 0o600, 0)
-        .unwrap();
+    storage.make_node(&root, name("fifo"), libc::S_IFIFO | 0o600, 0).unwrap();
+    storage.make_node(&root, name("socket"), libc::S_IFSOCK | 0o600, 0).unwrap();
     storage.make_dir(&root, name("dir"), 0o700).unwrap();
     let start = Instant::now();
     for access in [Access::Read, Access::ReadWrite] {
@@ -181,10 +131,7 @@ fn what_is_no_regular_file_is_refused_at_once() {
     assert_errno(storage.open_dir(&root, name("fifo")), libc::ENOTDIR);
     assert!(start.elapsed() < Duration::from_secs(5));
     storage.set_mode(Target::Entry(&root, name("fifo")), 0o640).unwrap();
-    assert_eq!(
-        storage.stat(Target::Entry(&root, name("fifo"))).unwrap().mode,
-        libc::S_IFIFO | 0o640
-    );
+    assert_eq!(storage.stat(Target::Entry(&root, name("fifo"))).unwrap().mode, libc::S_IFIFO | 0o640);
 }
 
 #[test]
@@ -194,9 +141,7 @@ fn device_numbers_keep_their_encoding() {
     }
     let (_folder, storage, root) = backing();
     let rdev = sys::makedev(259, 0x12345);
-    storage
-        .make_node(&root, name("disk"), libc::S_IFBLK | 0o600, rdev)
-        .unwrap();
+    storage.make_node(&root, name("disk"), libc::S_IFBLK | 0o600, rdev).unwrap();
     let stat = storage.stat(Target::Entry(&root, name("disk"))).unwrap();
     assert_eq!((stat.kind(), stat.rdev), (FileKind::BlockDevice, rdev));
 }
@@ -205,37 +150,21 @@ fn device_numbers_keep_their_encoding() {
 fn times_before_1970_keep_their_nanoseconds() {
     let (_folder, storage, root) = backing();
     let file = storage.create_file(&root, name("old"), 0o600).unwrap();
-    let atime = Timestamp {
-        seconds: -1,
-        nanoseconds: 999_999_999,
-    };
-    let mtime = Timestamp {
-        seconds: -86_400 * 365 * 30,
-        nanoseconds: 1,
-    };
-    storage
-        .set_times(Target::File(&file), SetTime::To(atime), SetTime::To(mtime))
-        .unwrap();
+    let atime = Timestamp { seconds: -1, nanoseconds: 999_999_999 };
+    let mtime = Timestamp { seconds: -86_400 * 365 * 30, nanoseconds: 1 };
+    storage.set_times(Target::File(&file), SetTime::To(atime), SetTime::To(mtime)).unwrap();
     let stat = storage.stat(Target::Entry(&root, name("old"))).unwrap();
     assert_eq!((stat.atime, stat.mtime), (atime, mtime));
     assert!(stat.btime.is_none_or(|btime| btime.seconds > 0));
 
-    storage
-        .set_times(Target::Entry(&root, name("old")), SetTime::Keep, SetTime::Now)
-        .unwrap();
+    storage.set_times(Target::Entry(&root, name("old")), SetTime::Keep, SetTime::Now).unwrap();
     let stat = storage.stat(Target::File(&file)).unwrap();
     assert_eq!(stat.atime, atime);
     // Linux stamps inodes on a finer clock since 6.13: a moment ahead of the coarse one.
     assert!((stat.mtime.seconds - storage.now().seconds).abs() <= 1);
 
-    let invalid = SetTime::To(Timestamp {
-        seconds: 0,
-        nanoseconds: u32::MAX,
-    });
-    assert_errno(
-        storage.set_times(Target::File(&file), invalid, SetTime::Keep),
-        libc::EINVAL,
-    );
+    let invalid = SetTime::To(Timestamp { seconds: 0, nanoseconds: u32::MAX });
+    assert_errno(storage.set_times(Target::File(&file), invalid, SetTime::Keep), libc::EINVAL);
 }
 
 #[test]
@@ -243,23 +172,13 @@ fn xattr_values_of_any_length() {
     let (_folder, storage, root) = backing();
     let file = storage.create_file(&root, name("file"), 0o600).unwrap();
     let pin = storage.pin(&root, name("file")).unwrap();
-    let targets: [Target<'_, PosixStorage>; 3] = [
-        Target::Entry(&root, name("file")),
-        Target::File(&file),
-        Target::Pin(&pin),
-    ];
+    let targets: [Target<'_, PosixStorage>; 3] =
+        [Target::Entry(&root, name("file")), Target::File(&file), Target::Pin(&pin)];
     let key = name("user.sero");
     for target in targets {
         assert_errno(storage.xattr(target, key), libc::ENODATA);
         assert_errno(storage.set_xattr(target, key, b"", XattrMode::Replace), libc::ENODATA);
-        for len in [
-            0,
-            1,
-            XATTR_PROBE_BYTES - 1,
-            XATTR_PROBE_BYTES,
-            XATTR_PROBE_BYTES + 1,
-            3000,
-        ] {
+        for len in [0, 1, XATTR_PROBE_BYTES - 1, XATTR_PROBE_BYTES, XATTR_PROBE_BYTES + 1, 3000] {
             let value = vec![7; len];
             storage.set_xattr(target, key, &value, XattrMode::Any).unwrap();
             for reader in targets {
@@ -270,9 +189,7 @@ fn xattr_values_of_any_length() {
         storage.remove_xattr(target, key).unwrap();
         assert_errno(storage.remove_xattr(target, key), libc::ENODATA);
     }
-    storage
-        .set_xattr(Target::Dir(&root), key, b"dir", XattrMode::Create)
-        .unwrap();
+    storage.set_xattr(Target::Dir(&root), key, b"dir", XattrMode::Create).unwrap();
     assert_eq!(storage.xattr(Target::Dir(&root), key).unwrap(), b"dir");
 }
 
@@ -287,10 +204,7 @@ fn the_longest_xattr_value_where_the_filesystem_takes_it() {
     let value = vec![1; XATTR_MAX_BYTES];
     match storage.set_xattr(Target::Dir(&root), name("user.long"), &value, XattrMode::Any) {
         Ok(()) => assert_eq!(storage.xattr(Target::Dir(&root), name("user.long")).unwrap(), value),
-        Err(error) => assert!(
-            matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSPC)),
-            "{error}"
-        ),
+        Err(error) => assert!(matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSPC)), "{error}"),
     }
 }
 
@@ -305,16 +219,9 @@ fn pins_outlive_names() {
     assert_eq!(storage.stat(Target::Pin(&pin)).unwrap().nlink, 0);
     storage.set_mode(Target::Pin(&pin), 0o600).unwrap();
     storage.set_owner(Target::Pin(&pin), None, None).unwrap();
-    storage
-        .set_xattr(Target::Pin(&pin), name("user.a"), b"1", XattrMode::Any)
-        .unwrap();
-    let when = Timestamp {
-        seconds: 5,
-        nanoseconds: 6,
-    };
-    storage
-        .set_times(Target::Pin(&pin), SetTime::To(when), SetTime::To(when))
-        .unwrap();
+    storage.set_xattr(Target::Pin(&pin), name("user.a"), b"1", XattrMode::Any).unwrap();
+    let when = Timestamp { seconds: 5, nanoseconds: 6 };
+    storage.set_times(Target::Pin(&pin), SetTime::To(when), SetTime::To(when)).unwrap();
     let file = storage.open_pinned(&pin, Access::ReadWrite).unwrap();
     let mut content = [0; 16];
     assert_eq!(read_into(&storage, &file, &mut content, 0).unwrap(), 7);
@@ -362,9 +269,7 @@ fn read_dir_goes_on_from_cookies_while_entries_go() {
     let (_folder, storage, root) = backing();
     let count = 2000;
     for i in 0..count {
-        storage
-            .create_file(&root, name(&format!("entry-{i:05}-{}", "x".repeat(40))), 0o600)
-            .unwrap();
+        storage.create_file(&root, name(&format!("entry-{i:05}-{}", "x".repeat(40))), 0o600).unwrap();
     }
     let lister = storage.open_dir(&root, name(".")).unwrap();
     let mut seen = Vec::new();
@@ -412,33 +317,15 @@ fn rename_modes() {
     };
     put(&root, "a", b"a");
     put(&dir, "b", b"b");
-    assert_errno(
-        storage.rename(&root, name("a"), &dir, name("b"), RenameMode::NoReplace),
-        libc::EEXIST,
-    );
-    assert_errno(
-        storage.rename(&root, name("a"), &dir, name("c"), RenameMode::Exchange),
-        libc::ENOENT,
-    );
-    storage
-        .rename(&root, name("a"), &dir, name("b"), RenameMode::Exchange)
-        .unwrap();
+    assert_errno(storage.rename(&root, name("a"), &dir, name("b"), RenameMode::NoReplace), libc::EEXIST);
+    assert_errno(storage.rename(&root, name("a"), &dir, name("c"), RenameMode::Exchange), libc::ENOENT);
+    storage.rename(&root, name("a"), &dir, name("b"), RenameMode::Exchange).unwrap();
     assert_eq!((get(&root, "a"), get(&dir, "b")), (b'b', b'a'));
-    storage
-        .rename(&root, name("a"), &dir, name("b"), RenameMode::Replace)
-        .unwrap();
-    assert_eq!(
-        (names_in(&storage, &root), get(&dir, "b")),
-        (vec!["dir".to_owned()], b'b')
-    );
-    storage
-        .rename(&dir, name("b"), &root, name("new"), RenameMode::NoReplace)
-        .unwrap();
+    storage.rename(&root, name("a"), &dir, name("b"), RenameMode::Replace).unwrap();
+    assert_eq!((names_in(&storage, &root), get(&dir, "b")), (vec!["dir".to_owned()], b'b'));
+    storage.rename(&dir, name("b"), &root, name("new"), RenameMode::NoReplace).unwrap();
     assert_eq!(get(&root, "new"), b'b');
-    assert_errno(
-        storage.rename(&root, name("dir"), &dir, name("in"), RenameMode::NoReplace),
-        libc::EINVAL,
-    );
+    assert_errno(storage.rename(&root, name("dir"), &dir, name("in"), RenameMode::NoReplace), libc::EINVAL);
     assert!(names_in(&storage, &dir).is_empty());
 }
 
@@ -465,11 +352,7 @@ fn no_replace_without_kernel_support() {
     assert!(folder.path().join("dir2/inside").exists());
     // Into itself: refused, and nothing is left behind.
     let dir = storage.open_dir(&root, name("dir2")).unwrap();
-    let outcome = no_replace::rename(
-        (root.0.as_fd(), name("dir2")),
-        (dir.0.as_fd(), name("sub")),
-        Errno::INVAL,
-    );
+    let outcome = no_replace::rename((root.0.as_fd(), name("dir2")), (dir.0.as_fd(), name("sub")), Errno::INVAL);
     assert_errno(outcome, libc::EINVAL);
     assert_eq!(names_in(&storage, &dir), ["inside"]);
 }
@@ -524,10 +407,6 @@ fn syncs_and_access() {
     assert!(!sys::fcntl_getfl(&file.0).unwrap().contains(OFlags::NONBLOCK));
     assert!(!sys::fcntl_getfl(&reader.0).unwrap().contains(OFlags::NONBLOCK));
     for fd in [&file.0, &reader.0, &root.0] {
-        assert!(
-            rustix::io::fcntl_getfd(fd)
-                .unwrap()
-                .contains(rustix::io::FdFlags::CLOEXEC)
-        );
+        assert!(rustix::io::fcntl_getfd(fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
     }
 }

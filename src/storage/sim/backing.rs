@@ -58,11 +58,7 @@ impl SimStorage {
     }
 
     fn handle(&self, live: &mut Live, id: Id) -> Handle {
-        Handle {
-            shared: self.shared.clone(),
-            id,
-            number: live.open(id),
-        }
+        Handle { shared: self.shared.clone(), id, number: live.open(id) }
     }
 
     fn create(
@@ -81,10 +77,7 @@ impl SimStorage {
     fn open_regular(&self, live: &mut Live, id: Id, access: Access) -> io::Result<SimFile> {
         let errno = match live.disk.tree.get(id)?.kind() {
             FileKind::Regular => {
-                return Ok(SimFile {
-                    handle: self.handle(live, id),
-                    access,
-                });
+                return Ok(SimFile { handle: self.handle(live, id), access });
             }
             FileKind::Directory => Errno::ISDIR,
             FileKind::Symlink => Errno::LOOP,
@@ -104,8 +97,7 @@ impl SimStorage {
     ) -> io::Result<()> {
         checked_target(target)?;
         let subject = |disk: &Disk| resolve(disk, target).map_or_else(|_| String::new(), |id| shown(disk, id));
-        self.live()
-            .change(call, subject, |disk| set(disk, resolve(disk, target)?))
+        self.live().change(call, subject, |disk| set(disk, resolve(disk, target)?))
     }
 }
 
@@ -139,30 +131,24 @@ impl Storage for SimStorage {
         let mut live = self.live();
         let mode = libc::S_IFREG | mode & 0o7777;
         let id = self.create(&mut live, "create_file", (at, name), (mode, 0), None)?;
-        Ok(SimFile {
-            handle: self.handle(&mut live, id),
-            access: Access::ReadWrite,
-        })
+        Ok(SimFile { handle: self.handle(&mut live, id), access: Access::ReadWrite })
     }
 
     fn make_dir(&self, at: &SimDir, name: &OsStr, mode: u32) -> io::Result<()> {
         // mkdir(2) takes permissions and the sticky bit only.
         let mode = libc::S_IFDIR | mode & 0o1777;
-        self.create(&mut self.live(), "make_dir", (at, name), (mode, 0), None)
-            .map(|_| ())
+        self.create(&mut self.live(), "make_dir", (at, name), (mode, 0), None).map(|_| ())
     }
 
     fn make_node(&self, at: &SimDir, name: &OsStr, mode: u32, rdev: u64) -> io::Result<()> {
         let is_device = matches!(FileKind::from_mode(mode), FileKind::CharDevice | FileKind::BlockDevice);
         let rdev = if is_device { rdev } else { 0 };
-        self.create(&mut self.live(), "make_node", (at, name), (mode, rdev), None)
-            .map(|_| ())
+        self.create(&mut self.live(), "make_node", (at, name), (mode, rdev), None).map(|_| ())
     }
 
     fn make_symlink(&self, at: &SimDir, name: &OsStr, target: &[u8]) -> io::Result<()> {
         let mode = libc::S_IFLNK | 0o777;
-        self.create(&mut self.live(), "make_symlink", (at, name), (mode, 0), Some(target))
-            .map(|_| ())
+        self.create(&mut self.live(), "make_symlink", (at, name), (mode, 0), Some(target)).map(|_| ())
     }
 
     fn read_symlink(&self, at: &SimDir, name: &OsStr) -> io::Result<Vec<u8>> {
@@ -197,17 +183,12 @@ impl Storage for SimStorage {
 
     fn unlink(&self, at: &SimDir, name: &OsStr) -> io::Result<()> {
         let name = checked(name)?;
-        self.live()
-            .change_dropping("unlink", |disk| path(disk, at, name), |disk| disk.unlink(at.0.id, name))
+        self.live().change_dropping("unlink", |disk| path(disk, at, name), |disk| disk.unlink(at.0.id, name))
     }
 
     fn remove_dir(&self, at: &SimDir, name: &OsStr) -> io::Result<()> {
         let name = checked(name)?;
-        self.live().change_dropping(
-            "remove_dir",
-            |disk| path(disk, at, name),
-            |disk| disk.remove_dir(at.0.id, name),
-        )
+        self.live().change_dropping("remove_dir", |disk| path(disk, at, name), |disk| disk.remove_dir(at.0.id, name))
     }
 
     fn pin(&self, at: &SimDir, name: &OsStr) -> io::Result<SimPin> {
@@ -234,12 +215,7 @@ impl Storage for SimStorage {
             entries.collect()
         };
         for (next_cookie, name, ino, kind) in &entries {
-            if !sink(DirEntry {
-                name,
-                ino: *ino,
-                kind: *kind,
-                next_cookie: *next_cookie,
-            }) {
+            if !sink(DirEntry { name, ino: *ino, kind: *kind, next_cookie: *next_cookie }) {
                 break;
             }
         }
@@ -316,8 +292,7 @@ impl Storage for SimStorage {
     fn set_len(&self, file: &SimFile, len_bytes: u64) -> io::Result<()> {
         writable(file, Errno::INVAL)?;
         let subject = |disk: &Disk| format!("{} {len_bytes}", shown(disk, file.handle.id));
-        self.live()
-            .change("set_len", subject, |disk| disk.set_len(file.handle.id, len_bytes))
+        self.live().change("set_len", subject, |disk| disk.set_len(file.handle.id, len_bytes))
     }
 
     fn allocate(&self, file: &SimFile, offset_bytes: u64, len_bytes: u64) -> io::Result<()> {
@@ -370,19 +345,11 @@ impl Storage for SimStorage {
 }
 
 fn writable(file: &SimFile, errno: Errno) -> io::Result<()> {
-    if file.access == Access::ReadWrite {
-        Ok(())
-    } else {
-        Err(errno.into())
-    }
+    if file.access == Access::ReadWrite { Ok(()) } else { Err(errno.into()) }
 }
 
 fn checked(name: &OsStr) -> io::Result<&OsStr> {
-    if name.len() > 255 {
-        Err(Errno::NAMETOOLONG.into())
-    } else {
-        component(name)
-    }
+    if name.len() > 255 { Err(Errno::NAMETOOLONG.into()) } else { component(name) }
 }
 
 fn checked_target(target: Target<'_, SimStorage>) -> io::Result<()> {

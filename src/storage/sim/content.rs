@@ -81,11 +81,7 @@ impl Content {
     /// Makes a range read as zeros, and gives back the space of the pages wholly in it.
     pub(super) fn zero(&mut self, range: Range<u64>) {
         let first_whole = range.start.div_ceil(PAGE_BYTES);
-        let end_whole = if range.end == u64::MAX {
-            u64::MAX
-        } else {
-            range.end / PAGE_BYTES
-        };
+        let end_whole = if range.end == u64::MAX { u64::MAX } else { range.end / PAGE_BYTES };
         if first_whole < end_whole {
             if self.pages.range(first_whole..end_whole).next().is_some() {
                 Arc::make_mut(&mut self.pages).retain(|index, _| !(first_whole..end_whole).contains(index));

@@ -42,28 +42,14 @@ pub enum MetadataOrder {
 
 impl CrashPolicy {
     /// ext4 with `data=ordered`, or xfs, on a disk that writes sectors whole.
-    pub const JOURNALED: Self = Self {
-        metadata: MetadataOrder::OrderedPrefix,
-        sync_keeps_entry: true,
-        ordered_data: true,
-        garbage: false,
-    };
+    pub const JOURNALED: Self =
+        Self { metadata: MetadataOrder::OrderedPrefix, sync_keeps_entry: true, ordered_data: true, garbage: false };
     /// A journaling filesystem on a disk that tears sectors, its data not ordered (`data=writeback`).
-    pub const JOURNALED_TORN: Self = Self {
-        ordered_data: false,
-        garbage: true,
-        ..Self::JOURNALED
-    };
+    pub const JOURNALED_TORN: Self = Self { ordered_data: false, garbage: true, ..Self::JOURNALED };
     /// No order among metadata at all; a sync still keeps its file where it can be found.
-    pub const UNORDERED: Self = Self {
-        metadata: MetadataOrder::AnySubset,
-        ..Self::JOURNALED_TORN
-    };
+    pub const UNORDERED: Self = Self { metadata: MetadataOrder::AnySubset, ..Self::JOURNALED_TORN };
     /// Nothing but what POSIX promises: names are kept by syncs of their directories only.
-    pub const POSIX: Self = Self {
-        sync_keeps_entry: false,
-        ..Self::UNORDERED
-    };
+    pub const POSIX: Self = Self { sync_keeps_entry: false, ..Self::UNORDERED };
     /// From the kindest to the harshest.
     pub const ALL: [Self; 4] = [Self::JOURNALED, Self::JOURNALED_TORN, Self::UNORDERED, Self::POSIX];
 }
@@ -91,17 +77,11 @@ enum Source {
 
 impl Chooser {
     pub(super) fn path(path: Vec<u32>) -> Self {
-        Self {
-            source: Source::Path(path),
-            record: Vec::new(),
-        }
+        Self { source: Source::Path(path), record: Vec::new() }
     }
 
     fn newest() -> Self {
-        Self {
-            source: Source::Newest,
-            record: Vec::new(),
-        }
+        Self { source: Source::Newest, record: Vec::new() }
     }
 
     pub(super) fn random(seed: u64) -> Self {
@@ -115,16 +95,8 @@ impl Chooser {
             _ => 248,
         };
         let whole_pages = random.below(2) == 0;
-        let source = Source::Random {
-            random,
-            newest_of_256,
-            whole_pages,
-            last_page: None,
-        };
-        Self {
-            source,
-            record: Vec::new(),
-        }
+        let source = Source::Random { random, newest_of_256, whole_pages, last_page: None };
+        Self { source, record: Vec::new() }
     }
 
     /// A number below `count`, which is not 0.
@@ -133,13 +105,9 @@ impl Chooser {
             return 0;
         }
         let chosen = match &mut self.source {
-            Source::Path(path) => path
-                .get(self.record.len())
-                .map_or(0, |&chosen| (chosen as usize).min(count - 1)),
+            Source::Path(path) => path.get(self.record.len()).map_or(0, |&chosen| (chosen as usize).min(count - 1)),
             Source::Newest => count - 1,
-            Source::Random {
-                random, newest_of_256, ..
-            } => match random.below(256) < *newest_of_256 {
+            Source::Random { random, newest_of_256, .. } => match random.below(256) < *newest_of_256 {
                 true => count - 1,
                 false => random.below(count as u64 - 1) as usize,
             },
@@ -153,12 +121,8 @@ impl Chooser {
         if count <= 1 {
             return 0;
         }
-        if let Source::Random {
-            random,
-            whole_pages: true,
-            last_page: Some((last, last_count, chosen)),
-            ..
-        } = &mut self.source
+        if let Source::Random { random, whole_pages: true, last_page: Some((last, last_count, chosen)), .. } =
+            &mut self.source
             && (*last, *last_count) == (page, count)
             && random.below(16) != 0
         {
@@ -182,9 +146,7 @@ impl Chooser {
     pub(super) fn garbage(&self, sector: u64) -> Sector {
         let mut random = Random::new(mix(sector ^ (self.record.len() as u64) << 32));
         let mut bytes = [0; SECTOR_BYTES as usize];
-        bytes
-            .chunks_mut(8)
-            .for_each(|chunk| chunk.copy_from_slice(&random.next().to_le_bytes()));
+        bytes.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&random.next().to_le_bytes()));
         bytes
     }
 
@@ -209,11 +171,7 @@ impl Chooser {
 /// The disk after a power cut.
 pub(super) fn crash(disk: &Disk, policy: &CrashPolicy, chooser: &mut Chooser) -> Disk {
     let mut tree = disk.log.base.clone();
-    let durable_end = disk
-        .log
-        .changes(policy)
-        .rposition(|(_, durable)| durable)
-        .map_or(0, |last| last + 1);
+    let durable_end = disk.log.changes(policy).rposition(|(_, durable)| durable).map_or(0, |last| last + 1);
     let end = match policy.metadata {
         MetadataOrder::OrderedPrefix => durable_end + chooser.choose(disk.log.len() - durable_end + 1),
         MetadataOrder::AnySubset => disk.log.len(),
@@ -226,11 +184,8 @@ pub(super) fn crash(disk: &Disk, policy: &CrashPolicy, chooser: &mut Chooser) ->
         }
     }
     let mut files = BTreeMap::new();
-    let regular: Vec<Id> = tree
-        .iter()
-        .filter(|(_, inode)| matches!(inode.body, Body::Regular))
-        .map(|(id, _)| id)
-        .collect();
+    let regular: Vec<Id> =
+        tree.iter().filter(|(_, inode)| matches!(inode.body, Body::Regular)).map(|(id, _)| id).collect();
     for id in regular {
         let Some(file) = disk.files.get(&id) else { continue };
         let (file, mtime) = match file.is_settled() {
@@ -250,11 +205,7 @@ pub(super) fn crash(disk: &Disk, policy: &CrashPolicy, chooser: &mut Chooser) ->
     }
     // A lost unlink and a kept creation may share a number.
     let mut seen = BTreeSet::new();
-    let repeated: Vec<Id> = tree
-        .iter()
-        .filter(|(_, inode)| !seen.insert(inode.ino))
-        .map(|(id, _)| id)
-        .collect();
+    let repeated: Vec<Id> = tree.iter().filter(|(_, inode)| !seen.insert(inode.ino)).map(|(id, _)| id).collect();
     for id in repeated {
         let free = tree.free_ino();
         if let Ok(inode) = tree.get_mut(id) {
@@ -282,11 +233,7 @@ impl CrashStates {
     pub(super) fn new(disk: Disk, policy: CrashPolicy, limit: u64, seed: u64) -> Self {
         let plan = match is_at_most(&disk, &policy, limit) {
             true => Plan::Exhaustive { next: Some(Vec::new()) },
-            false => Plan::Random {
-                count: 0,
-                limit,
-                random: Random::new(seed),
-            },
+            false => Plan::Random { count: 0, limit, random: Random::new(seed) },
         };
         Self { disk, policy, plan }
     }

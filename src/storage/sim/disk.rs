@@ -90,9 +90,7 @@ impl Disk {
     }
 
     pub(super) fn free_pages(&self) -> u64 {
-        self.capacity_pages
-            .unwrap_or(DEFAULT_PAGES)
-            .saturating_sub(self.used_pages)
+        self.capacity_pages.unwrap_or(DEFAULT_PAGES).saturating_sub(self.used_pages)
     }
 
     pub(super) fn used_bytes(&self) -> u64 {
@@ -104,11 +102,7 @@ impl Disk {
     /// Makes a change, and returns an inode that lost its last name by it.
     fn commit(&mut self, op: Op) -> Result<Option<Id>, Errno> {
         self.seq += 1;
-        let change = Change {
-            seq: self.seq,
-            time: self.clock,
-            op,
-        };
+        let change = Change { seq: self.seq, time: self.clock, op };
         let orphan = self.tree.apply(&change)?;
         self.log.push(change);
         Ok(orphan)
@@ -141,10 +135,7 @@ impl Disk {
             (FileKind::Symlink, Some(target)) => Body::Symlink(target.into()),
             (FileKind::Symlink | FileKind::Unknown, _) => return Err(Errno::INVAL),
             (FileKind::Regular, _) => Body::Regular,
-            (FileKind::Directory, _) => Body::Dir(Dir {
-                parent,
-                entries: BTreeMap::new(),
-            }),
+            (FileKind::Directory, _) => Body::Dir(Dir { parent, entries: BTreeMap::new() }),
             (FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice, _) => Body::Node,
         };
         let above = self.tree.get(parent)?;
@@ -152,11 +143,7 @@ impl Disk {
         let is_dir = matches!(body, Body::Dir(_));
         let inode = Inode {
             ino: self.tree.free_ino(),
-            mode: if inherits_group && is_dir {
-                mode | libc::S_ISGID
-            } else {
-                mode
-            },
+            mode: if inherits_group && is_dir { mode | libc::S_ISGID } else { mode },
             nlink: if is_dir { 2 } else { 1 },
             uid: 0,
             gid: if inherits_group { above.gid } else { 0 },
@@ -170,12 +157,7 @@ impl Disk {
             body,
         };
         let is_regular = matches!(inode.body, Body::Regular);
-        self.commit(Op::Create {
-            parent,
-            name: name.into(),
-            id,
-            inode: Arc::new(inode),
-        })?;
+        self.commit(Op::Create { parent, name: name.into(), id, inode: Arc::new(inode) })?;
         self.next_id += 1;
         if is_regular {
             self.files.insert(id, Arc::new(FileData::new(self.seq, self.clock)));
@@ -191,31 +173,17 @@ impl Disk {
             Err(errno) => return Err(errno),
         }
         let source = (from, from_name.into());
-        self.commit(Op::Link {
-            parent: to,
-            name: to_name.into(),
-            id,
-            source,
-        })
-        .map(|_| ())
+        self.commit(Op::Link { parent: to, name: to_name.into(), id, source }).map(|_| ())
     }
 
     pub(super) fn unlink(&mut self, parent: Id, name: &OsStr) -> Result<Option<Id>, Errno> {
         let id = self.tree.lookup(parent, name)?;
-        self.commit(Op::Unlink {
-            parent,
-            name: name.into(),
-            id,
-        })
+        self.commit(Op::Unlink { parent, name: name.into(), id })
     }
 
     pub(super) fn remove_dir(&mut self, parent: Id, name: &OsStr) -> Result<Option<Id>, Errno> {
         let id = self.tree.lookup(parent, name)?;
-        self.commit(Op::RemoveDir {
-            parent,
-            name: name.into(),
-            id,
-        })
+        self.commit(Op::RemoveDir { parent, name: name.into(), id })
     }
 
     pub(super) fn rename(
@@ -227,18 +195,9 @@ impl Disk {
         let id = self.tree.lookup(from, from_name)?;
         let target = self.tree.lookup(to, to_name).ok();
         let is_dir = |id: Id| self.tree.get(id).is_ok_and(Inode::is_dir);
-        let found = Found {
-            target,
-            moves_dir: is_dir(id) || target.is_some_and(is_dir),
-        };
+        let found = Found { target, moves_dir: is_dir(id) || target.is_some_and(is_dir) };
         let (from, to) = ((from, from_name.into()), (to, to_name.into()));
-        self.commit(Op::Rename {
-            from,
-            to,
-            id,
-            mode,
-            found,
-        })
+        self.commit(Op::Rename { from, to, id, mode, found })
     }
 
     /// The last handle of an inode without names is gone: so is the inode.
@@ -307,11 +266,7 @@ impl Disk {
         atime: Option<Timestamp>,
         mtime: Option<Timestamp>,
     ) -> Result<(), Errno> {
-        if [atime, mtime]
-            .iter()
-            .flatten()
-            .any(|time| time.nanoseconds >= 1_000_000_000)
-        {
+        if [atime, mtime].iter().flatten().any(|time| time.nanoseconds >= 1_000_000_000) {
             return Err(Errno::INVAL);
         }
         self.commit(Op::SetTimes { id, atime, mtime }).map(|_| ())
@@ -337,12 +292,7 @@ impl Disk {
         if self.free_pages() == 0 {
             return Err(Errno::NOSPC);
         }
-        self.commit(Op::SetXattr {
-            id,
-            name: name.into(),
-            value: Some(value.into()),
-        })
-        .map(|_| ())
+        self.commit(Op::SetXattr { id, name: name.into(), value: Some(value.into()) }).map(|_| ())
     }
 
     pub(super) fn remove_xattr(&mut self, id: Id, name: &OsStr) -> Result<(), Errno> {
@@ -351,12 +301,7 @@ impl Disk {
         if !inode.xattrs.contains_key(name) {
             return Err(Errno::NODATA);
         }
-        self.commit(Op::SetXattr {
-            id,
-            name: name.into(),
-            value: None,
-        })
-        .map(|_| ())
+        self.commit(Op::SetXattr { id, name: name.into(), value: None }).map(|_| ())
     }
 
     // --- file content ---
@@ -391,9 +336,7 @@ impl Disk {
         // In one piece: a sector never shows half of a call.
         let mut bytes: Vec<u8> = Vec::with_capacity(buffers.iter().map(|buffer| buffer.len()).sum());
         buffers.iter().for_each(|buffer| bytes.extend_from_slice(buffer));
-        let end = offset_bytes
-            .checked_add(bytes.len() as u64)
-            .filter(|end| *end <= i64::MAX as u64);
+        let end = offset_bytes.checked_add(bytes.len() as u64).filter(|end| *end <= i64::MAX as u64);
         let end = end.ok_or(Errno::INVAL)?;
         if end > MAX_FILE_BYTES && !bytes.is_empty() {
             return Err(Errno::FBIG);
@@ -495,10 +438,7 @@ impl Disk {
 
     /// A sync of this inode failed; of everything if `None`.
     pub(super) fn lose_unsynced(&mut self, id: Option<Id>) {
-        let lost = self
-            .files
-            .iter_mut()
-            .filter(|(file, _)| id.is_none_or(|id| id == **file));
+        let lost = self.files.iter_mut().filter(|(file, _)| id.is_none_or(|id| id == **file));
         lost.for_each(|(_, file)| Arc::make_mut(file).lose_unsynced());
     }
 
@@ -526,10 +466,7 @@ impl Disk {
 
 /// `None` if it is empty.
 fn checked_range(offset_bytes: u64, len_bytes: u64) -> Result<Option<Range<u64>>, Errno> {
-    let end = offset_bytes
-        .checked_add(len_bytes)
-        .filter(|end| *end <= MAX_FILE_BYTES)
-        .ok_or(Errno::FBIG)?;
+    let end = offset_bytes.checked_add(len_bytes).filter(|end| *end <= MAX_FILE_BYTES).ok_or(Errno::FBIG)?;
     Ok((len_bytes > 0).then_some(offset_bytes..end))
 }
 

@@ -72,12 +72,7 @@ impl FileData {
 
     fn settled(content: Content, seq: u64, mtime: MtimeChange) -> Self {
         Self {
-            points: vec![Point {
-                seq,
-                mtime,
-                len_bytes: content.len_bytes,
-                zeroed: None,
-            }],
+            points: vec![Point { seq, mtime, len_bytes: content.len_bytes, zeroed: None }],
             now: content.clone(),
             durable: content,
             versions: BTreeMap::new(),
@@ -122,12 +117,7 @@ impl FileData {
             self.now.set_page(index, page.clone());
             let touched = (start / SECTOR_BYTES as usize..stop.div_ceil(SECTOR_BYTES as usize))
                 .fold(0, |bits, sector| bits | 1 << sector);
-            self.versions.entry(index).or_default().push(Version {
-                seq,
-                touched,
-                page,
-                lost: false,
-            });
+            self.versions.entry(index).or_default().push(Version { seq, touched, page, lost: false });
         }
         if end > old_len {
             let mut boundary = (old_len.max(offset_bytes) / PAGE_BYTES + 1) * PAGE_BYTES;
@@ -164,12 +154,7 @@ impl FileData {
             return;
         }
         self.needs_inode = true;
-        self.points.push(Point {
-            seq,
-            mtime: self.mtime,
-            len_bytes,
-            zeroed,
-        });
+        self.points.push(Point { seq, mtime: self.mtime, len_bytes, zeroed });
     }
 
     /// Everything is on the disk, but for what an earlier sync lost; the times only if the inode is.
@@ -186,13 +171,9 @@ impl FileData {
                 continue;
             }
             // A sector is lost while the last write to it is.
-            let lost_sectors = versions.iter().fold(0, |bits, version| {
-                if version.lost {
-                    bits | version.touched
-                } else {
-                    bits & !version.touched
-                }
-            });
+            let lost_sectors = versions
+                .iter()
+                .fold(0, |bits, version| if version.lost { bits | version.touched } else { bits & !version.touched });
             let mut page = self.now.page(index).map_or([0; PAGE_BYTES as usize], |page| **page);
             for sector in (0..SECTORS).filter(|sector| lost_sectors & (1 << sector) != 0) {
                 let within = sector_range(sector);
@@ -203,10 +184,7 @@ impl FileData {
             }
             let still_lost: Vec<Version> = versions
                 .into_iter()
-                .map(|version| Version {
-                    touched: version.touched & lost_sectors,
-                    ..version
-                })
+                .map(|version| Version { touched: version.touched & lost_sectors, ..version })
                 .filter(|version| version.lost && version.touched != 0)
                 .collect();
             if !still_lost.is_empty() {
@@ -216,21 +194,13 @@ impl FileData {
         }
         // Also cuts what lost pages have beyond the end.
         self.durable.zero(self.now.len_bytes..u64::MAX);
-        self.points = vec![Point {
-            seq,
-            mtime,
-            len_bytes: self.now.len_bytes,
-            zeroed: None,
-        }];
+        self.points = vec![Point { seq, mtime, len_bytes: self.now.len_bytes, zeroed: None }];
         self.needs_inode = false;
     }
 
     /// A sync failed: the pages are clean now, whatever reached the disk.
     pub(super) fn lose_unsynced(&mut self) {
-        self.versions
-            .values_mut()
-            .flatten()
-            .for_each(|version| version.lost = true);
+        self.versions.values_mut().flatten().for_each(|version| version.lost = true);
     }
 
     /// Nothing of this file is at stake.
@@ -255,13 +225,7 @@ impl FileData {
         let mut content = self.durable.clone();
         zeroed.iter().for_each(|(_, range)| content.zero(range.clone()));
         content.set_len(point.len_bytes);
-        let moment = Moment {
-            point,
-            zeroed,
-            later: &self.points[chosen + 1..],
-            fresh_from,
-            policy,
-        };
+        let moment = Moment { point, zeroed, later: &self.points[chosen + 1..], fresh_from, policy };
         for (&index, versions) in &self.versions {
             if index * PAGE_BYTES >= point.len_bytes {
                 break;
@@ -296,17 +260,12 @@ impl FileData {
     ) -> Vec<Sector> {
         let number = index * SECTORS + sector;
         let written = || {
-            let touching = versions
-                .iter()
-                .filter(move |version| version.touched & (1 << sector) != 0);
+            let touching = versions.iter().filter(move |version| version.touched & (1 << sector) != 0);
             touching.filter(|version| moment.may_show(version, index))
         };
         let waits = moment.policy.ordered_data && number * SECTOR_BYTES >= moment.fresh_from;
         let needed_seq = match waits {
-            true => written()
-                .filter(|version| !version.lost && version.seq <= moment.point.seq)
-                .map(|v| v.seq)
-                .max(),
+            true => written().filter(|version| !version.lost && version.seq <= moment.point.seq).map(|v| v.seq).max(),
             false => None,
         };
         let durable = needed_seq.is_none().then(|| (0, self.durable.page(index)));
@@ -362,9 +321,7 @@ impl Moment<'_> {
 }
 
 fn zeroings(points: &[Point]) -> impl Iterator<Item = (u64, Range<u64>)> {
-    points
-        .iter()
-        .filter_map(|point| point.zeroed.clone().map(|range| (point.seq, range)))
+    points.iter().filter_map(|point| point.zeroed.clone().map(|range| (point.seq, range)))
 }
 
 fn sector_range(sector: u64) -> Range<usize> {

@@ -72,11 +72,7 @@ impl Live {
         self.check_alive()?;
         self.steps += 1;
         if let Some(trace) = &mut self.trace {
-            trace.push(Step {
-                number: self.steps,
-                call,
-                subject: subject(&self.disk),
-            });
+            trace.push(Step { number: self.steps, call, subject: subject(&self.disk) });
         }
         self.has_crashed = self.crash_at.is_some_and(|step| self.steps >= step);
         Ok(self.has_crashed)
@@ -103,11 +99,7 @@ impl Live {
         change: impl FnOnce(&mut Disk) -> Result<T, Errno>,
     ) -> io::Result<T> {
         let is_full = self.faults.is_full();
-        self.change(
-            call,
-            subject,
-            |disk| if is_full { Err(Errno::NOSPC) } else { change(disk) },
-        )
+        self.change(call, subject, |disk| if is_full { Err(Errno::NOSPC) } else { change(disk) })
     }
 
     /// As [`Self::change`], for what may take the last name of an inode.
@@ -148,12 +140,7 @@ impl Live {
         let bytes: usize = buffers.iter().map(|buffer| buffer.len()).sum();
         if crashes {
             let bytes = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
-            self.in_flight = Some(InFlight {
-                before: self.disk.clone(),
-                id,
-                offset_bytes,
-                bytes,
-            });
+            self.in_flight = Some(InFlight { before: self.disk.clone(), id, offset_bytes, bytes });
             // Whether there was space for it does not matter any more.
             let _ = self.disk.write(id, buffers, offset_bytes, WriteVerdict::All);
             return Err(crashed());
@@ -169,10 +156,7 @@ impl Live {
         id: Option<Id>,
         sync: impl FnOnce(&mut Disk) -> Result<(), Errno>,
     ) -> io::Result<()> {
-        let subject = |disk: &Disk| {
-            id.map(|id| disk.tree.path_of(id).display().to_string())
-                .unwrap_or_default()
-        };
+        let subject = |disk: &Disk| id.map(|id| disk.tree.path_of(id).display().to_string()).unwrap_or_default();
         if self.begin(call, subject)? {
             return Err(crashed());
         }

@@ -36,30 +36,15 @@ struct Guarantee {
 
 impl Guarantee {
     const ALL: [Self; 4] = [
-        Self {
-            ordered: false,
-            keeps_entry: false,
-        },
-        Self {
-            ordered: false,
-            keeps_entry: true,
-        },
-        Self {
-            ordered: true,
-            keeps_entry: false,
-        },
-        Self {
-            ordered: true,
-            keeps_entry: true,
-        },
+        Self { ordered: false, keeps_entry: false },
+        Self { ordered: false, keeps_entry: true },
+        Self { ordered: true, keeps_entry: false },
+        Self { ordered: true, keeps_entry: true },
     ];
 
     fn of(policy: &CrashPolicy) -> Self {
         let ordered = policy.metadata == MetadataOrder::OrderedPrefix;
-        Self {
-            ordered,
-            keeps_entry: policy.sync_keeps_entry,
-        }
+        Self { ordered, keeps_entry: policy.sync_keeps_entry }
     }
 
     fn bit(self) -> u8 {
@@ -71,17 +56,11 @@ const ALL_GUARANTEES: u8 = 0b1111;
 
 impl Log {
     pub(super) fn new(base: Tree) -> Self {
-        Self {
-            base,
-            entries: VecDeque::new(),
-        }
+        Self { base, entries: VecDeque::new() }
     }
 
     pub(super) fn push(&mut self, change: Change) {
-        self.entries.push_back(Entry {
-            change: Arc::new(change),
-            durable_in: 0,
-        });
+        self.entries.push_back(Entry { change: Arc::new(change), durable_in: 0 });
     }
 
     /// The last change is durable at once, whatever the policy.
@@ -99,10 +78,7 @@ impl Log {
                 true => {
                     let concerned = |entry: &Entry| concerns(&entry.change.op, id, guarantee);
                     let end = self.entries.iter().rposition(concerned).map_or(0, |last| last + 1);
-                    self.entries
-                        .iter_mut()
-                        .take(end)
-                        .for_each(|entry| entry.durable_in |= guarantee.bit());
+                    self.entries.iter_mut().take(end).for_each(|entry| entry.durable_in |= guarantee.bit());
                 }
                 false => self.sync_with_needs(id, guarantee),
             }
@@ -126,9 +102,7 @@ impl Log {
         policy: &CrashPolicy,
     ) -> impl DoubleEndedIterator<Item = (&Change, bool)> + ExactSizeIterator {
         let bit = Guarantee::of(policy).bit();
-        self.entries
-            .iter()
-            .map(move |entry| (&*entry.change, entry.durable_in & bit != 0))
+        self.entries.iter().map(move |entry| (&*entry.change, entry.durable_in & bit != 0))
     }
 
     /// True if a crash may bring this inode (back) into being.
@@ -154,11 +128,7 @@ impl Log {
 
     /// Moves what is durable under every policy to the base.
     fn compact(&mut self) {
-        while self
-            .entries
-            .front()
-            .is_some_and(|entry| entry.durable_in == ALL_GUARANTEES)
-        {
+        while self.entries.front().is_some_and(|entry| entry.durable_in == ALL_GUARANTEES) {
             let Some(entry) = self.entries.pop_front() else { return };
             // One that does not fit is a change of an inode that lost its last name in the base.
             if let Ok(Some(orphan)) = self.base.apply(&entry.change) {
@@ -171,9 +141,7 @@ impl Log {
 /// True if a sync of the inode has to make the change durable.
 fn concerns(op: &Op, id: Id, guarantee: Guarantee) -> bool {
     match op {
-        Op::Create {
-            parent, id: created, ..
-        } => *parent == id || guarantee.keeps_entry && *created == id,
+        Op::Create { parent, id: created, .. } => *parent == id || guarantee.keeps_entry && *created == id,
         // Names belong to directories: sync those. (ext4 and xfs keep more; nobody promises it.)
         Op::Link { parent, .. } | Op::Unlink { parent, .. } | Op::RemoveDir { parent, .. } => *parent == id,
         Op::Rename { from, to, .. } => from.0 == id || to.0 == id,
@@ -207,12 +175,7 @@ impl Needs {
         };
         match op {
             Op::Create { parent, name: of, .. } | Op::Unlink { parent, name: of, .. } => name(parent, of),
-            Op::Link {
-                parent,
-                name: of,
-                source,
-                ..
-            } => {
+            Op::Link { parent, name: of, source, .. } => {
                 name(parent, of);
                 name(&source.0, &source.1);
             }
@@ -235,9 +198,7 @@ impl Needs {
             self.emptied.contains(parent) || self.names.contains(&(*parent, name.clone()))
         };
         match op {
-            Op::Create {
-                parent, name: of, id, ..
-            } => name(parent, of) || self.created.contains(id),
+            Op::Create { parent, name: of, id, .. } => name(parent, of) || self.created.contains(id),
             Op::Link { parent, name: of, .. } | Op::Unlink { parent, name: of, .. } => name(parent, of),
             Op::RemoveDir { parent, name: of, .. } => name(parent, of),
             Op::Rename { from, to, found, .. } => {

@@ -40,11 +40,7 @@ impl SimDisk {
             for (name, child) in dir.entries.values() {
                 let Ok(stat) = live.disk.stat(*child) else { continue };
                 let kind = stat.kind();
-                let len_bytes = if kind == FileKind::Directory {
-                    0
-                } else {
-                    stat.size_bytes
-                };
+                let len_bytes = if kind == FileKind::Directory { 0 } else { stat.size_bytes };
                 let path = path.join(&**name);
                 if kind == FileKind::Directory {
                     pending.push((*child, path.clone()));
@@ -147,10 +143,9 @@ impl SimDisk {
         let children: Vec<PathBuf> = {
             let live = self.shared.live.lock();
             let inode = live.disk.tree.get(find(&live.disk, path)?)?;
-            inode.dir().map_or_else(
-                |_| Vec::new(),
-                |dir| dir.entries.values().map(|(name, _)| path.join(&**name)).collect(),
-            )
+            inode
+                .dir()
+                .map_or_else(|_| Vec::new(), |dir| dir.entries.values().map(|(name, _)| path.join(&**name)).collect())
         };
         children.iter().try_for_each(|child| self.raw_remove(child))?;
         self.tamper_dropping(|disk| {

@@ -22,10 +22,7 @@ const ORDERED: CrashPolicy = CrashPolicy {
     ordered_data: false,
     garbage: false,
 };
-const SUBSET: CrashPolicy = CrashPolicy {
-    metadata: MetadataOrder::AnySubset,
-    ..ORDERED
-};
+const SUBSET: CrashPolicy = CrashPolicy { metadata: MetadataOrder::AnySubset, ..ORDERED };
 
 fn name(name: &str) -> &OsStr {
     OsStr::new(name)
@@ -90,8 +87,5 @@ fn set<const N: usize>(items: [&str; N]) -> BTreeSet<String> {
 /// The sectors of the file "file", each as its first byte.
 fn sectors(disk: &SimDisk) -> String {
     let bytes = disk.raw_read("file").unwrap();
-    bytes
-        .chunks(512)
-        .map(|sector| if sector[0] == 0 { '-' } else { sector[0] as char })
-        .collect()
+    bytes.chunks(512).map(|sector| if sector[0] == 0 { '-' } else { sector[0] as char }).collect()
 }

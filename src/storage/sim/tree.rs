@@ -174,14 +174,9 @@ impl Tree {
             btime: time,
             mtime_seq: 0,
             xattrs: BTreeMap::new(),
-            body: Body::Dir(Dir {
-                parent: ROOT,
-                entries: BTreeMap::new(),
-            }),
+            body: Body::Dir(Dir { parent: ROOT, entries: BTreeMap::new() }),
         };
-        Self {
-            inodes: BTreeMap::from([(ROOT, Arc::new(root))]),
-        }
+        Self { inodes: BTreeMap::from([(ROOT, Arc::new(root))]) }
     }
 
     pub(super) fn get(&self, id: Id) -> Result<&Inode, Errno> {
@@ -248,12 +243,7 @@ impl Tree {
     pub(super) fn apply(&mut self, change: &Change) -> Result<Option<Id>, Errno> {
         let time = change.time;
         match &change.op {
-            Op::Create {
-                parent,
-                name,
-                id,
-                inode,
-            } => {
+            Op::Create { parent, name, id, inode } => {
                 self.insert_entry(*parent, name, *id, time)?;
                 if inode.is_dir() {
                     self.get_mut(*parent)?.nlink += 1;
@@ -291,13 +281,7 @@ impl Tree {
                 self.remove_entry(*parent, name, time)?;
                 Ok(self.drop_link(*id, *parent, time))
             }
-            Op::Rename {
-                from,
-                to,
-                id,
-                mode,
-                found,
-            } => self.rename(from, to, *id, (*mode, found.target), time),
+            Op::Rename { from, to, id, mode, found } => self.rename(from, to, *id, (*mode, found.target), time),
             Op::SetMode { id, mode } => {
                 let inode = self.get_mut(*id)?;
                 inode.mode = inode.mode & libc::S_IFMT | mode & 0o7777;
@@ -367,11 +351,7 @@ impl Tree {
         if let Some(target) = target
             && self.is_within(*from, target)
         {
-            return Err(if mode == RenameMode::Exchange {
-                Errno::INVAL
-            } else {
-                Errno::NOTEMPTY
-            });
+            return Err(if mode == RenameMode::Exchange { Errno::INVAL } else { Errno::NOTEMPTY });
         }
         // Live, this is what it found. In a crash state, a rename takes the place of nothing that had
         // moved away when it was made.
@@ -422,11 +402,7 @@ impl Tree {
     }
 
     fn expect_entry(&self, parent: Id, name: &OsStr, id: Id) -> Result<(), Errno> {
-        if self.lookup(parent, name)? == id {
-            Ok(())
-        } else {
-            Err(Errno::NOENT)
-        }
+        if self.lookup(parent, name)? == id { Ok(()) } else { Err(Errno::NOENT) }
     }
 
     fn insert_entry(&mut self, parent: Id, name: &Arc<OsStr>, id: Id, time: Timestamp) -> Result<(), Errno> {
@@ -486,8 +462,9 @@ impl Tree {
 
 /// Where a name stands in its directory: 63 bits, as `d_off` is signed, and never 0 (the start).
 fn cookie_of(name: &OsStr) -> u64 {
-    let hash = name.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = name
+        .as_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     (mix(hash) >> 1).max(1)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use super::{Volatile, VaultCore};
+use super::{VaultCore, Volatile};
 use crate::format::geometry::{self, HEADER_LEN};
 use crate::format::record::FileId;
 use crate::storage::{Access, Stat, Storage};
@@ -119,11 +119,7 @@ impl<S: Storage> VaultCore<S> {
     }
 
     pub fn base_of(&self, ino: u64) -> Base {
-        if self.is_volatile(ino) {
-            Base::Volatile
-        } else {
-            Base::Durable { synced: self.synced.lock().contains(&ino) }
-        }
+        if self.is_volatile(ino) { Base::Volatile } else { Base::Durable { synced: self.synced.lock().contains(&ino) } }
     }
 
     pub fn is_volatile(&self, ino: u64) -> bool {

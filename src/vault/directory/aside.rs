@@ -22,7 +22,8 @@ const LOST: &str = "lost";
 /// Puts everything that is listed in a directory without IV aside. False: no crash explains it.
 pub(super) fn put_all<S: Storage>(directory: &Directory<S>, handle: &S::Dir, listed: &S::Dir) -> Result<bool> {
     let core = &directory.core;
-    let stat = core.storage.stat(Target::Dir(handle)).map_err(|e| VaultError::io("read a directory's attributes", e))?;
+    let stat =
+        core.storage.stat(Target::Dir(handle)).map_err(|e| VaultError::io("read a directory's attributes", e))?;
     if !is_explained(core, &stat) {
         return Ok(false);
     }

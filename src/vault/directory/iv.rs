@@ -55,7 +55,8 @@ impl<S: Storage> Directory<S> {
         let iv = DirectoryIv::random();
         let target = iv.encode(&self.core.keys);
         let place = || self.core.storage.make_symlink(handle, directory_iv::ENTRY.as_ref(), &target);
-        widened(&self.core, Target::Dir(handle), 0o300, place).map_err(|e| VaultError::io("make a directory's IV", e))?;
+        widened(&self.core, Target::Dir(handle), 0o300, place)
+            .map_err(|e| VaultError::io("make a directory's IV", e))?;
         self.mark_unsettled(settle::DEPENDED_ON)?;
         self.iv_fits();
         Ok(*self.iv.get_or_init(|| iv))

@@ -88,9 +88,8 @@ impl<S: Storage> Directory<S> {
             .map_err(io)?;
         let handle = self.handle()?;
         let remove = |entry: &OsStr| {
-            widened(&self.core, Target::Dir(&*handle), 0o300, || storage.unlink(&handle, entry)).or_else(|error| {
-                if error.raw_os_error() == Some(libc::ENOENT) { Ok(()) } else { Err(error) }
-            })
+            widened(&self.core, Target::Dir(&*handle), 0o300, || storage.unlink(&handle, entry))
+                .or_else(|error| if error.raw_os_error() == Some(libc::ENOENT) { Ok(()) } else { Err(error) })
         };
         leftovers.iter().try_for_each(|entry| remove(entry)).map_err(io)?;
         let iv = storage.read_symlink(&handle, directory_iv::ENTRY.as_ref()).ok();

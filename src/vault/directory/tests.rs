@@ -288,9 +288,10 @@ fn walk<S: Storage>(directory: &Arc<Directory<S>>, path: &[Vec<u8>]) -> Result<B
         }
         found.insert(below);
     }
-    directory.make_file(LONG, &FILE).map(drop).or_else(|error| {
-        if error.is_errno(libc::EEXIST) { Ok(()) } else { Err(error) }
-    })?;
+    directory
+        .make_file(LONG, &FILE)
+        .map(drop)
+        .or_else(|error| if error.is_errno(libc::EEXIST) { Ok(()) } else { Err(error) })?;
     if !found.contains(&[path, &[LONG.to_vec()]].concat()) {
         directory.unlink(LONG)?;
     }

@@ -244,9 +244,7 @@ impl<S: Storage> Applied<S> {
         let appended = if extended { state.home_len.min(state.wanted_home_len()) } else { 0 };
         let len = self.home_len.max(appended);
         // Also where the length is right: what was reserved beyond it goes.
-        core.storage
-            .set_len(&state.home.file, len)
-            .map_err(|e| core.write_failed("set a file's length", e))?;
+        core.storage.set_len(&state.home.file, len).map_err(|e| core.write_failed("set a file's length", e))?;
         state.home_len = len;
         for (first, end) in &self.holes {
             state.punch_where_holes(core, *first, *end)?;

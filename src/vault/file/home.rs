@@ -111,9 +111,8 @@ impl<S: Storage> Home<S> {
     /// Opens the root in block 0.
     pub fn open_root(&self, header: &Header, block: &[u8]) -> Result<TagTree> {
         let mut root = [0; ROOT_LEN];
-        let sealed = block
-            .get(HEADER_LEN..PAGE_LEN)
-            .ok_or_else(|| self.integrity(None, "the file is shorter than its root"))?;
+        let sealed =
+            block.get(HEADER_LEN..PAGE_LEN).ok_or_else(|| self.integrity(None, "the file is shorter than its root"))?;
         if !self.open_into(Sealed::Node(BlockIndex::ROOT), &header.body, sealed, &mut root) {
             return Err(self.integrity(None, "the root of the file's tag tree does not verify"));
         }

@@ -69,11 +69,8 @@ impl<S: Storage> VaultFile<S> {
     /// Records the size as it was last recorded, with the newest modification time.
     pub(super) fn record_length(&self, state: &mut State<S>) -> Result<()> {
         self.begin_change(state)?;
-        let operation = Operation::Length {
-            file: self.file_id(state)?,
-            size: state.journal.size,
-            mtime: time_of(state.mtime),
-        };
+        let operation =
+            Operation::Length { file: self.file_id(state)?, size: state.journal.size, mtime: time_of(state.mtime) };
         self.append(state, &[(operation, &[])])?;
         Ok(())
     }
@@ -89,7 +86,8 @@ impl<S: Storage> VaultFile<S> {
         // What is pending must be recorded first where this record's size would already speak of it, or where
         // it is about one of its pages.
         let pending = &state.journal.pending;
-        if !pending.is_empty() && (new_size > state.journal.size || pages.iter().any(|(page, _)| pending.contains(page)))
+        if !pending.is_empty()
+            && (new_size > state.journal.size || pages.iter().any(|(page, _)| pending.contains(page)))
         {
             self.record_pending(state)?;
         }
@@ -218,9 +216,7 @@ impl<S: Storage> VaultFile<S> {
         images: &[u8],
         new_size: u64,
     ) -> Result<()> {
-        let end = pages.last().map_or(0, |(page, _)| {
-            page_block(*page).offset_bytes() + page.len_in(new_size) as u64
-        });
+        let end = pages.last().map_or(0, |(page, _)| page_block(*page).offset_bytes() + page.len_in(new_size) as u64);
         if end > state.home_len {
             self.record_extending(state)?;
         }
@@ -393,7 +389,6 @@ fn same_session(pages: &[(PageIndex, Seal)]) -> impl Iterator<Item = &[(PageInde
 
 fn pages_operation(file: FileId, pages: &[(PageIndex, Seal)], placement: Placement) -> Operation {
     let session = pages.first().map_or(0, |(_, seal)| seal.session);
-    let seals =
-        pages.iter().map(|(page, seal)| PageSeal { page: page.0, nonce: seal.nonce, tag: seal.tag }).collect();
+    let seals = pages.iter().map(|(page, seal)| PageSeal { page: page.0, nonce: seal.nonce, tag: seal.tag }).collect();
     Operation::Pages { file, session, placement, seals }
 }

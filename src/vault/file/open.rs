@@ -25,13 +25,14 @@ impl<S: Storage> VaultFile<S> {
         let base = core.base_of(stat.ino);
         let window = core.window_of(stat, base);
         match (Self::read_state(core, &location, file, stat.size_bytes, base), window) {
-            (Ok(state), Some(window)) if window.may_have_cost(state.birth) => {
+            (Ok(state), Some(_)) if core.windows.read().may_have_cost(stat, state.birth) => {
                 let birth = state.birth;
                 Self::settle(core, location, state.home.file, stat, birth)
             }
             (Ok(state), _) => Ok(Self::with_state(core, location, stat.ino, state)),
             (Err((VaultError::Integrity(_), file)), Some(window)) => {
-                let birth = Birth { session: window.session, epoch: window.durable_epoch };
+                // Not durable, still: another crash before it is must find it in the same window.
+                let birth = Birth { session: window.session, epoch: window.durable_epoch.saturating_add(1) };
                 Self::settle(core, location, file, stat, birth)
             }
             (Err((error, _)), _) => Err(error),

@@ -136,7 +136,14 @@ impl<S: Storage> State<S> {
                 }
                 Some(_) => {
                     let run = self.home_run(page, seals.get(at..).unwrap_or_default());
-                    self.read_run(core, page, seals.get(at..at + run).unwrap_or_default(), offset_bytes, out, &mut scratch)?;
+                    self.read_run(
+                        core,
+                        page,
+                        seals.get(at..at + run).unwrap_or_default(),
+                        offset_bytes,
+                        out,
+                        &mut scratch,
+                    )?;
                     at += run;
                 }
             }

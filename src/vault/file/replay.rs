@@ -55,9 +55,7 @@ impl Plan {
     /// Takes pages off the overlay that were dropped.
     pub fn drop_pages(&mut self, first: u64, end: u64) {
         let (from, to) = (page_block(PageIndex(first)), page_block(PageIndex(end.max(first))));
-        self.overlay.retain(|block, _| {
-            *block < from || *block >= to || super::journaling::is_node(*block)
-        });
+        self.overlay.retain(|block, _| *block < from || *block >= to || super::journaling::is_node(*block));
     }
 }
 
@@ -88,12 +86,10 @@ impl<S: Storage> VaultFile<S> {
     ) -> std::result::Result<Self, Refused> {
         let file = location.open_backing(stat)?;
         let mut first = vec![0; stat.size_bytes.min(BLOB_MAX + HEADER_LEN as u64) as usize];
-        let read = read_into(&core.storage, &file, &mut first, 0)
-            .map_err(|e| VaultError::io("read a file", e))?;
+        let read = read_into(&core.storage, &file, &mut first, 0).map_err(|e| VaultError::io("read a file", e))?;
         first.truncate(read);
         let salt = Header::salt(&first).unwrap_or_default();
-        let mut home =
-            Home { file, keys: Keys::new(core, salt), overlay: plan.overlay, path: location.backing_path() };
+        let mut home = Home { file, keys: Keys::new(core, salt), overlay: plan.overlay, path: location.backing_path() };
         let at_home = Header::open(&first, home.keys.header()).ok();
         let known = match &at_home {
             Some(header) => plan.identities.contains(&(salt, header.seq)),
@@ -115,9 +111,8 @@ impl<S: Storage> VaultFile<S> {
             Self::state_from(home, header, start, stat.size_bytes, base).map_err(|(error, _)| error)?
         } else {
             let header = at_home.ok_or_else(|| home.integrity(None, "the header does not verify"))?;
-            let fits = plan.extending
-                || begins_anew
-                || crate::format::geometry::home_len(header.size) == stat.size_bytes;
+            let fits =
+                plan.extending || begins_anew || crate::format::geometry::home_len(header.size) == stat.size_bytes;
             if !fits {
                 return Err(home.integrity(None, "the file's length does not fit its header").into());
             }

@@ -6,9 +6,7 @@ use super::home::Keys;
 use super::write::{STEP_BLOCKS, resize_plain};
 use super::{Base, Body, State, VaultFile};
 use crate::crypto::entropy;
-use crate::format::geometry::{
-    BLOB_MAX, PAGE_BYTES, PAGE_LEN, PageIndex, SIZE_MAX, home_len, page_block, page_count,
-};
+use crate::format::geometry::{BLOB_MAX, PAGE_BYTES, PAGE_LEN, PageIndex, SIZE_MAX, home_len, page_block, page_count};
 use crate::format::header::Seal;
 use crate::format::seals::Sealed;
 use crate::storage::{SetTime, Storage, Target};
@@ -69,9 +67,8 @@ impl<S: Storage> VaultFile<S> {
             let (tail, image) = state.seal_cut_tail(&self.core, size)?;
             return self.journal_cut(state, &tail, &image, size);
         }
-        let (pages, images) = state.with_tree(|state, tree| {
-            state.seal_range(&self.core, tree, size, size, &[], None)
-        })?;
+        let (pages, images) =
+            state.with_tree(|state, tree| state.seal_range(&self.core, tree, size, size, &[], None))?;
         self.journal_pages(state, &pages, &images, size)
     }
 
@@ -223,7 +220,11 @@ impl<S: Storage> State<S> {
             let plain = self.read_blob(core)?;
             let mut tree = TagTree::empty();
             let (pages, images) = self.seal_range(core, &mut tree, size, size, &[], Some(&plain))?;
-            core.reserve(&self.home.file, self.home_len, home_len(size).saturating_sub(self.home_len).clamp(1, 1 << 20))?;
+            core.reserve(
+                &self.home.file,
+                self.home_len,
+                home_len(size).saturating_sub(self.home_len).clamp(1, 1 << 20),
+            )?;
             self.put_home(core, &pages, &images, size, |_| true).1?;
             self.body = Body::Paged(tree);
             self.stale = true;
@@ -239,8 +240,7 @@ impl<S: Storage> State<S> {
             self.stale = true;
             self.set_seals(core, &tail)?;
         } else {
-            let (pages, images) =
-                self.with_tree(|state, tree| state.seal_range(core, tree, size, size, &[], None))?;
+            let (pages, images) = self.with_tree(|state, tree| state.seal_range(core, tree, size, size, &[], None))?;
             self.put_home(core, &pages, &images, size, |_| true).1?;
             self.stale = true;
             self.set_seals(core, &pages)?;

@@ -78,7 +78,8 @@ impl<S: Storage> VaultFile<S> {
         // The old last page, if it becomes longer, is rewritten first and through the journal, so that whole
         // fresh pages behind it can go straight home.
         let tail_end = state.size.next_multiple_of(PAGE_BYTES);
-        if !state.size.is_multiple_of(PAGE_BYTES) && from < tail_end && end > tail_end + BULK_PAGES as u64 * PAGE_BYTES {
+        if !state.size.is_multiple_of(PAGE_BYTES) && from < tail_end && end > tail_end + BULK_PAGES as u64 * PAGE_BYTES
+        {
             let first = (tail_end - from) as usize;
             let head = data.get(..first).unwrap_or(data);
             self.write_pages_durable(state, from, head)?;
@@ -390,9 +391,7 @@ impl<S: Storage> State<S> {
 
     pub(super) fn set_home_len(&mut self, core: &VaultCore<S>, len: u64) -> Result<()> {
         if self.home_len != len {
-            core.storage
-                .set_len(&self.home.file, len)
-                .map_err(|e| core.write_failed("set a file's length", e))?;
+            core.storage.set_len(&self.home.file, len).map_err(|e| core.write_failed("set a file's length", e))?;
             self.home_len = len;
         }
         Ok(())
@@ -476,7 +475,11 @@ impl<S: Storage> State<S> {
     }
 
     /// The modification time is the user's, not that of sero's own writes.
-    pub(super) fn restore_mtime(&mut self, core: &VaultCore<S>, mtime: Option<crate::storage::Timestamp>) -> Result<()> {
+    pub(super) fn restore_mtime(
+        &mut self,
+        core: &VaultCore<S>,
+        mtime: Option<crate::storage::Timestamp>,
+    ) -> Result<()> {
         if let Some(time) = mtime {
             let (keep, to) = (crate::storage::SetTime::Keep, crate::storage::SetTime::To(time));
             core.storage

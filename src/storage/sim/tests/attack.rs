@@ -40,10 +40,7 @@ fn an_attack_on_a_disk_in_use_leaves_the_unsynced_alone() {
     write(&disk, &file, &[b'b'; 512], 0);
     storage.make_dir(&root, name("d"), 0o700).unwrap();
     disk.raw_write("other", b"yy").unwrap();
-    assert_eq!(
-        outcomes(&disk, SUBSET, listing),
-        set(["file:512 other:2", "d/ file:512 other:2"])
-    );
+    assert_eq!(outcomes(&disk, SUBSET, listing), set(["file:512 other:2", "d/ file:512 other:2"]));
     assert_eq!(outcomes(&disk, SUBSET, sectors), set(["a", "b"]));
     // A process that has the file open sees it change.
     disk.raw_write("file", &[b'z'; 512]).unwrap();
@@ -61,10 +58,7 @@ fn an_old_state_can_be_put_back() {
     write(&disk, &file, &[b'b'; 512], 0);
     let newer = storage.create_file(&root, name("newer"), 0o600).unwrap();
     disk.restore(&old);
-    assert_eq!(
-        (listing(&disk), sectors(&disk)),
-        ("file:512".to_owned(), "a".to_owned())
-    );
+    assert_eq!((listing(&disk), sectors(&disk)), ("file:512".to_owned(), "a".to_owned()));
     assert_errno(storage.stat(Target::File(&newer)), libc::ESTALE);
     assert_errno(write_from(&storage, &newer, b"x", 0), libc::ESTALE);
     write(&disk, &file, &[b'c'; 512], 0);

@@ -61,12 +61,7 @@ impl Plan {
 impl<S: Storage> Side<S> {
     pub(super) fn new(storage: S) -> Self {
         let root = storage.open_root().unwrap();
-        Self {
-            storage,
-            dirs: vec![root],
-            files: Vec::new(),
-            pins: Vec::new(),
-        }
+        Self { storage, dirs: vec![root], files: Vec::new(), pins: Vec::new() }
     }
 
     /// Does one step; what it gave, as text.
@@ -115,24 +110,14 @@ impl<S: Storage> Side<S> {
                 match plan.action {
                     27 | 28 => storage.sync_file(file)?,
                     29 => storage.sync_data(file)?,
-                    23 => write_from(
-                        storage,
-                        file,
-                        &vec![plan.fill; plan.len_bytes as usize],
-                        plan.offset_bytes,
-                    )?,
+                    23 => write_from(storage, file, &vec![plan.fill; plan.len_bytes as usize], plan.offset_bytes)?,
                     24 => storage.set_len(file, plan.offset_bytes)?,
                     _ => storage.punch_hole(file, plan.offset_bytes, plan.len_bytes)?,
                 }
                 let mut bytes = vec![0; 32_000];
                 let count = read_into(storage, file, &mut bytes, plan.len_bytes)?;
-                let hash = bytes[..count]
-                    .iter()
-                    .fold(0_u64, |hash, byte| hash.wrapping_mul(257) + u64::from(*byte));
-                return Ok(format!(
-                    "{count} {hash} {}",
-                    describe(&storage.stat(Target::File(file))?)
-                ));
+                let hash = bytes[..count].iter().fold(0_u64, |hash, byte| hash.wrapping_mul(257) + u64::from(*byte));
+                return Ok(format!("{count} {hash} {}", describe(&storage.stat(Target::File(file))?)));
             }
         }
         Ok(done)
@@ -152,11 +137,7 @@ impl<S: Storage> Side<S> {
             let target = Target::Entry(dir, &entry);
             let stat = self.storage.stat(target).unwrap();
             assert_eq!(stat.kind(), kind);
-            let xattr = shown(
-                self.storage
-                    .xattr(target, OsStr::new("user.a"))
-                    .map(|value| format!("{value:?}")),
-            );
+            let xattr = shown(self.storage.xattr(target, OsStr::new("user.a")).map(|value| format!("{value:?}")));
             lines.push(format!("{entry:?} {} {xattr}", describe(&stat)));
             if let Ok(below) = self.storage.open_dir(dir, &entry) {
                 lines.extend(self.dump(&below).into_iter().map(|line| format!("{entry:?}/{line}")));
@@ -178,11 +159,7 @@ fn describe(stat: &Stat) -> String {
     let is_dir = stat.kind() == crate::storage::FileKind::Directory;
     let size_bytes = if is_dir { 0 } else { stat.size_bytes };
     // Times that were set, not those of the clock. (The simulated disk is mounted noatime.)
-    let mtime = if stat.mtime.seconds < 1 << 30 {
-        format!("{:?}", stat.mtime)
-    } else {
-        String::new()
-    };
+    let mtime = if stat.mtime.seconds < 1 << 30 { format!("{:?}", stat.mtime) } else { String::new() };
     format!("{:o} {} {size_bytes} {mtime}", stat.mode, stat.nlink)
 }
 
@@ -206,10 +183,6 @@ fn the_simulated_disk_behaves_as_a_real_one() {
             let (expected, found) = (real.step(&plan), simulated.step(&plan));
             assert_eq!(found, expected, "seed {seed}, step {step}, action {}", plan.action);
         }
-        assert_eq!(
-            simulated.dump(&simulated.dirs[0]),
-            real.dump(&real.dirs[0]),
-            "seed {seed}"
-        );
+        assert_eq!(simulated.dump(&simulated.dirs[0]), real.dump(&real.dirs[0]), "seed {seed}");
     }
 }

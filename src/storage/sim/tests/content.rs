@@ -19,9 +19,7 @@ fn a_write_in_place_tears_between_sectors() {
 fn a_sector_is_never_half_of_a_call() {
     let (disk, storage, _) = fresh();
     let file = durable_file(&disk, &sector(b'a'));
-    storage
-        .write_at(&file, &[IoSlice::new(&[b'b'; 128]), IoSlice::new(&[b'c'; 384])], 0)
-        .unwrap();
+    storage.write_at(&file, &[IoSlice::new(&[b'b'; 128]), IoSlice::new(&[b'c'; 384])], 0).unwrap();
     let whole = [vec![b'b'; 128], vec![b'c'; 384]].concat();
     let look = |disk: &SimDisk| disk.raw_read("file").unwrap();
     assert_eq!(outcomes(&disk, ORDERED, look), [sector(b'a'), whole].into());
@@ -42,10 +40,7 @@ fn an_unsynced_sector_may_be_garbage_if_the_policy_says_so() {
     let (disk, ..) = fresh();
     let file = durable_file(&disk, &[b'a'; 1024]);
     write(&disk, &file, &sector(b'b'), 0);
-    let torn = CrashPolicy {
-        garbage: true,
-        ..ORDERED
-    };
+    let torn = CrashPolicy { garbage: true, ..ORDERED };
     let all = outcomes(&disk, torn, |disk| disk.raw_read("file").unwrap());
     assert_eq!(all.len(), 3);
     assert!(all.iter().all(|bytes| bytes[512..] == sector(b'a')));
@@ -62,10 +57,7 @@ fn an_unsynced_length_is_any_since_the_sync_and_new_space_reads_as_zeros() {
     let file = durable_file(&disk, &sector(b'a'));
     write(&disk, &file, &sector(b'b'), 512);
     write(&disk, &file, &sector(b'c'), 1024);
-    assert_eq!(
-        outcomes(&disk, ORDERED, sectors),
-        set(["a", "a-", "ab", "a--", "ab-", "a-c", "abc"])
-    );
+    assert_eq!(outcomes(&disk, ORDERED, sectors), set(["a", "a-", "ab", "a--", "ab-", "a-c", "abc"]));
 }
 
 #[test]
@@ -80,10 +72,7 @@ fn a_long_append_grows_page_by_page() {
 
 #[test]
 fn ordered_data_lets_the_length_wait_for_new_blocks() {
-    let ordered = CrashPolicy {
-        ordered_data: true,
-        ..ORDERED
-    };
+    let ordered = CrashPolicy { ordered_data: true, ..ORDERED };
     let (disk, ..) = fresh();
     let file = durable_file(&disk, b"");
     write(&disk, &file, &[b'b'; 1024], 0);
@@ -123,13 +112,7 @@ fn cut_and_grown_again_shows_nothing_of_before_unless_the_cut_was_lost() {
     let file = durable_file(&disk, &[b'a'; 512]);
     storage.set_len(&file, 100).unwrap();
     storage.set_len(&file, 512).unwrap();
-    let count = |disk: &SimDisk| {
-        disk.raw_read("file")
-            .unwrap()
-            .iter()
-            .filter(|&&byte| byte == b'a')
-            .count()
-    };
+    let count = |disk: &SimDisk| disk.raw_read("file").unwrap().iter().filter(|&&byte| byte == b'a').count();
     assert_eq!(outcomes(&disk, ORDERED, count), [512, 100].into());
 }
 
@@ -140,10 +123,7 @@ fn freed_blocks_are_not_used_before_the_cut_is_durable() {
     storage.set_len(&file, 0).unwrap();
     write(&disk, &file, &[b'b'; 1024], 0);
     // Never "ab" or "ba": that takes the old length with the new data.
-    assert_eq!(
-        outcomes(&disk, ORDERED, sectors),
-        set(["aa", "", "--", "b-", "-b", "bb"])
-    );
+    assert_eq!(outcomes(&disk, ORDERED, sectors), set(["aa", "", "--", "b-", "-b", "bb"]));
     // Without order, the cut may be lost and the rest not.
     let harsh = outcomes(&disk, SUBSET, sectors);
     assert!(harsh.contains("ab") && harsh.contains("ba"));
@@ -194,9 +174,7 @@ fn renamed_before_synced_may_be_empty() {
     durable_file(&disk, b"old");
     let new = storage.create_file(&root, name("new"), 0o600).unwrap();
     write(&disk, &new, b"new", 0);
-    storage
-        .rename(&root, name("new"), &root, name("file"), RenameMode::Replace)
-        .unwrap();
+    storage.rename(&root, name("new"), &root, name("file"), RenameMode::Replace).unwrap();
     let look = |disk: &SimDisk| String::from_utf8(disk.raw_read("file").unwrap()).unwrap();
     assert_eq!(outcomes(&disk, CrashPolicy::JOURNALED, look), set(["old", "", "new"]));
 }
@@ -208,10 +186,7 @@ fn times_of_writes_come_with_the_inode() {
     let before = disk.raw_stat("file").unwrap().mtime;
     disk.advance(Duration::from_millis(1500));
     write(&disk, &file, &sector(b'b'), 0);
-    let after = Timestamp {
-        seconds: before.seconds + 1,
-        nanoseconds: 500_000_000,
-    };
+    let after = Timestamp { seconds: before.seconds + 1, nanoseconds: 500_000_000 };
     assert_eq!((disk.raw_stat("file").unwrap().mtime, storage.now()), (after, after));
     let mtime = |disk: &SimDisk| disk.raw_stat("file").unwrap().mtime;
     assert_eq!(outcomes(&disk, ORDERED, mtime), [before, after].into());
@@ -222,13 +197,8 @@ fn times_of_writes_come_with_the_inode() {
     storage.sync_file(&file).unwrap();
     assert_eq!(outcomes(&disk, ORDERED, mtime), [after].into());
     // A time that was set stays, whatever the data does.
-    let set_to = Timestamp {
-        seconds: 5,
-        nanoseconds: 5,
-    };
-    storage
-        .set_times(Target::File(&file), SetTime::Keep, SetTime::To(set_to))
-        .unwrap();
+    let set_to = Timestamp { seconds: 5, nanoseconds: 5 };
+    storage.set_times(Target::File(&file), SetTime::Keep, SetTime::To(set_to)).unwrap();
     assert_eq!(outcomes(&disk, ORDERED, mtime), [after, set_to].into());
     storage.sync_file(&file).unwrap();
     assert_eq!(outcomes(&disk, ORDERED, mtime), [set_to].into());
@@ -242,10 +212,7 @@ fn long_files_are_sparse_and_cheap() {
     write(&disk, &file, b"end", 1 << 40);
     storage.sync_file(&file).unwrap();
     assert_eq!(disk.used_bytes(), 4096);
-    assert_eq!(
-        disk.crash(&ORDERED, 1).raw_stat("file").unwrap().size_bytes,
-        (1 << 40) + 3
-    );
+    assert_eq!(disk.crash(&ORDERED, 1).raw_stat("file").unwrap().size_bytes, (1 << 40) + 3);
     assert_errno(storage.set_len(&file, 1 << 44), libc::EFBIG);
     assert_errno(write_from(&storage, &file, b"xx", u64::MAX - 1), libc::EINVAL);
 }

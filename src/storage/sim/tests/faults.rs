@@ -40,13 +40,8 @@ fn no_space_after_some_bytes() {
     assert_eq!(storage.stat(Target::File(&file)).unwrap().size_bytes, 1000);
     assert_errno(write_from(&storage, &file, b"x", 0), libc::ENOSPC);
     assert_errno(storage.make_dir(&root, name("d"), 0o700), libc::ENOSPC);
-    assert_errno(
-        storage.set_xattr(Target::File(&file), name("user.a"), b"", XattrMode::Any),
-        libc::ENOSPC,
-    );
-    storage
-        .rename(&root, name("file"), &root, name("moved"), RenameMode::Replace)
-        .unwrap();
+    assert_errno(storage.set_xattr(Target::File(&file), name("user.a"), b"", XattrMode::Any), libc::ENOSPC);
+    storage.rename(&root, name("file"), &root, name("moved"), RenameMode::Replace).unwrap();
     disk.clear_faults();
     storage.make_dir(&root, name("d"), 0o700).unwrap();
 }

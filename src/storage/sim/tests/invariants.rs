@@ -63,11 +63,7 @@ fn every_crash_state_is_a_sound_disk_with_all_that_is_durable() {
                 check(&after, &context);
                 assert!(after.tree.iter().all(|(_, inode)| inode.nlink > 0), "{context}");
                 // It is at rest: another power cut changes nothing.
-                assert_eq!(
-                    SimDisk::with(after, 0, Vec::new()).crashes(policy, 10, 0).count(),
-                    1,
-                    "{context}"
-                );
+                assert_eq!(SimDisk::with(after, 0, Vec::new()).crashes(policy, 10, 0).count(), 1, "{context}");
                 check_durable_changes_fit(&now, &policy, &mut random, &context);
             }
             // The newest state is what a process sees.

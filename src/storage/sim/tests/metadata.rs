@@ -9,14 +9,9 @@ fn an_ordered_log_keeps_any_prefix() {
     let (disk, storage, root) = fresh();
     storage.make_dir(&root, name("a"), 0o700).unwrap();
     storage.make_symlink(&root, name("b"), b"t").unwrap();
-    storage
-        .rename(&root, name("a"), &root, name("c"), RenameMode::Replace)
-        .unwrap();
+    storage.rename(&root, name("a"), &root, name("c"), RenameMode::Replace).unwrap();
     storage.unlink(&root, name("b")).unwrap();
-    assert_eq!(
-        outcomes(&disk, ORDERED, listing),
-        set(["", "a/", "a/ b@", "b@ c/", "c/"])
-    );
+    assert_eq!(outcomes(&disk, ORDERED, listing), set(["", "a/", "a/ b@", "b@ c/", "c/"]));
 }
 
 #[test]
@@ -24,14 +19,9 @@ fn without_order_any_subset_that_fits_is_kept() {
     let (disk, storage, root) = fresh();
     storage.make_dir(&root, name("a"), 0o700).unwrap();
     storage.make_symlink(&root, name("b"), b"t").unwrap();
-    storage
-        .rename(&root, name("a"), &root, name("c"), RenameMode::Replace)
-        .unwrap();
+    storage.rename(&root, name("a"), &root, name("c"), RenameMode::Replace).unwrap();
     storage.unlink(&root, name("b")).unwrap();
-    assert_eq!(
-        outcomes(&disk, SUBSET, listing),
-        set(["", "a/", "a/ b@", "b@", "b@ c/", "c/"])
-    );
+    assert_eq!(outcomes(&disk, SUBSET, listing), set(["", "a/", "a/ b@", "b@", "b@ c/", "c/"]));
 }
 
 #[test]
@@ -42,9 +32,7 @@ fn a_rename_over_a_name_replaces_it_or_does_not() {
     let new = touch(&storage, &root, "tmp");
     write(&disk, &new, b"new!", 0);
     disk.settle();
-    storage
-        .rename(&root, name("tmp"), &root, name("name"), RenameMode::Replace)
-        .unwrap();
+    storage.rename(&root, name("tmp"), &root, name("name"), RenameMode::Replace).unwrap();
     for policy in [ORDERED, SUBSET] {
         assert_eq!(outcomes(&disk, policy, listing), set(["name:3 tmp:4", "name:4"]));
     }
@@ -62,18 +50,10 @@ fn sync_dir_keeps_its_entries_and_with_order_all_before() {
     storage.unlink(&dir, name("gone")).unwrap();
     storage.make_dir(&root, name("later"), 0o700).unwrap();
     storage.sync_dir(&dir).unwrap();
-    assert_eq!(
-        outcomes(&disk, ORDERED, listing),
-        set(["d/ d/in@ elsewhere/", "d/ d/in@ elsewhere/ later/"])
-    );
+    assert_eq!(outcomes(&disk, ORDERED, listing), set(["d/ d/in@ elsewhere/", "d/ d/in@ elsewhere/ later/"]));
     assert_eq!(
         outcomes(&disk, SUBSET, listing),
-        set([
-            "d/ d/in@",
-            "d/ d/in@ elsewhere/",
-            "d/ d/in@ later/",
-            "d/ d/in@ elsewhere/ later/"
-        ])
+        set(["d/ d/in@", "d/ d/in@ elsewhere/", "d/ d/in@ later/", "d/ d/in@ elsewhere/ later/"])
     );
 }
 
@@ -87,9 +67,7 @@ fn a_synced_rename_brings_what_it_needs() {
     let to = storage.open_dir(&root, name("to")).unwrap();
     storage.make_symlink(&from, name("x"), b"t").unwrap();
     storage.make_symlink(&from, name("other"), b"t").unwrap();
-    storage
-        .rename(&from, name("x"), &to, name("y"), RenameMode::NoReplace)
-        .unwrap();
+    storage.rename(&from, name("x"), &to, name("y"), RenameMode::NoReplace).unwrap();
     storage.sync_dir(&to).unwrap();
     let expected = set(["from/ to/ to/y@", "from/ from/other@ to/ to/y@"]);
     assert_eq!(outcomes(&disk, SUBSET, listing), expected);
@@ -118,10 +96,7 @@ fn sync_file_keeps_the_entry_only_if_the_policy_says_so() {
     storage.sync_file(&file).unwrap();
     for policy in [ORDERED, SUBSET] {
         assert_eq!(outcomes(&disk, policy, listing), set(["", "d/", "d/ d/f:3"]));
-        let keeping = CrashPolicy {
-            sync_keeps_entry: true,
-            ..policy
-        };
+        let keeping = CrashPolicy { sync_keeps_entry: true, ..policy };
         assert_eq!(outcomes(&disk, keeping, listing), set(["d/ d/f:3"]));
     }
 }
@@ -130,9 +105,7 @@ fn sync_file_keeps_the_entry_only_if_the_policy_says_so() {
 fn sync_file_does_not_keep_a_later_rename() {
     let (disk, storage, root) = fresh();
     let file = touch(&storage, &root, "tmp");
-    storage
-        .rename(&root, name("tmp"), &root, name("final"), RenameMode::Replace)
-        .unwrap();
+    storage.rename(&root, name("tmp"), &root, name("final"), RenameMode::Replace).unwrap();
     storage.sync_file(&file).unwrap();
     for policy in [CrashPolicy::JOURNALED, CrashPolicy::UNORDERED] {
         assert_eq!(outcomes(&disk, policy, listing), set(["tmp:0", "final:0"]));
@@ -147,10 +120,7 @@ fn fdatasync_keeps_a_new_file_but_no_attributes() {
     let file = touch(&storage, &root, "f");
     write(&disk, &file, &[1; 512], 0);
     storage.sync_data(&file).unwrap();
-    let policy = CrashPolicy {
-        sync_keeps_entry: true,
-        ..ORDERED
-    };
+    let policy = CrashPolicy { sync_keeps_entry: true, ..ORDERED };
     assert_eq!(outcomes(&disk, policy, listing), set(["f:512"]));
     storage.set_mode(Target::File(&file), 0o640).unwrap();
     write(&disk, &file, &[2; 512], 0);
@@ -171,24 +141,12 @@ fn attributes_are_kept_by_a_sync_of_their_inode() {
     let dir = storage.open_dir(&root, name("d")).unwrap();
     storage.set_mode(Target::Dir(&dir), 0o711).unwrap();
     storage.set_owner(Target::Dir(&dir), Some(5), None).unwrap();
-    storage
-        .set_xattr(Target::Dir(&dir), name("user.a"), b"1", XattrMode::Any)
-        .unwrap();
-    let when = Timestamp {
-        seconds: -5,
-        nanoseconds: 7,
-    };
-    storage
-        .set_times(Target::Dir(&dir), SetTime::To(when), SetTime::To(when))
-        .unwrap();
+    storage.set_xattr(Target::Dir(&dir), name("user.a"), b"1", XattrMode::Any).unwrap();
+    let when = Timestamp { seconds: -5, nanoseconds: 7 };
+    storage.set_times(Target::Dir(&dir), SetTime::To(when), SetTime::To(when)).unwrap();
     let look = |disk: &SimDisk| {
         let stat = disk.raw_stat("d").unwrap();
-        (
-            stat.mode & 0o777,
-            stat.uid,
-            disk.raw_xattr("d", "user.a").ok(),
-            stat.mtime == when,
-        )
+        (stat.mode & 0o777, stat.uid, disk.raw_xattr("d", "user.a").ok(), stat.mtime == when)
     };
     assert_eq!(outcomes(&disk, SUBSET, look).len(), 16);
     assert_eq!(outcomes(&disk, ORDERED, look).len(), 5);
@@ -225,17 +183,11 @@ fn links_survive_while_a_name_does() {
     storage.link(&root, name("a"), &root, name("b")).unwrap();
     storage.unlink(&root, name("a")).unwrap();
     let look = |disk: &SimDisk| {
-        let nlink = disk
-            .raw_list()
-            .first()
-            .map(|entry| disk.raw_stat(&entry.path).unwrap().nlink);
+        let nlink = disk.raw_list().first().map(|entry| disk.raw_stat(&entry.path).unwrap().nlink);
         (listing(disk), nlink.unwrap_or(0))
     };
     let state = |text: &str, nlink| (text.to_owned(), nlink);
-    assert_eq!(
-        outcomes(&disk, ORDERED, look),
-        [state("a:1", 1), state("a:1 b:1", 2), state("b:1", 1)].into()
-    );
+    assert_eq!(outcomes(&disk, ORDERED, look), [state("a:1", 1), state("a:1 b:1", 2), state("b:1", 1)].into());
     // Lost link, kept unlink: no name is left.
     let subsets = [state("a:1", 1), state("a:1 b:1", 2), state("b:1", 1), state("", 0)];
     assert_eq!(outcomes(&disk, SUBSET, look), subsets.into());
@@ -264,10 +216,7 @@ fn inode_numbers_are_used_again_but_never_twice_at_once() {
     storage.make_dir(&root, name("b"), 0o700).unwrap();
     assert_eq!(disk.raw_stat("b").unwrap().ino, ino);
     let distinct = |disk: &SimDisk| {
-        let inos = disk
-            .raw_list()
-            .into_iter()
-            .map(|entry| disk.raw_stat(entry.path).unwrap().ino);
+        let inos = disk.raw_list().into_iter().map(|entry| disk.raw_stat(entry.path).unwrap().ino);
         let inos: Vec<u64> = inos.collect();
         inos.iter().collect::<BTreeSet<_>>().len() == inos.len()
     };
@@ -279,10 +228,7 @@ fn what_a_failed_call_did_not_do_is_in_no_crash_state() {
     let (disk, storage, root) = fresh();
     storage.make_dir(&root, name("d"), 0o700).unwrap();
     assert_errno(storage.make_dir(&root, name("d"), 0o711), libc::EEXIST);
-    assert_errno(
-        storage.rename(&root, name("d"), &root, name("d"), RenameMode::NoReplace),
-        libc::EEXIST,
-    );
+    assert_errno(storage.rename(&root, name("d"), &root, name("d"), RenameMode::NoReplace), libc::EEXIST);
     assert_errno(storage.unlink(&root, name("d")), libc::EISDIR);
     assert_eq!(disk.steps(), 4);
     assert_eq!(disk.crashes(SUBSET, 10, 0).count(), 2);
@@ -295,17 +241,13 @@ fn random_crash_states_are_among_the_exhaustive_ones() {
         let file = touch(&storage, &root, entry);
         write(&disk, &file, &[1; 600], 0);
     }
-    storage
-        .rename(&root, name("a"), &root, name("b"), RenameMode::Replace)
-        .unwrap();
+    storage.rename(&root, name("a"), &root, name("b"), RenameMode::Replace).unwrap();
     for policy in CrashPolicy::ALL {
         let states = disk.crashes(policy, 1 << 20, 1);
         assert!(states.is_exhaustive());
         let look = |disk: &SimDisk| {
             let entries = disk.raw_list().into_iter();
-            entries
-                .map(|entry| (disk.raw_read(&entry.path).unwrap(), entry.path))
-                .collect::<Vec<_>>()
+            entries.map(|entry| (disk.raw_read(&entry.path).unwrap(), entry.path)).collect::<Vec<_>>()
         };
         let all: BTreeSet<_> = states.map(|disk| look(&disk)).collect();
         for seed in 0..500 {

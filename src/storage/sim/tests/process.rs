@@ -17,12 +17,7 @@ fn steps_are_counted_and_the_crash_comes_in_one() {
     program(&disk.storage()).unwrap();
     assert_eq!(disk.steps(), 5);
     let steps: Vec<String> = disk.recorded_steps().iter().map(ToString::to_string).collect();
-    let expected = [
-        "1 create_file tmp",
-        "2 write_at tmp 0+700",
-        "3 sync_file tmp",
-        "4 rename tmp file NoReplace",
-    ];
+    let expected = ["1 create_file tmp", "2 write_at tmp 0+700", "3 sync_file tmp", "4 rename tmp file NoReplace"];
     assert_eq!(steps[..4], expected);
     assert_eq!(steps[4], "5 sync_dir ");
 
@@ -68,11 +63,7 @@ fn a_crashed_disk_starts_again_from_step_one() {
     let root = storage.open_root().unwrap();
     assert!(is_crash(&storage.make_dir(&root, name("d"), 0o700).unwrap_err()));
     // What was durable before stays so.
-    assert!(
-        outcomes(&after, CrashPolicy::POSIX, listing)
-            .iter()
-            .all(|state| state.contains(":700"))
-    );
+    assert!(outcomes(&after, CrashPolicy::POSIX, listing).iter().all(|state| state.contains(":700")));
 }
 
 #[test]
@@ -83,17 +74,12 @@ fn a_kill_loses_nothing_but_makes_nothing_durable() {
     storage.make_dir(&root, name("d"), 0o700).unwrap();
     assert!(storage.try_lock(&file, true).unwrap());
     let after = disk.kill();
-    assert_eq!(
-        (listing(&after), sectors(&after)),
-        ("d/ file:512".to_owned(), "b".to_owned())
-    );
+    assert_eq!((listing(&after), sectors(&after)), ("d/ file:512".to_owned(), "b".to_owned()));
     assert_eq!(outcomes(&after, ORDERED, sectors), set(["a", "b"]));
     assert_eq!(outcomes(&after, ORDERED, listing), set(["file:512", "d/ file:512"]));
     // The lock went with the process; the disks are apart.
     let storage = after.storage();
-    let file = storage
-        .open_file(&storage.open_root().unwrap(), name("file"), Access::Read)
-        .unwrap();
+    let file = storage.open_file(&storage.open_root().unwrap(), name("file"), Access::Read).unwrap();
     assert!(storage.try_lock(&file, true).unwrap());
     after.raw_remove("file").unwrap();
     assert_eq!(listing(&disk), "d/ file:512");
@@ -129,9 +115,7 @@ fn open_files_and_pins_outlive_their_names_until_they_are_closed() {
     let mut bytes = [0; 4];
     assert_eq!(read_into(&storage, &file, &mut bytes, 0).unwrap(), 4);
     assert_eq!(bytes, *b"aaaa");
-    storage
-        .set_xattr(Target::File(&file), name("user.a"), b"1", XattrMode::Any)
-        .unwrap();
+    storage.set_xattr(Target::File(&file), name("user.a"), b"1", XattrMode::Any).unwrap();
     storage.sync_file(&file).unwrap();
     storage.sync_dir(&root).unwrap();
     assert_eq!(disk.used_bytes(), 4096);

@@ -1,0 +1,222 @@
+#!/usr/bin/env bash
+# sero beside the plain filesystem, a FUSE passthrough without encryption, and its peers; as root.
+#
+#   scripts/bench.sh                                  everything, three rounds, on tmpfs; writes docs/performance.md and its chart
+#   BENCH_DISK=/some/directory scripts/bench.sh       the same on the filesystem of that directory
+#   FS='native sero gocryptfs' ROWS='write read' ROUNDS=1 scripts/bench.sh     some of it; writes nothing, prints
+#
+# FS: native passthrough sero gocryptfs securefs encfs cryfs.  ROWS: names of rows or of groups (scripts/bench/load.py rows).
+# SERO: the binary, by default a release build of this tree.  SERO_OPTIONS: more options of its mount.
+# In a round each group of rows runs on one filesystem after the other, each on a new and empty mount, in an order that moves
+# from round to round: what a machine does to all hits all.
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+((EUID == 0)) || die "has to run as root: it mounts, and drops caches"
+load=(python3 "$PROJECT/scripts/bench/load.py")
+all_filesystems='native passthrough sero gocryptfs securefs encfs cryfs'
+filesystems=${FS:-$all_filesystems}
+rounds=${ROUNDS:-3}
+
+# --- what is wanted ---
+
+groups=
+wanted=
+while IFS=$'\t' read -r row group _; do
+  if [[ -z ${ROWS:-} || " $ROWS " == *" $row "* || " $ROWS " == *" $group "* ]]; then
+    wanted+=" $row"
+    [[ " $groups " == *" $group "* ]] || groups+=" $group"
+  fi
+done < <("${load[@]}" rows)
+[[ -n $wanted ]] || die "no row is named ${ROWS:-}; there are: $("${load[@]}" rows | cut -f1 | tr '\n' ' ')"
+
+# --- what that needs ---
+
+packages=(python3 util-linux procps fuse3 bc xz-utils)
+for filesystem in $filesystems; do
+  case $filesystem in
+    gocryptfs | securefs | encfs | cryfs) packages+=("$filesystem") ;;
+    passthrough) packages+=(build-essential pkg-config libfuse3-dev dpkg-dev) ;;
+    native | sero) ;;
+    *) die "there is no filesystem $filesystem; there are: $all_filesystems" ;;
+  esac
+done
+for group in $groups; do
+  case $group in
+    random) packages+=(fio) ;;
+    git) packages+=(git) ;;
+    postgres) packages+=(postgresql) ;;
+  esac
+done
+need_packages "${packages[@]}"
+[[ " $filesystems " != *" sero "* ]] || need_sero
+[[ " $groups " != *" cargo "* ]] || need_cargo
+
+make_scratch
+fast=$SCRATCH/fast
+mkdir "$fast"
+mount -t tmpfs -o size=90%,mode=755 sero-bench "$fast"
+if [[ -n ${BENCH_DISK:-} ]]; then
+  medium=$(mktemp -d "$BENCH_DISK/sero-bench-XXXXXXXX")
+  chmod 755 "$medium"
+  remove_medium() { rm -rf --one-file-system "$medium"; }
+  at_end remove_medium
+  name=$(stat -f -c %T "$BENCH_DISK" | sed 's,ext2/ext3,ext4,')
+else
+  medium=$fast
+  name=tmpfs
+fi
+
+# libfuse's own example of a fast passthrough; Debian ships its source in the source package alone.
+need_passthrough() {
+  passthrough=$BUILD/tools/passthrough_hp
+  [[ ! -x $passthrough ]] || return 0
+  say "building libfuse's passthrough_hp"
+  local place=$SCRATCH/libfuse list
+  mkdir -p "$place/sources" "$place/lists/partial"
+  # Where the packages come from, the sources do.
+  for list in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+    [[ ! -e $list ]] || sed -n 's/^deb /deb-src /p' "$list" >"$place/sources/$(basename "$list" .list).list"
+  done
+  for list in /etc/apt/sources.list.d/*.sources; do
+    [[ ! -e $list ]] || sed 's/^Types:.*/Types: deb-src/' "$list" >"$place/sources/$(basename "$list")"
+  done
+  local apt=(-o Dir::Etc::SourceList=/dev/null -o "Dir::Etc::SourceParts=$place/sources" -o "Dir::State::Lists=$place/lists"
+    -o APT::Sandbox::User=root -qq)
+  apt-get "${apt[@]}" update
+  (cd "$place" && apt-get "${apt[@]}" --download-only source fuse3 && dpkg-source --no-check -x fuse3_*.dsc source) >/dev/null
+  mkdir -p "$BUILD/tools"
+  # shellcheck disable=SC2046
+  g++ -O2 -std=c++17 "$place/source/example/passthrough_hp.cc" -o "$passthrough" $(pkg-config --cflags --libs fuse3) -lpthread
+}
+[[ " $filesystems " != *" passthrough "* ]] || need_passthrough
+
+corpus=$fast/corpus
+mkdir "$corpus"
+if [[ " $groups " =~ \ (tree|git|mount)\  ]]; then
+  say "unpacking Linux's sources"
+  need_corpus
+  mkdir "$corpus/tree"
+  tar -C "$corpus/tree" --strip-components=1 --exclude='linux-source-*/drivers' --exclude='linux-source-*/sound' \
+    --exclude='linux-source-*/tools' -xf "$CORPUS"
+  (cd "$corpus/tree" && find . -type f -print0 | xargs -0 md5sum >"$corpus/tree.md5")
+  tar -C "$corpus/tree" -cf "$corpus/tree.tar" .
+fi
+if [[ " $groups " == *" cargo "* ]]; then
+  cargo init --quiet --vcs none --name crate "$corpus/crate"
+  (cd "$corpus/crate" && cargo add --quiet clap --features derive && cargo fetch --quiet)
+fi
+
+# --- the filesystems, each at its defaults; a cheap key derivation where there is a choice ---
+
+secret=$SCRATCH/secret
+printf 'bench passphrase\n' >"$secret"
+
+create_native() { :; }
+mount_native() { mount --bind "$1" "$2"; }
+create_passthrough() { :; }
+mount_passthrough() { (ulimit -n 1000000 && "$passthrough" "$1" "$2"); }
+create_sero() { "$SERO" --quiet create "$1" "${FAST_KDF[@]}" --password-file "$secret"; }
+# shellcheck disable=SC2086
+mount_sero() { "$SERO" --quiet mount "$1" "$2" -o allow_other --password-file "$secret" --log "$SCRATCH/sero.log" ${SERO_OPTIONS:-}; }
+create_gocryptfs() { gocryptfs -q -init -scryptn 10 -passfile "$secret" "$1"; }
+mount_gocryptfs() { gocryptfs -q -allow_other -passfile "$secret" "$1" "$2"; }
+create_securefs() { securefs create --rounds 1 --pass bench "$1"; }
+mount_securefs() { securefs mount -b -o allow_other --log "$SCRATCH/securefs.log" --pass bench "$1" "$2"; }
+create_encfs() { :; }
+mount_encfs() { encfs --public --standard --stdinpass "$1" "$2" <"$secret"; }
+create_cryfs() { :; }
+mount_cryfs() {
+  CRYFS_FRONTEND=noninteractive CRYFS_NO_UPDATE_CHECK=true CRYFS_LOCAL_STATE_DIR=$SCRATCH/cryfs-state \
+    cryfs --allow-replaced-filesystem "$1" "$2" -- -o allow_other <"$secret"
+}
+
+# The daemon is the process that has /dev/fuse open now and had not before.
+fuse_processes() { find /proc/[0-9]*/fd -lname /dev/fuse 2>/dev/null | cut -d/ -f3 | sort -u; }
+
+start() { # FILESYSTEM: mounts it on $open, sets $daemons
+  local before
+  before=$(fuse_processes)
+  "mount_$1" "$backing" "$open" >/dev/null
+  for _ in $(seq 100); do
+    mountpoint -q "$open" && break
+    sleep 0.1
+  done
+  mountpoint -q "$open" || die "$1 does not mount"
+  daemons=$(comm -13 <(printf '%s\n' "$before") <(fuse_processes) | tr '\n' ' ')
+}
+
+stop() {
+  local pid
+  for _ in $(seq 50); do
+    umount "$open" 2>/dev/null && break
+    sleep 0.1
+  done
+  ! mountpoint -q "$open" || umount -l "$open"
+  for pid in $daemons; do
+    timeout 300 tail --pid="$pid" -f /dev/null || kill -9 "$pid"
+  done
+}
+
+measurements=$SCRATCH/measurements
+touch "$measurements"
+backing=$medium/backing
+open=$SCRATCH/open
+mkdir "$open"
+
+measure() { # ROUND FILESYSTEM GROUP
+  local started output
+  mkdir -p "$backing"
+  "create_$2" "$backing" >/dev/null
+  start "$2"
+  # shellcheck disable=SC2086
+  if ! output=$(timeout 1800 "${load[@]}" "$3" "$open" "$corpus" $daemons 2>"$SCRATCH/errors"); then
+    printf '%s failed in %s: %s\n' "$2" "$3" "$(tail -n 2 "$SCRATCH/errors" | tr '\n' ' ')" >&2
+  fi
+  if [[ $3 == mount ]]; then
+    stop
+    sync
+    echo 3 >/proc/sys/vm/drop_caches
+    started=$(date +%s.%N)
+    start "$2"
+    ls "$open" >/dev/null
+    output="mount $(echo "$(date +%s.%N) - $started" | bc)"
+  fi
+  stop
+  rm -rf --one-file-system "$backing"
+  while read -r row value; do
+    [[ -n $row && " $wanted " == *" $row "* ]] || continue
+    printf '%s %s %s %s\n' "$1" "$2" "$row" "$value" | tee -a "$measurements" >&2
+  done <<<"$output"
+}
+
+cpu=$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)
+before=$(cut -d' ' -f1 /proc/loadavg)
+if [[ ${before%.*} -ge 1 ]]; then printf 'the machine is busy (load %s): the numbers will show it\n' "$before" >&2; fi
+read -ra order <<<"$filesystems"
+for round in $(seq "$rounds"); do
+  for group in $groups; do
+    for filesystem in "${order[@]}"; do
+      [[ $group != mount || $filesystem =~ ^(sero|gocryptfs|securefs)$ ]] || continue
+      measure "$round" "$filesystem" "$group"
+    done
+    order=("${order[@]:1}" "${order[0]}")
+  done
+done
+
+# --- the report ---
+
+report=(python3 "$PROJECT/scripts/bench/report.py" "$measurements")
+if [[ -z ${FS:-}${ROWS:-} ]]; then
+  chart=performance.svg
+  command='scripts/bench.sh'
+  if [[ $name != tmpfs ]]; then
+    chart=performance-$name.svg
+    command='BENCH_DISK=DIRECTORY scripts/bench.sh'
+  fi
+  about="\`$command\`, $(date +%Y-%m-%d): $name, $(nproc) CPUs ($cpu), Linux $(uname -r | cut -d- -f1), $rounds rounds: median \
+and half the range; gocryptfs $(dpkg-query -W -f='${Version}' gocryptfs), securefs $(dpkg-query -W -f='${Version}' securefs), EncFS \
+$(dpkg-query -W -f='${Version}' encfs), CryFS $(dpkg-query -W -f='${Version}' cryfs), libfuse $(dpkg-query -W -f='${Version}' fuse3)."
+  report+=(--document "$PROJECT/docs/performance.md" --chart "$PROJECT/docs/$chart" --name "$name" --about "$about")
+fi
+"${report[@]}"
