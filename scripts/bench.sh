@@ -131,19 +131,23 @@ mount_cryfs() {
     cryfs --allow-replaced-filesystem "$1" "$2" -- -o allow_other <"$secret"
 }
 
-# The daemon is the process that has /dev/fuse open now and had not before.
-fuse_processes() { find /proc/[0-9]*/fd -lname /dev/fuse 2>/dev/null | cut -d/ -f3 | sort -u; }
+# The daemons are the processes of this script that have /dev/fuse open; they are known by a mark in their environment.
+export BENCH_MARK=$SCRATCH
+marked_daemons() {
+  local pid
+  for pid in $({ find /proc/[0-9]*/fd -lname /dev/fuse 2>/dev/null || true; } | cut -d/ -f3 | sort -u); do
+    if grep -qzxs "BENCH_MARK=$BENCH_MARK" "/proc/$pid/environ"; then printf '%s ' "$pid"; fi
+  done
+}
 
 start() { # FILESYSTEM: mounts it on $open, sets $daemons
-  local before
-  before=$(fuse_processes)
   "mount_$1" "$backing" "$open" >/dev/null
   for _ in $(seq 100); do
     mountpoint -q "$open" && break
     sleep 0.1
   done
   mountpoint -q "$open" || die "$1 does not mount"
-  daemons=$(comm -13 <(printf '%s\n' "$before") <(fuse_processes) | tr '\n' ' ')
+  daemons=$(marked_daemons)
 }
 
 stop() {

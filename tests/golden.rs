@@ -166,7 +166,7 @@ fn make_the_golden_crashed_vault() {
         let segment =
             fs::File::options().write(true).open(scratch.path().join("crashed/private").join(segment)).unwrap();
         let len = segment.metadata().unwrap().len();
-        segment.set_len(64 * PAGE).unwrap();
+        segment.set_len(48 * PAGE).unwrap();
         segment.set_len(len).unwrap();
     }
     pack(scratch.path(), "crashed", &manifest);
@@ -356,7 +356,7 @@ impl Maker {
         });
     }
 
-    /// Every operation that a journal has, synced and not brought home.
+    /// Nearly every operation that a journal has, synced and not brought home.
     fn crashed_session(&mut self) {
         let root = self.vault.root();
         self.change("/cut", |file, content| {
@@ -407,6 +407,7 @@ impl Maker {
         });
         self.whole(&root, b"/made in the session", 3000);
         root.open_file(b"made in the session").unwrap().sync().unwrap();
+        self.whole(&root, b"/synced in the background", 4000);
         for _ in 0..3 {
             self.vault.tick().unwrap();
         }

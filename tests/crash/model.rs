@@ -108,7 +108,7 @@ impl FileModel {
             version.bytes.len() as u64 == len
                 || whole_pages && grown_from.is_some_and(|before| before < len && len < version.bytes.len() as u64)
         });
-        if !fits && !(from.is_none() && whole_pages && len < longest) {
+        if !(fits || from.is_none() && whole_pages && len < longest) {
             let known: Vec<_> = versions.iter().map(|version| version.bytes.len()).collect();
             return Err(format!("it has {len} bytes, of {known:?} (volatile: {})", from.is_none()));
         }

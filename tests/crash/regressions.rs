@@ -61,6 +61,52 @@ fn a_cut_at_the_edge_of_a_leaf_leaves_no_node() {
 #[test]
 fn a_new_file_does_not_get_the_content_of_a_deleted_one() {
     must_survive(&[Op::Write { path: BLOB, at: 0, len: 100 }, Op::Fsync(BLOB), Op::Unlink(BLOB), Op::Create(BLOB)]);
+    must_survive(&[
+        Op::UnlinkOpen(BLOB),
+        Op::Create(BLOB),
+        Op::WriteOrphan { at: 19_540, len: 103_015 },
+        Op::Write { path: BLOB, at: 8192, len: 117_813 },
+        Op::Checkpoint,
+    ]);
+}
+
+/// A file that had been synced was taken for a new one after a kill, and written in place.
+#[test]
+fn a_synced_file_is_durable_after_a_kill() {
+    must_survive(&[
+        Op::Create("dir/new"),
+        Op::Write { path: "dir/new", at: 3124, len: 84_902 },
+        Op::Fsync("dir/new"),
+        Op::Kill,
+        Op::Write { path: "dir/new", at: 491_468, len: 2033 },
+    ]);
+}
+
+/// A nameless file in a directory that is gone takes changes, too.
+#[test]
+fn a_nameless_file_outlives_its_directory() {
+    must_survive(&[
+        Op::Mkdir("made"),
+        Op::Create("dir/new"),
+        Op::Sync,
+        Op::Rename("dir/new", "made/file"),
+        Op::UnlinkOpen("made/file"),
+        Op::Rmdir("made"),
+        Op::WriteOrphan { at: 18_381, len: 1743 },
+    ]);
+}
+
+/// Replaced by a file that a checkpoint was writing when the power went.
+#[test]
+fn a_file_replaced_by_one_that_is_being_brought_home() {
+    must_survive(&[
+        Op::Create("new"),
+        Op::Fsync("new"),
+        Op::Write { path: "new", at: 4096, len: 78_487 },
+        Op::Write { path: BLOB, at: 75_658, len: 8271 },
+        Op::Rename("new", BLOB),
+        Op::Checkpoint,
+    ]);
 }
 
 /// A retired segment, half written over, made recovery leave out the one after it.

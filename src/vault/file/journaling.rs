@@ -29,7 +29,9 @@ impl<S: Storage> VaultFile<S> {
             let id = *state.journal.id.get_or_insert_with(|| self.core.next_file_id());
             let _naming = self.core.naming.read();
             let location = self.location();
-            self.core.settle_name(self.ino, &location)?;
+            if !self.is_unlinked() {
+                self.core.settle_name(self.ino, &location)?;
+            }
             let path = location.backing_path();
             let operation = Operation::File { file: id, salt: state.journal.base_salt, seq: state.seq };
             self.core.append_text(path.as_bytes(), operation)?;

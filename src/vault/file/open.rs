@@ -132,6 +132,18 @@ impl<S: Storage> VaultFile<S> {
         if !whole {
             log::warn!("{path}: made shortly before a crash and never synced: {kept} bytes of it are left");
         }
+        if whole && stat.size_bytes == home_len(state.size) {
+            // All of it is there, so recovery has synced it: it may have been promised, and is not written in place.
+            state.base = Base::Durable { synced: false };
+            state.journal = Journaled {
+                size: state.size,
+                header_size: state.size,
+                base_salt: state.home.keys.salt,
+                ..Journaled::default()
+            };
+            this.volatile = AtomicBool::new(false);
+            return Ok(this);
+        }
         if core.is_read_only() {
             state.base = Base::Durable { synced: true };
         } else {
