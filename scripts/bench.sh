@@ -115,7 +115,8 @@ printf 'bench passphrase\n' >"$secret"
 create_native() { :; }
 mount_native() { mount --bind "$1" "$2"; }
 create_passthrough() { :; }
-mount_passthrough() { (ulimit -n 1000000 && "$passthrough" "$1" "$2"); }
+# It holds a descriptor for each inode that the kernel knows: where the limit of open files is low, the tree is too much for it.
+mount_passthrough() { (ulimit -n 1000000 2>/dev/null || true; "$passthrough" "$1" "$2"); }
 create_sero() { "$SERO" --quiet create "$1" "${FAST_KDF[@]}" --password-file "$secret"; }
 # shellcheck disable=SC2086
 mount_sero() { "$SERO" --quiet mount "$1" "$2" -o allow_other --password-file "$secret" --log "$SCRATCH/sero.log" ${SERO_OPTIONS:-}; }

@@ -23,8 +23,8 @@ step_lint() {
 # With overflow checks and debug assertions.
 step_debug() { limit 20 cargo test; }
 
-# Optimised, with the simulated disk: the crash suite takes its full size here.
-step_crash() { limit 25 cargo test --release --features simulation; }
+# The crash suite, optimised: it looks at as many states as it has time for.
+step_crash() { limit 25 cargo test --release --features simulation --test crash -- --nocapture; }
 
 # The pure-Rust engine, where it makes a difference.
 step_portable() { limit 10 cargo test --no-default-features --lib -- crypto format; }

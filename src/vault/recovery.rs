@@ -6,9 +6,7 @@
 //! twice that cannot be done twice, and a crash inside it leaves a journal that says the same, or more exactly.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fmt;
-use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
 use log::warn;
@@ -26,6 +24,8 @@ use crate::format::geometry::{BlockIndex, HEADER_LEN, PAGE_BYTES, PAGE_LEN, Page
 use crate::format::header::{Birth, Header};
 use crate::format::record::{FileId, JournalId, Lsn, Operation, Placement, Record, SegmentHeader, SegmentSeq};
 use crate::storage::{Access, FileKind, Storage, Target, read_into};
+
+pub(crate) mod places;
 
 /// What a recovery found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -341,10 +341,12 @@ fn fold<S: Storage>(
                 match operation {
                     Operation::Text(piece) => text.extend_from_slice(piece),
                     Operation::File { file, salt, seq } => {
-                        let path = std::mem::take(&mut text);
+                        let place = std::mem::take(&mut text);
                         let folded =
                             files.entry(*file).or_insert_with(|| Folded { paths: Vec::new(), plan: Plan::default() });
-                        folded.paths.push(path);
+                        let (path, ino) = places::parse(&place);
+                        folded.paths.push(path.to_vec());
+                        folded.plan.ino = ino;
                         folded.plan.identities.push((*salt, *seq));
                     }
                     Operation::Rename { exchange } => follow_rename(&mut files, &std::mem::take(&mut text), *exchange),
@@ -522,9 +524,10 @@ fn replay<S: Storage>(
         // The last rename is the most likely to have happened; the header says which file it is.
         let mut found = None;
         let mut refused = None;
+        let folded_ino = folded.plan.ino;
         let mut plan = Some(folded.plan);
         for path in folded.paths.iter().rev() {
-            let Some(location) = locate(root, path)? else { continue };
+            let Some(location) = places::find(root, path, folded_ino)? else { continue };
             let Ok(stat) = location.stat() else { continue };
             if stat.kind() != FileKind::Regular {
                 continue;
@@ -562,26 +565,6 @@ fn replay<S: Storage>(
     Ok(())
 }
 
-/// The place at a path of the backing, if its directories are there.
-fn locate<S: Storage>(root: &Arc<Directory<S>>, path: &[u8]) -> Result<Option<Location<S>>> {
-    let mut names: Vec<OsString> =
-        path.split(|byte| *byte == b'/').skip(1).map(|name| OsString::from_vec(name.to_vec())).collect();
-    let Some(entry) = names.pop() else { return Ok(None) };
-    let mut directory = root.clone();
-    for name in names {
-        match directory.open_entry(&name) {
-            Ok(below) => directory = below,
-            Err(VaultError::Io { source, .. })
-                if matches!(source.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) =>
-            {
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(Some(Location { directory, entry }))
-}
-
 /// What the file at a place is to a plan.
 enum Fit {
     /// The file that it is about, in a state that it speaks of.
@@ -609,6 +592,8 @@ impl Plan {
             Ok(_) if self.identities.iter().any(|(known, _)| *known == salt) => Fit::Stale,
             // Just made, under the name of one that is gone: it never had a header.
             Err(_) if read < HEADER_LEN || start.iter().all(|byte| *byte == 0) => Fit::Other,
+            // A header that does not open tells nothing of its file, and the name may be another's by now.
+            Err(_) if self.ino.is_some_and(|ino| ino != stat.ino) => Fit::Other,
             // Torn, while a checkpoint replaced it.
             Err(_) if self.base == PlanBase::Overlay => Fit::This,
             Err(_) if core.windows.read().covers(stat).is_some() => Fit::Other,

@@ -78,7 +78,7 @@ fn recovery_survives_crashes_of_its_own() {
         let (_, policy) = POLICIES[0];
         for _ in 0..2 * scale() {
             let disk = world.disk.crash(&policy, random.next());
-            if let Err(violation) = crash_recovery(prepared(), &disk, &world.model, &mut random, 2, 8) {
+            if let Err(violation) = crash_recovery(prepared(), &disk, &world.model, &mut random, 2, 5) {
                 violations.push(format!("{ops:?}\n  {violation}"));
                 break;
             }

@@ -137,3 +137,21 @@ fn windows_of_crashes_in_quick_succession() {
     must_survive(&[Op::Kill, Op::Create("dir/new"), Op::Write { path: "dir/new", at: 2684, len: 5 }]);
     must_survive(&[Op::Create("dir/new"), Op::Kill, Op::Write { path: "dir/new", at: 0, len: 14_765 }]);
 }
+
+/// A file whose known name went was named in the journal by that name all the same.
+#[test]
+fn a_file_known_by_a_name_that_went_is_found_by_another() {
+    must_survive(&[
+        Op::Link(INNER, "new"),
+        Op::UnlinkOpen(INNER),
+        Op::Write { path: "new", at: 1998, len: 154 },
+        Op::Sync,
+    ]);
+    must_survive(&[
+        Op::Write { path: INNER, at: 0, len: 9000 },
+        Op::Link(INNER, "new"),
+        Op::UnlinkOpen(INNER),
+        Op::Write { path: "new", at: 1998, len: 9000 },
+        Op::Checkpoint,
+    ]);
+}

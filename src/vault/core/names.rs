@@ -75,7 +75,7 @@ impl<S: Storage> VaultCore<S> {
     }
 
     /// Makes every name durable.
-    fn settle_names(&self) -> Result<()> {
+    pub fn settle_names(&self) -> Result<()> {
         let settled = std::mem::take(&mut *self.renamed.lock());
         let synced = self.storage.sync_all().map_err(|e| self.sync_failed("sync the backing", e));
         drop(settled);

@@ -10,8 +10,8 @@ use crate::format::record::{FileId, Operation, PageSeal, Placement, Time};
 use crate::storage::{Storage, Timestamp};
 use crate::vault::error::{Result, VaultError};
 use crate::vault::journal::{Appended, Location};
-use crate::vault::switches;
 use crate::vault::tree::TagTree;
+use crate::vault::{recovery, switches};
 
 /// Page entries that fit into one record beside the rest.
 const SEALS_PER_RECORD: usize = 80;
@@ -29,12 +29,18 @@ impl<S: Storage> VaultFile<S> {
             let id = *state.journal.id.get_or_insert_with(|| self.core.next_file_id());
             let _naming = self.core.naming.read();
             let location = self.location();
-            if !self.is_unlinked() {
-                self.core.settle_name(self.ino, &location)?;
-            }
-            let path = location.backing_path();
+            let path = if self.is_lost() {
+                // It has names, and which is not known: recovery looks for it, by any that is durable.
+                self.core.settle_names()?;
+                String::new()
+            } else {
+                if !self.is_unlinked() {
+                    self.core.settle_name(self.ino, &location)?;
+                }
+                location.backing_path()
+            };
             let operation = Operation::File { file: id, salt: state.journal.base_salt, seq: state.seq };
-            self.core.append_text(path.as_bytes(), operation)?;
+            self.core.append_text(&recovery::places::text(&path, self.ino), operation)?;
             state.journal.named_in = Some(current);
             state.journal.touched = true;
             self.core.remember_journaled(id, self);

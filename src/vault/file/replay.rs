@@ -23,6 +23,8 @@ use crate::vault::tree::TagTree;
 pub(crate) struct Plan {
     /// Headers that the home may hold: what the journal was begun on, or what it was to become.
     pub identities: Vec<(Salt, u64)>,
+    /// The inode of the home, when it was named last.
+    pub ino: Option<u64>,
     /// Blocks whose newest image is in the journal.
     pub overlay: HashMap<BlockIndex, journal::Location>,
     pub base: PlanBase,
