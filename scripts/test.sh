@@ -48,12 +48,12 @@ all=(format lint debug crash portable documentation suites)
 
 # --- what they need ---
 
-need_packages build-essential pkg-config git fuse3 acl attr libacl1-dev sqlite3 rsync python3 python3-cryptography xz-utils \
+need_packages build-essential pkg-config git fuse3 acl attr libacl1-dev sqlite3 rsync python3 python3-cryptography python3-argon2 xz-utils \
   util-linux procps psmisc
 need_cargo
 # The second reader of the format is a Python script; the python3 in front may not be Debian's.
-python3 -c 'import cryptography' 2>/dev/null || python3 -m pip install --quiet cryptography ||
-  die "python3 cannot import the module cryptography"
+python3 -c 'import cryptography, argon2' 2>/dev/null || python3 -m pip install --quiet cryptography argon2-cffi ||
+  die "python3 cannot import the modules cryptography and argon2"
 [[ -c /dev/fuse ]] || modprobe fuse || die "there is no /dev/fuse: the tests mount vaults"
 
 make_scratch

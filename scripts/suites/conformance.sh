@@ -12,15 +12,13 @@ pjdfstest=$(need_tool pjdfstest 0.2.2)
 fsx=$(need_tool fsx 0.3.2)
 make_place
 
-seeds=10
+seeds=${SEEDS:-10}
 [[ -z ${LONG:-} ]] || seeds=200
 operations=5000
 
-# Nothing is skipped that ext4 runs: all its features are on. The cases of a read-only filesystem remount it.
-posix() {
-  mkdir "$SCRATCH/second"
-  mount -t tmpfs second "$SCRATCH/second"
-  chmod 755 "$SCRATCH/second"
+# Nothing is skipped that ext4 runs: all its features are on. The cases of a read-only filesystem remount it; they run by themselves,
+# because other cases leave files open for writing, on ext4, too.
+posix() { # REMOUNT SUMMARY [PATTERN]
   cat >"$SCRATCH/pjdfstest.toml" <<END
 [features]
 posix_fallocate = {}
@@ -36,23 +34,26 @@ allow_remount = $1
 [dummy_auth]
 entries = [["${TESTERS[0]}", "${TESTERS[0]}"], ["${TESTERS[1]}", "${TESTERS[1]}"]]
 END
+  if ! PATH=$SCRATCH/bin:$PATH timeout 900 "$pjdfstest" -c "$SCRATCH/pjdfstest.toml" -p "$PLACE/posix" -s "$SCRATCH/second" "${@:3}" \
+    >"$SCRATCH/pjdfstest.out" 2>&1 || ! grep -aF "$2" "$SCRATCH/pjdfstest.out"; then
+    grep -a -A 3 FAILED "$SCRATCH/pjdfstest.out" || true
+    grep -a Summary "$SCRATCH/pjdfstest.out"
+    return 1
+  fi
+}
+
+prepare_posix() {
+  mkdir "$PLACE/posix" "$SCRATCH/second" "$SCRATCH/bin"
+  mount -t tmpfs second "$SCRATCH/second"
+  chmod 755 "$SCRATCH/second"
   # mount(8) would look for a helper of this type to remount it; the kernel does it alone. It says busy for the moment that an
   # unlinked file takes to be released: a FUSE file is released after close(2) has returned.
-  mkdir "$SCRATCH/bin"
   cat >"$SCRATCH/bin/mount" <<END
 #!/bin/sh
 for try in 1 2 3 4 5 6 7 8 9; do $(command -v mount) -i "\$@" 2>/dev/null && exit; sleep 0.1; done
 exec $(command -v mount) -i "\$@"
 END
   chmod +x "$SCRATCH/bin/mount"
-  mkdir -p "$PLACE/posix"
-  if ! PATH=$SCRATCH/bin:$PATH timeout 900 "$pjdfstest" -c "$SCRATCH/pjdfstest.toml" -p "$PLACE/posix" -s "$SCRATCH/second" "${@:2}" \
-    >"$SCRATCH/pjdfstest.out" 2>&1; then
-    grep -A 3 FAILED "$SCRATCH/pjdfstest.out"
-    tail -n 1 "$SCRATCH/pjdfstest.out"
-    return 1
-  fi
-  tail -n 1 "$SCRATCH/pjdfstest.out"
 }
 
 fsx_configuration() { # MAX ALIGNMENT
@@ -105,7 +106,14 @@ remembered() {
   diff <(printf '%s\n' "$before") <(printf '%s\n' "$after")
 }
 
-check "pjdfstest" posix "${REMOUNT:-true}"
+prepare_posix
+if [[ -n $VAULT ]]; then
+  # Beside the 13 of below, link::link_count_max: the C library knows LINK_MAX by the type of a filesystem, and of FUSE nothing.
+  check "pjdfstest" posix false '0 failed, 14 skipped, 384 passed'
+  check "pjdfstest, on a read-only mount" posix true '0 failed, 0 skipped, 13 passed' erofs
+else
+  check "pjdfstest" posix false '0 failed,'
+fi
 check "fsx, 256 KiB" random_operations small 262144 1
 check "fsx, 8 MiB" random_operations large 8388608 1
 check "fsx, 1 MiB in whole pages" random_operations pages 1048576 4096

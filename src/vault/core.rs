@@ -266,6 +266,13 @@ impl<S: Storage> VaultCore<S> {
         self.journal()?.sync_through(&self.storage, lsn).map_err(|error| self.journal_failed(error))
     }
 
+    /// The journal could not go on in its other segment.
+    pub fn switch_failed(&self, error: VaultError) -> VaultError {
+        let reason = io::Error::other(error.to_string());
+        self.fail_stop("go on in the journal's other segment", &reason);
+        error
+    }
+
     pub fn read_journal(&self, at: journal::Location, out: &mut [u8]) -> Result<()> {
         self.journal()?.read(&self.storage, at, out)
     }

@@ -161,7 +161,10 @@ fn read_segments<S: Storage>(core: &VaultCore<S>, report: &mut Recovery) -> Resu
     // One that is retired may be in use again already: nothing follows from what is left of it.
     drop_retired(&mut segments);
     if let [older, newer] = segments.as_slice()
-        && !switches::holds("journal.lsn-continues", older.next_lsn() == newer.header.first_lsn)
+        && !switches::holds(
+            "journal.lsn-continues",
+            older.next_lsn() == newer.header.first_lsn && older.chain == newer.header.previous,
+        )
     {
         // The older segment was not synced to its end, and so nothing in this one was.
         if newer.records.iter().any(|(_, record)| record.synced_through >= older.next_lsn()) {
@@ -478,11 +481,14 @@ fn follow_rename(files: &mut BTreeMap<FileId, Folded>, text: &[u8], exchange: bo
     let mut halves = text.splitn(2, |byte| *byte == 0);
     let (Some(from), Some(to)) = (halves.next(), halves.next()) else { return };
     for folded in files.values_mut() {
-        let Some(last) = folded.paths.last() else { continue };
-        if let Some(moved) = moved_path(last, from, to) {
-            folded.paths.push(moved);
-        } else if exchange && let Some(moved) = moved_path(last, to, from) {
-            folded.paths.push(moved);
+        // Every path so far: a rename may have been refused after its intent was recorded.
+        for at in 0..folded.paths.len() {
+            let Some(path) = folded.paths.get(at) else { break };
+            let moved = moved_path(path, from, to);
+            let moved = moved.or_else(|| if exchange { moved_path(path, to, from) } else { None });
+            if let Some(moved) = moved.filter(|moved| !folded.paths.contains(moved)) {
+                folded.paths.push(moved);
+            }
         }
     }
 }

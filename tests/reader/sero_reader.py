@@ -439,7 +439,12 @@ class Vault:
     def is_ignored(entry):
         if entry == b"=iv" or entry.startswith((b".nfs", b".fuse_hidden")):
             return True
-        return len(entry) == 46 and entry.startswith(b"=") and entry.endswith(b".n")
+        if len(entry) != 46 or not (entry.startswith(b"=") and entry.endswith(b".n")):
+            return False
+        try:
+            return bool(base64url(entry[1:-2], "name-unknown-special"))
+        except Refused:
+            return False
 
     def directory_iv(self, place, sealed):
         path = os.path.join(place, b"=iv")
