@@ -266,13 +266,8 @@ restore_fuse_mode() { chmod "$FUSE_MODE" /dev/fuse; }
 # Ordinary users may say allow_other, until the end.
 allow_other_for_all() {
   grep -qs '^user_allow_other' /etc/fuse.conf && return 0
-  FUSE_CONFIGURATION=$(mktemp)
+  FUSE_CONFIGURATION=$(cat /etc/fuse.conf 2>/dev/null || true)
   at_end restore_fuse_configuration
-  [[ ! -e /etc/fuse.conf ]] || cp /etc/fuse.conf "$FUSE_CONFIGURATION"
   printf 'user_allow_other\n' >>/etc/fuse.conf
 }
-
-restore_fuse_configuration() {
-  cat "$FUSE_CONFIGURATION" >/etc/fuse.conf
-  rm -f "$FUSE_CONFIGURATION"
-}
+restore_fuse_configuration() { printf '%s\n' "$FUSE_CONFIGURATION" >/etc/fuse.conf; }

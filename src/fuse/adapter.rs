@@ -23,7 +23,7 @@ use fuser::{
 use super::convert::{absent, caller, file_attr, file_type, set_time};
 use super::negotiate;
 use super::seeking::Seeking;
-use crate::fs::{self, Fs, FsError, SetAttr, Storage};
+use crate::fs::{self, Attr, FileKind, Fs, FsError, SetAttr, Storage};
 
 thread_local! {
     /// The plaintext of the read that this thread is answering.
@@ -99,6 +99,11 @@ impl<S: Storage> Adapter<S> {
         }
     }
 
+    /// How long the kernel may keep these attributes. Set-user-id bits go with a write, which the kernel is not told.
+    fn lifetime(&self, attr: &Attr) -> Duration {
+        if attr.kind == FileKind::Regular && attr.perm & 0o6000 != 0 { Duration::ZERO } else { self.lifetime }
+    }
+
     fn answer_entry(
         &self,
         operation: &'static str,
@@ -106,7 +111,9 @@ impl<S: Storage> Adapter<S> {
         work: impl FnOnce(&Fs<S>) -> Result<fs::Entry, FsError>,
     ) {
         match self.answer(operation, work) {
-            Ok(entry) => reply.entry(&self.lifetime, &file_attr(&entry.attr), Generation(entry.generation)),
+            Ok(entry) => {
+                reply.entry(&self.lifetime(&entry.attr), &file_attr(&entry.attr), Generation(entry.generation))
+            }
             Err(errno) => reply.error(errno),
         }
     }
@@ -118,7 +125,7 @@ impl<S: Storage> Adapter<S> {
         work: impl FnOnce(&Fs<S>) -> Result<fs::Attr, FsError>,
     ) {
         match self.answer(operation, work) {
-            Ok(attr) => reply.attr(&self.lifetime, &file_attr(&attr)),
+            Ok(attr) => reply.attr(&self.lifetime(&attr), &file_attr(&attr)),
             Err(errno) => reply.error(errno),
         }
     }
@@ -198,7 +205,9 @@ impl<S: Storage> Filesystem for Adapter<S> {
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.answer("lookup", |fs| fs.lookup(ino(parent), name.as_bytes())) {
-            Ok(entry) => reply.entry(&self.lifetime, &file_attr(&entry.attr), Generation(entry.generation)),
+            Ok(entry) => {
+                reply.entry(&self.lifetime(&entry.attr), &file_attr(&entry.attr), Generation(entry.generation))
+            }
             Err(Errno::ENOENT) => reply.entry(&self.lifetime, &self.absent, Generation(0)),
             Err(errno) => reply.error(errno),
         }
@@ -541,7 +550,7 @@ impl<S: Storage> Filesystem for Adapter<S> {
                     INodeNo(entry.entry.attr.ino.0),
                     entry.next_cookie,
                     OsStr::from_bytes(entry.name),
-                    &self.lifetime,
+                    &self.lifetime(&entry.entry.attr),
                     &file_attr(&entry.entry.attr),
                     Generation(entry.entry.generation),
                 );

@@ -207,6 +207,17 @@ impl<S: Storage> VaultFile<S> {
         }
     }
 
+    /// One of its names is another now. The journal may speak of it by the name under which it is known: that one is
+    /// followed, and no other takes its place.
+    pub(crate) fn name_moved(&self, from: (&Arc<Directory<S>>, &OsStr), to: (&Arc<Directory<S>>, &OsStr)) {
+        let location = Location { directory: to.0.clone(), entry: to.1.to_owned() };
+        if self.is_lost() || self.is_known_as(from.0, from.1) {
+            self.moved(location);
+        } else {
+            *self.other_name.lock() = Some(location);
+        }
+    }
+
     /// It got another name.
     pub(crate) fn got_name(&self, location: Location<S>) {
         if self.is_lost() {

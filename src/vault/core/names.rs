@@ -114,13 +114,14 @@ impl<S: Storage> VaultCore<S> {
         if let Some(replaced) = plan.replaced.filter(|_| exchange) {
             self.note_renamed(&replaced);
         }
+        let (from, to) = ((plan.from, plan.from_entry), (plan.to, plan.to_entry));
         if let Some(file) = self.file(plan.source.ino) {
-            file.moved(Location { directory: plan.to.clone(), entry: plan.to_entry.to_owned() });
+            file.name_moved(from, to);
         }
         let Some(replaced) = plan.replaced else { return };
         if exchange {
             if let Some(file) = self.file(replaced.ino) {
-                file.moved(Location { directory: plan.from.clone(), entry: plan.from_entry.to_owned() });
+                file.name_moved(to, from);
             }
         } else if replaced.ino != plan.source.ino {
             self.unlinked(plan.to, plan.to_entry, &replaced);

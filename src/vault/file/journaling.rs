@@ -200,7 +200,9 @@ impl<S: Storage> VaultFile<S> {
     /// Reserves space in the home for pages that are in the journal, so that a full disk is the writer's error and
     /// not the checkpoint's.
     pub(super) fn reserve_home(&self, state: &mut State<S>, end: u64) -> Result<()> {
-        let from = state.home_len.max(state.journal.reserved);
+        // No more than what one record adds: before it may lie a hole.
+        let added = 2 * super::write::CHUNK_PAGES * PAGE_LEN as u64;
+        let from = state.home_len.max(state.journal.reserved).max(end.saturating_sub(added));
         if end > from {
             // A little ahead, for those who append: one call for sixteen pages.
             let ahead = end.saturating_sub(from).next_multiple_of(16 * PAGE_LEN as u64);

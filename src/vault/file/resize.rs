@@ -223,7 +223,7 @@ impl<S: Storage> State<S> {
             core.reserve(
                 &self.home.file,
                 self.home_len,
-                home_len(size).saturating_sub(self.home_len).clamp(1, 1 << 20),
+                home_len(size).saturating_sub(self.home_len).clamp(1, BLOB_MAX),
             )?;
             self.put_home(core, &pages, &images, size, |_| true).1?;
             self.body = Body::Paged(tree);

@@ -259,7 +259,9 @@ impl<S: Storage> State<S> {
             let (pages, images) = self.seal_range(core, &mut tree, new_size, from, data, Some(&plain))?;
             let old_blob_pages = page_count(self.size + HEADER_LEN as u64);
             // Space for the whole first: the blob's own blocks are written over.
-            core.reserve(&self.home.file, self.home_len, home_len(new_size).saturating_sub(self.home_len).max(1))?;
+            // (Not the hole that a write far behind the end leaves.)
+            let growth = home_len(new_size).saturating_sub(self.home_len).clamp(1, BLOB_MAX);
+            core.reserve(&self.home.file, self.home_len, growth)?;
             self.put_home(core, &pages, &images, new_size, |page| page.0 < old_blob_pages).1?;
             self.body = Body::Paged(tree);
             return self.enter(core, &pages, new_size);
