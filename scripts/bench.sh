@@ -13,6 +13,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 ((EUID == 0)) || die "has to run as root: it mounts, and drops caches"
+export PYTHONDONTWRITEBYTECODE=1
 load=(python3 "$PROJECT/scripts/bench/load.py")
 all_filesystems='native passthrough sero gocryptfs securefs encfs cryfs'
 filesystems=${FS:-$all_filesystems}

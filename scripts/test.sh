@@ -29,7 +29,7 @@ step_crash() { limit 25 cargo test --release --features simulation --test crash 
 # The pure-Rust engine, where it makes a difference.
 step_portable() { limit 10 cargo test --no-default-features --lib -- crypto format; }
 
-step_documentation() { RUSTDOCFLAGS='-D warnings' limit 10 cargo doc --quiet --no-deps; }
+step_documentation() { RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' limit 10 cargo doc --quiet --no-deps; }
 
 step_suites() {
   local suite status=0

@@ -13,6 +13,8 @@
 //! | [`fuse`] | the adapter to the kernel, the only importer of fuser | fs |
 //! | [`cli`] | arguments, prompts, reports, exit codes | fuse, vault |
 //!
+//! [`format`]: mod@format
+//!
 //! `docs/architecture.md` follows a write and a read through them; `docs/format.md` is the format.
 
 #![forbid(unsafe_code)]

@@ -1,7 +1,7 @@
 //! Where the crash suite can take a barrier or an invariant away, to see that it notices.
 //!
 //! Without the feature `simulation` both functions are what they wrap. With it, a test names one switch for
-//! its thread ([`take_out`]); the list of all is [`ALL`].
+//! its thread (`take_out`); the list of all is `ALL`.
 
 use std::io;
 
