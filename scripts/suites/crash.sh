@@ -26,5 +26,4 @@ mount -o loop "$SCRATCH/reflinks" "$SCRATCH/cut"
 check "killed $rounds times" python3 "$here/kill.py" "$SERO" "$SCRATCH/kill" "$rounds" "$seed"
 check "power cut $cuts times on ext4" python3 "$here/powercut.py" "$SERO" "$SCRATCH/cut" ext4 "$cuts" "$seed"
 check "power cut $cuts times on xfs" python3 "$here/powercut.py" "$SERO" "$SCRATCH/cut" xfs "$cuts" "$seed"
-umount "$SCRATCH/cut"
 finish crash

@@ -38,12 +38,13 @@ def main():
         for number in range(cuts):
             # A new disk now and then: full ones and long lists only make it slow.
             if number % 10 == 0:
-                for folder in (mount, disk):
-                    quietly("umount", folder)
+                if number:
+                    run(sero, "seal", mount)
+                    run("umount", disk)
                 with open(image, "wb") as file:
                     file.truncate(3 << 30)
                 run(f"mkfs.{filesystem}", *(["-q", "-F"] if filesystem == "ext4" else ["-q", "-f"]), image)
-                run("mount", "-o", "loop", image, disk)
+                run("mount", "-t", filesystem, "-o", "loop", image, disk)
                 run(sero, "create", f"{disk}/vault", *CHEAP, *secret)
                 run(sero, "mount", f"{disk}/vault", mount, *secret)
                 load = Load(mount)
@@ -57,7 +58,7 @@ def main():
             for thread in threads:
                 thread.join(60)
             # The copy has the identity of the disk that is still mounted.
-            run("mount", "-o", "loop,nouuid" if filesystem == "xfs" else "loop", copy, disk_after)
+            run("mount", "-t", filesystem, "-o", "loop,nouuid" if filesystem == "xfs" else "loop", copy, disk_after)
             mounted = subprocess.run([sero, "mount", f"{disk_after}/vault", mount_after, *secret], capture_output=True, text=True)
             if mounted.returncode:
                 wrong = [f"does not mount: {mounted.stderr.strip()}"]
@@ -70,12 +71,17 @@ def main():
                 print(f"cut {number}: {line}")
             quietly("umount", disk_after)
     finally:
-        for folder in (mount_after, disk_after, mount):
+        # Sealed, not only detached: the daemon holds its disk until it is done.
+        for folder in (mount_after, mount):
+            quietly("timeout", "60", sero, "seal", folder)
             quietly("umount", "-l", folder)
-        for _ in range(100):
-            if subprocess.run(["umount", disk], stderr=subprocess.DEVNULL, check=False).returncode == 0:
-                break
-            time.sleep(0.1)
+        for folder in (disk_after, disk):
+            for _ in range(300):
+                if not os.path.ismount(folder) or subprocess.run(["umount", folder], stderr=subprocess.DEVNULL, check=False).returncode == 0:
+                    break
+                time.sleep(0.1)
+            else:
+                quietly("umount", "-l", folder)
     print(f"power cuts on {filesystem}: {cuts}, {violations} with a violation")
     sys.exit(violations > 0)
 
