@@ -4,12 +4,14 @@
 //! sentence on standard error, and an exit code that scripts can rely on ([`ExitCode`], docs/cli.md).
 
 mod background;
+mod completions;
 mod create;
 mod daemon;
 mod exit_code;
 mod failure;
 mod info;
 mod logging;
+mod man;
 mod mount;
 mod mountpoint;
 mod opening;
@@ -65,6 +67,10 @@ enum Command {
     Seal(seal::SealArguments),
     /// Show what a vault says about itself, without the passphrase
     Info(info::InfoArguments),
+    /// Print what a shell needs to complete sero's commands and options
+    Completions(completions::CompletionsArguments),
+    /// Write the manual pages
+    Man(man::ManArguments),
     /// The process behind a mount; started by `sero mount` alone
     #[command(name = background::SUBCOMMAND, hide = true)]
     Serve,
@@ -131,6 +137,8 @@ fn dispatch(command: &Command, context: &Context) -> Result<()> {
         Command::Mount(arguments) => mount::run(arguments, context),
         Command::Seal(arguments) => seal::run(arguments, context),
         Command::Info(arguments) => info::run(arguments, context),
+        Command::Completions(arguments) => completions::run(arguments, context),
+        Command::Man(arguments) => man::run(arguments, context),
         Command::Serve => background::run(),
     }
 }
