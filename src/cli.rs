@@ -9,6 +9,7 @@ mod create;
 mod daemon;
 mod exit_code;
 mod failure;
+mod import;
 mod info;
 mod logging;
 mod man;
@@ -67,6 +68,8 @@ enum Command {
     /// Write everything to the vault, unmount it, and forget the key
     #[command(visible_alias = "unmount")]
     Seal(seal::SealArguments),
+    /// Copy a tree into a vault, and compare every file afterwards
+    Import(import::ImportArguments),
     /// Show what a vault says about itself, without the passphrase
     Info(info::InfoArguments),
     /// Print what a shell needs to complete sero's commands and options
@@ -138,6 +141,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<()> {
         Command::Create(arguments) => create::run(arguments, context),
         Command::Mount(arguments) => mount::run(arguments, context),
         Command::Seal(arguments) => seal::run(arguments, context),
+        Command::Import(arguments) => import::run(arguments, context),
         Command::Info(arguments) => info::run(arguments, context),
         Command::Completions(arguments) => completions::run(arguments, context),
         Command::Man(arguments) => man::run(arguments, context),

@@ -104,24 +104,28 @@ pub fn shell_as(uid: u32, directory: &Path, script: &str) -> Outcome {
     run(Command::new("sh").arg("-c").arg(script).current_dir(directory).uid(uid).gid(uid))
 }
 
-/// Whether this test can mount; says so if not.
+/// This test mounts. Where that is not possible it fails: what is skipped shows nothing.
+#[track_caller]
 pub fn can_mount() -> bool {
     let is_root = rustix::process::geteuid().is_root();
     let has_device = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok();
-    if !(is_root && has_device) {
-        eprintln!("skipped: mounting needs root and /dev/fuse");
-    }
-    is_root && has_device
+    assert!(
+        is_root && has_device,
+        "this test mounts: run it as root, where there is a /dev/fuse (scripts/test.sh does)"
+    );
+    true
 }
 
-/// Whether an ordinary user can mount here; says so if not.
+/// This test mounts as an ordinary user.
+#[track_caller]
 pub fn users_can_mount() -> bool {
     let installed = ["/usr/bin/fusermount3", "/bin/fusermount3"].iter().any(|path| Path::new(path).exists());
     let opens = run(Command::new("sh").args(["-c", "exec 3<>/dev/fuse"]).uid(NOBODY).gid(NOBODY)).code == Some(0);
-    if !(installed && opens) {
-        eprintln!("skipped: ordinary users cannot open /dev/fuse here, or there is no fusermount3");
-    }
-    installed && opens
+    assert!(
+        installed && opens,
+        "this test mounts as an ordinary user: install fuse3, and `chmod 666 /dev/fuse` (scripts/test.sh does both)"
+    );
+    true
 }
 
 /// Bytes that differ from page to page.
