@@ -40,7 +40,7 @@ pub use crate::storage::{
 pub use attributes::*;
 pub use create::{CreateOptions, create};
 pub use directory::{Directory, ListEntry, Listing, NewInode, Pin};
-pub use error::{Holder, IntegrityError, Result, VaultError};
+pub use error::{Degraded, Holder, IntegrityError, Result, VaultError};
 pub use file::VaultFile;
 pub use lock::{holder, is_in_use};
 pub use recovery::Recovery;
@@ -113,9 +113,9 @@ impl<S: Storage> Vault<S> {
         self.core.is_read_only()
     }
 
-    /// Why the vault turned read-only, if it did.
-    pub fn failure(&self) -> Option<String> {
-        self.core.failure()
+    /// Why the vault turned read-only, if it did after it was mounted for writing: the first failure of the backing.
+    pub fn degraded(&self) -> Option<Degraded> {
+        self.core.degraded()
     }
 
     /// The backing.
@@ -165,7 +165,7 @@ impl<S: Storage> Vault<S> {
     /// takes no more changes.
     pub fn seal(&self) -> Result<()> {
         if self.core.is_read_only() {
-            return match self.core.failure() {
+            return match self.core.degraded() {
                 Some(_) => Err(VaultError::ReadOnly),
                 None => Ok(()),
             };

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::checkpoint::Unfinished;
 use super::directory::Tree;
-use super::error::{Result, VaultError};
+use super::error::{Degraded, Result, VaultError};
 use super::file::VaultFile;
 use super::journal::{self, Appended, Journal, SessionMark};
 use super::windows::Windows;
@@ -46,7 +46,7 @@ pub(crate) struct VaultCore<S: Storage> {
     pub naming: RwLock<()>,
     read_only: AtomicBool,
     /// Why the vault turned read-only.
-    failure: Mutex<Option<String>>,
+    degraded: Mutex<Option<Degraded>>,
     journal: RwLock<Option<Arc<Journal<S>>>>,
     session: AtomicU32,
     seals: AtomicU64,
@@ -76,11 +76,12 @@ pub(crate) struct Epoch {
     pub began: Timestamp,
 }
 
-/// Inodes whose last change of name may not be durable: a crash may bring the old name back.
+/// Inodes whose last change of name may not be durable, with that change's number: a crash may bring the old name back.
 #[derive(Default)]
 struct Renamed {
-    files: HashSet<u64>,
-    directories: HashSet<u64>,
+    files: HashMap<u64, u64>,
+    directories: HashMap<u64, u64>,
+    changes: u64,
 }
 
 /// A file that is not durable yet: the epochs in which it was made and last changed.
@@ -113,7 +114,7 @@ impl<S: Storage> VaultCore<S> {
             gate: RwLock::new(()),
             naming: RwLock::new(()),
             read_only: AtomicBool::new(read_only),
-            failure: Mutex::new(None),
+            degraded: Mutex::new(None),
             journal: RwLock::new(None),
             session: AtomicU32::new(u32::from_le_bytes(entropy::array()) | 1),
             seals: AtomicU64::new(0),
@@ -141,8 +142,8 @@ impl<S: Storage> VaultCore<S> {
     }
 
     /// Why the vault turned read-only after it was mounted read-write.
-    pub fn failure(&self) -> Option<String> {
-        self.failure.lock().clone()
+    pub fn degraded(&self) -> Option<Degraded> {
+        self.degraded.lock().clone()
     }
 
     pub fn ensure_writable(&self) -> Result<()> {
@@ -155,9 +156,14 @@ impl<S: Storage> VaultCore<S> {
 
     fn fail_stop(&self, context: &'static str, source: &io::Error) {
         let first = {
-            let mut failure = self.failure.lock();
-            let first = failure.is_none();
-            failure.get_or_insert_with(|| format!("could not {context}: {source}"));
+            let mut degraded = self.degraded.lock();
+            let first = degraded.is_none();
+            degraded.get_or_insert_with(|| Degraded {
+                operation: context,
+                reason: source.to_string(),
+                errno: source.raw_os_error(),
+                since: self.storage.now().seconds,
+            });
             first
         };
         self.set_read_only();
@@ -268,8 +274,11 @@ impl<S: Storage> VaultCore<S> {
 
     /// The journal could not go on in its other segment.
     pub fn switch_failed(&self, error: VaultError) -> VaultError {
-        let reason = io::Error::other(error.to_string());
-        self.fail_stop("go on in the journal's other segment", &reason);
+        const CONTEXT: &str = "go on in the journal's other segment";
+        match &error {
+            VaultError::Io { source, .. } => self.fail_stop(CONTEXT, source),
+            other => self.fail_stop(CONTEXT, &io::Error::other(other.to_string())),
+        }
         error
     }
 

@@ -162,6 +162,26 @@ impl fmt::Display for IntegrityError {
     }
 }
 
+/// Why a vault that was mounted for writing takes no more changes: the backing failed, and what it should have stored
+/// may not be there. Nothing is tried again until the vault is mounted anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Degraded {
+    /// What could not be done, to complete "could not ...".
+    pub operation: &'static str,
+    /// The backing's error.
+    pub reason: String,
+    /// Its number, if it has one.
+    pub errno: Option<i32>,
+    /// Unix time, seconds, on the clock of the backing.
+    pub since: i64,
+}
+
+impl fmt::Display for Degraded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "could not {}: {}", self.operation, self.reason)
+    }
+}
+
 /// Who holds a vault, as far as it said so.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holder {

@@ -29,6 +29,7 @@ pub const ALL: &[&str] = &[
     "rename.source-is-durable",
     "rename.intent-is-recorded",
     "rename.name-is-durable",
+    "rename.all-names-are-durable",
     "tick.epoch-synced",
     "seal.everything-synced",
 ];

@@ -69,7 +69,14 @@ fn fail_once(prepared: &Prepared, ops: &[Op], fault: Fault, is_sync: bool, seed:
     if matches!(&error, VaultError::Integrity(_) | VaultError::Internal(_)) {
         return Err(said("not the backing's error".into()));
     }
-    if world.vault().is_read_only() {
+    let degraded = world.vault().degraded();
+    if degraded.is_some() != world.vault().is_read_only() {
+        return Err(said(format!("read-only: {}, and the reason: {degraded:?}", world.vault().is_read_only())));
+    }
+    if let Some(degraded) = degraded {
+        if degraded.errno != Some(libc::EIO) {
+            return Err(said(format!("not the backing's error: {degraded:?}")));
+        }
         match world.apply(&Op::Write { path: PAGED, at: 0, len: 10 }) {
             Err(Stop::Error(VaultError::ReadOnly)) => {}
             other => return Err(said(format!("a read-only vault answers a write with {other:?}"))),

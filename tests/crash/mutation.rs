@@ -76,6 +76,17 @@ fn targeted(switch: &str) -> Vec<Vec<Op>> {
                 Op::Fsync("moved/inner"),
             ],
         ],
+        "rename.all-names-are-durable" => vec![vec![
+            Op::Create("new"),
+            Op::Tick,
+            Op::Link("new", "dir/link"),
+            Op::SetTimes("dir/link"),
+            Op::Truncate { path: "dir/link", size: 0 },
+            Op::Close("dir/link"),
+            Op::Checkpoint,
+            Op::Write { path: "dir/link", at: 100, len: 20 },
+            Op::Tick,
+        ]],
         "recovery.cache-is-synced" => vec![
             vec![Op::Create(LONG), Op::Close(LONG), Op::Kill, Op::Fsync(LONG)],
             vec![Op::Rename(INNER, "other"), Op::Kill, Op::Append { path: "other", len: 100_000 }, Op::Fsync("other")],

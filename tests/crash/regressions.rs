@@ -155,3 +155,19 @@ fn a_file_known_by_a_name_that_went_is_found_by_another() {
         Op::Checkpoint,
     ]);
 }
+
+/// A file got a second name, the directory of the first was synced, and then the journal spoke of it by the second.
+#[test]
+fn every_name_of_a_file_is_durable_before_the_journal_has_one() {
+    must_survive(&[
+        Op::Rename(INNER, "dir/new"),
+        Op::Create("new"),
+        Op::Tick,
+        Op::Link("new", INNER),
+        Op::Truncate { path: INNER, size: 0 },
+        Op::Close(INNER),
+        Op::Checkpoint,
+        Op::Write { path: INNER, at: 100, len: 20 },
+        Op::Tick,
+    ]);
+}

@@ -60,8 +60,8 @@ impl<S: Storage> VaultCore<S> {
         let (itself, above) = {
             let renamed = self.renamed.lock();
             let above = !renamed.directories.is_empty()
-                && renamed.directories.iter().any(|directory| location.directory.is_within(*directory));
-            (renamed.files.contains(&ino), above)
+                && renamed.directories.keys().any(|directory| location.directory.is_within(*directory));
+            (renamed.files.contains_key(&ino), above)
         };
         if switches::holds("rename.name-is-durable", !itself && !above) {
             return Ok(());
@@ -69,25 +69,42 @@ impl<S: Storage> VaultCore<S> {
         if above {
             return self.settle_names();
         }
+        let before = self.renamed.lock().files.get(&ino).copied();
+        // Another of its names may be the one that is not durable, and the one that it is opened by next.
+        let is_only_name = location.stat().is_ok_and(|stat| stat.ino == ino && stat.nlink < 2);
+        if !switches::holds("rename.all-names-are-durable", is_only_name) {
+            return self.settle_names();
+        }
         location.directory.sync()?;
-        self.renamed.lock().files.remove(&ino);
+        let mut renamed = self.renamed.lock();
+        // A change of name during the sync is not covered by it.
+        if renamed.files.get(&ino).copied() == before {
+            renamed.files.remove(&ino);
+        }
         Ok(())
     }
 
-    /// Makes every name durable.
+    /// Makes every name durable. What is renamed meanwhile stays listed, and so does everything until it is done.
     pub fn settle_names(&self) -> Result<()> {
-        let settled = std::mem::take(&mut *self.renamed.lock());
-        let synced = self.storage.sync_all().map_err(|e| self.sync_failed("sync the backing", e));
-        drop(settled);
-        synced
+        let (files, directories) = {
+            let renamed = self.renamed.lock();
+            (renamed.files.clone(), renamed.directories.clone())
+        };
+        self.storage.sync_all().map_err(|e| self.sync_failed("sync the backing", e))?;
+        let mut renamed = self.renamed.lock();
+        renamed.files.retain(|ino, change| files.get(ino) != Some(change));
+        renamed.directories.retain(|ino, change| directories.get(ino) != Some(change));
+        Ok(())
     }
 
     fn note_renamed(&self, stat: &Stat) {
         let mut renamed = self.renamed.lock();
+        renamed.changes = renamed.changes.saturating_add(1);
+        let change = renamed.changes;
         match stat.kind() {
-            FileKind::Regular => renamed.files.insert(stat.ino),
-            FileKind::Directory => renamed.directories.insert(stat.ino),
-            _ => false,
+            FileKind::Regular => renamed.files.insert(stat.ino, change),
+            FileKind::Directory => renamed.directories.insert(stat.ino, change),
+            _ => None,
         };
     }
 
