@@ -4,6 +4,7 @@
 //! sentence on standard error, and an exit code that scripts can rely on ([`ExitCode`], docs/cli.md).
 
 mod background;
+mod bench;
 mod completions;
 mod create;
 mod daemon;
@@ -72,6 +73,8 @@ enum Command {
     Import(import::ImportArguments),
     /// Show what a vault says about itself, without the passphrase
     Info(info::InfoArguments),
+    /// Measure what this machine does: cryptography, key derivation, a short session on a mount
+    Bench(bench::BenchArguments),
     /// Print what a shell needs to complete sero's commands and options
     Completions(completions::CompletionsArguments),
     /// Write the manual pages
@@ -143,6 +146,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<()> {
         Command::Seal(arguments) => seal::run(arguments, context),
         Command::Import(arguments) => import::run(arguments, context),
         Command::Info(arguments) => info::run(arguments, context),
+        Command::Bench(arguments) => bench::run(arguments, context),
         Command::Completions(arguments) => completions::run(arguments, context),
         Command::Man(arguments) => man::run(arguments, context),
         Command::Serve => background::run(),

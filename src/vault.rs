@@ -26,6 +26,7 @@ pub mod error;
 mod file;
 mod journal;
 pub mod lock;
+pub mod measure;
 mod recovery;
 pub mod switches;
 mod tree;

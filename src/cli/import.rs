@@ -19,6 +19,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::failure::{Failure, Result};
 use super::opening::Opening;
 use super::passphrase::PassphraseArguments;
+use super::progress::{Progress, Unit};
 use super::{Context, ExitCode, daemon};
 use crate::vault::{Directory, FileKind, Mode, NewInode, PosixStorage, Vault, VaultError};
 
@@ -75,9 +76,9 @@ pub(super) fn run(arguments: &ImportArguments, context: &Context) -> Result<()> 
 
     let keys = opening.unlock(&arguments.passphrase.obtain(&arguments.vault)?)?;
     daemon::harden();
-    let work = Work::new()?;
+    let mut work = Work::new(context)?;
     let vault = opening.open(keys, Mode::ReadWrite)?;
-    let outcome = import(arguments, &source, &into, &vault, &work);
+    let outcome = import(arguments, &source, &into, &vault, &mut work);
     // In any case: what is in it is whole.
     vault.seal().map_err(about)?;
     let tally = outcome.map_err(about)?;
@@ -89,16 +90,19 @@ fn import(
     source: &std::path::Path,
     into: &[Vec<u8>],
     vault: &Arc<Vault<PosixStorage>>,
-    work: &Work,
+    work: &mut Work,
 ) -> Result<Tally, VaultError> {
     let mut tally = Tally::default();
     let top = descend(vault, into)?;
+    work.progress.set_total(source::len_bytes(source));
     copy::Copier::new(vault, work, arguments.replace, &mut tally).directory(source, &top)?;
     if tally.stopped || arguments.no_compare {
         return Ok(tally);
     }
     // From the disk's state on, not from what this process remembers.
     vault.sync()?;
+    work.progress = Progress::start(&work.context, "comparing", Unit::Bytes);
+    work.progress.set_total(tally.len);
     compare::Comparison::new(work, &mut tally).directory(source, &top)?;
     Ok(tally)
 }
@@ -133,6 +137,8 @@ fn is_missing(error: &VaultError) -> bool {
 struct Tally {
     files: u64,
     bytes: u64,
+    /// Of all files, whether they were copied now or before.
+    len: u64,
     /// Files that were there already.
     there: u64,
     compared: u64,
@@ -166,17 +172,19 @@ impl Tally {
 
 /// What goes beside the work: problems are said, signals are heard, the vault does what is due.
 struct Work {
+    context: Context,
+    progress: Progress,
     stop: Arc<AtomicBool>,
 }
 
 impl Work {
-    fn new() -> Result<Self> {
+    fn new(context: &Context) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             signal_hook::flag::register(signal, Arc::clone(&stop))
                 .map_err(|error| Failure::other(format!("signals cannot be handled: {error}")))?;
         }
-        Ok(Self { stop })
+        Ok(Self { context: *context, progress: Progress::start(context, "copying", Unit::Bytes), stop })
     }
 
     fn is_to_stop(&self) -> bool {
@@ -186,7 +194,9 @@ impl Work {
     /// One file that is left out; the others go on.
     fn problem(&self, tally: &mut Tally, path: &std::path::Path, what: &dyn std::fmt::Display) {
         tally.problems += 1;
-        let _ = writeln!(std::io::stderr().lock(), "sero: {}: {what}", path.display());
+        self.progress.suspend(|| {
+            let _ = writeln!(std::io::stderr().lock(), "sero: {}: {what}", path.display());
+        });
     }
 }
 

@@ -87,6 +87,7 @@ impl<'a> Comparison<'a> {
                 return Ok(true);
             }
             at += read as u64;
+            self.work.progress.advance(read as u64);
         }
     }
 }

@@ -111,7 +111,11 @@ impl<'a> Copier<'a> {
         if let Some(stat) = &there {
             if self.is_copied(path, name, metadata, place, stat)? {
                 self.remember(metadata, place, name);
-                self.tally.there += u64::from(kind == FileKind::Regular);
+                if kind == FileKind::Regular {
+                    self.tally.there += 1;
+                    self.tally.len += metadata.len();
+                    self.work.progress.advance(metadata.len());
+                }
                 return Ok(());
             }
             if stat.kind() == FileKind::Directory {
@@ -192,6 +196,7 @@ impl<'a> Copier<'a> {
                 }
                 copied?;
                 self.tally.files += 1;
+                self.tally.len += metadata.len();
             }
             FileKind::Symlink => {
                 let target = fs::read_link(path)?;
@@ -226,6 +231,7 @@ impl<'a> Copier<'a> {
                 to.write(at, chunk)?;
                 at += wanted as u64;
                 self.tally.bytes += wanted as u64;
+                self.work.progress.advance(wanted as u64);
                 self.ticker.tick(self.vault)?;
             }
         }

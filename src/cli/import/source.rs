@@ -29,6 +29,22 @@ pub(super) fn entries(directory: &Path) -> io::Result<Vec<Entry>> {
     Ok(entries)
 }
 
+/// The length of all regular files below, for the progress: what cannot be read counts nothing.
+pub(super) fn len_bytes(directory: &Path) -> u64 {
+    let mut len: u64 = 0;
+    let mut pending = vec![directory.to_owned()];
+    while let Some(directory) = pending.pop() {
+        for entry in entries(&directory).unwrap_or_default() {
+            match kind(&entry.metadata) {
+                FileKind::Directory => pending.push(directory.join(&entry.name)),
+                FileKind::Regular => len = len.saturating_add(entry.metadata.len()),
+                _ => {}
+            }
+        }
+    }
+    len
+}
+
 pub(super) fn kind(metadata: &Metadata) -> FileKind {
     let kind = metadata.file_type();
     match () {
