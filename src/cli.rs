@@ -6,6 +6,7 @@
 mod background;
 mod bench;
 mod completions;
+mod control;
 mod create;
 mod daemon;
 mod exit_code;
@@ -22,11 +23,13 @@ mod paths;
 #[allow(dead_code, reason = "each long command uses a part of it")]
 mod progress;
 mod seal;
+mod status;
+mod terminal;
 mod time;
 
 pub use exit_code::ExitCode;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use clap::{ArgAction, Parser, Subcommand};
 use failure::Result;
@@ -71,6 +74,8 @@ enum Command {
     Seal(seal::SealArguments),
     /// Copy a tree into a vault, and compare every file afterwards
     Import(import::ImportArguments),
+    /// Show what is mounted, and how it is: use, limits, errors
+    Status(status::StatusArguments),
     /// Show what a vault says about itself, without the passphrase
     Info(info::InfoArguments),
     /// Measure what this machine does: cryptography, key derivation, a short session on a mount
@@ -96,6 +101,11 @@ impl Context {
     fn print(&self, text: &str) {
         // A reader that has gone is no failure of the command.
         let _ = writeln!(std::io::stdout().lock(), "{text}");
+    }
+
+    /// Whether results go to a terminal.
+    fn is_on_terminal(&self) -> bool {
+        std::io::stdout().is_terminal()
     }
 
     /// A result that nobody asked for: what was done.
@@ -145,6 +155,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<()> {
         Command::Mount(arguments) => mount::run(arguments, context),
         Command::Seal(arguments) => seal::run(arguments, context),
         Command::Import(arguments) => import::run(arguments, context),
+        Command::Status(arguments) => status::run(arguments, context),
         Command::Info(arguments) => info::run(arguments, context),
         Command::Bench(arguments) => bench::run(arguments, context),
         Command::Completions(arguments) => completions::run(arguments, context),

@@ -103,7 +103,7 @@ impl<S: Storage> Fs<S> {
 
     /// What is held in memory, to be looked at for leaks.
     pub fn usage(&self) -> Usage {
-        Usage { nodes: self.table.len(), handles: self.files.len().saturating_add(self.directories.len()) }
+        Usage { nodes: self.table.len(), files: self.files.len(), directories: self.directories.len() }
     }
 
     /// Commits every open file and seals the vault: nothing may change after that. Everything is tried; the

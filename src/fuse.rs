@@ -3,6 +3,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `activity` | counts what is asked |
 //! | `adapter` | one request, one call of [`crate::fs::Fs`], one reply; panics and errors end here |
 //! | `negotiate` | the capabilities taken of the kernel |
 //! | `seeking` | SEEK_DATA and SEEK_HOLE beside the kernel's dirty pages |
@@ -11,6 +12,7 @@
 //! | `options` | what `-o` accepts |
 //! | `mountinfo`, `users` | which mounts there are, and who keeps one busy |
 
+mod activity;
 mod adapter;
 mod convert;
 mod error;
@@ -23,7 +25,8 @@ mod seeking;
 mod session;
 mod users;
 
-pub use crate::fs::{Fs, FsOptions};
+pub use crate::fs::{Fs, FsOptions, Usage};
+pub use activity::{Activity, ActivityCount, ErrorCount};
 pub use error::FuseError;
 pub use mount::{MountRequest, Unmount, check_available, unmount};
 pub use mountinfo::DeviceNumber;

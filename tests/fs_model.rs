@@ -413,7 +413,7 @@ fn check(ops: Vec<Op>) -> Result<(), TestCaseError> {
         prop_assert_eq!(errno(kernel.fs.release(handle)), Ok(()));
     }
     kernel.forget_all();
-    prop_assert_eq!(kernel.fs.usage(), Usage { nodes: 1, handles: 0 });
+    prop_assert_eq!(kernel.fs.usage(), Usage { nodes: 1, files: 0, directories: 0 });
     // Everything is there after the next mount.
     prop_assert_eq!(errno(kernel.fs.shutdown()), Ok(()));
     let Kernel { fs, model, .. } = kernel;
@@ -516,5 +516,5 @@ fn concurrent_requests_neither_deadlock_nor_leak() {
     });
     references.into_inner().into_iter().for_each(|(ino, count)| fs.forget(ino, count));
     directories.into_iter().for_each(|ino| fs.forget(ino, 1));
-    assert_eq!(fs.usage(), Usage { nodes: 1, handles: 0 });
+    assert_eq!(fs.usage(), Usage { nodes: 1, files: 0, directories: 0 });
 }

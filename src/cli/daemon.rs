@@ -11,35 +11,35 @@
 //!
 //! In every case everything written is committed and the vault sealed before the process ends.
 
+mod leaving;
+mod service;
+mod ticker;
+mod watch;
+
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::control::Server;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
-use crate::fuse::{self, Fs, FsOptions, FuseError, Held, MountRequest, MountedSession, Process, Unmount};
+use super::time;
+use crate::fuse::{self, Fs, FsOptions, FuseError, MountRequest, MountedSession, Unmount};
 use crate::vault::{PosixStorage, Vault};
+use leaving::{leave, users};
+use service::Service;
+use ticker::Ticker;
+pub(super) use watch::Limits;
+use watch::{Due, Reason, Watch};
 
-/// How long a signal waits for the mount to fall idle.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long files that are open go on working after the mount was detached.
-const LAST_ORDERS: Duration = Duration::from_secs(5);
-/// How long the kernel may take to write its dirty pages at such an end.
-const WRITE_BACK_LIMIT: Duration = Duration::from_secs(30);
-/// How often a busy mount is tried again.
-const RETRY: Duration = Duration::from_millis(250);
-/// How long the session may take to notice that its connection was cut.
-const CUT_LIMIT: Duration = Duration::from_secs(2);
-/// How often the vault does what is due.
-const TICK: Duration = Duration::from_secs(1);
+/// How often is looked whether something is due.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What the main thread waits for.
 enum Event {
@@ -61,13 +61,17 @@ pub(super) fn harden() {
     let _ = std::env::set_current_dir("/");
 }
 
+/// What is served, and how long.
+pub(super) struct Serving {
+    pub(super) request: MountRequest,
+    pub(super) vault_id: String,
+    pub(super) limits: Limits,
+}
+
 /// Mounts an open vault and serves it until the end. `ready` is called when the mount answers; if it
 /// returns false, nobody is there any more who wanted the mount, and it is taken down.
-pub(super) fn serve(
-    vault: Arc<Vault<PosixStorage>>,
-    request: &MountRequest,
-    ready: impl FnOnce() -> bool,
-) -> Result<()> {
+pub(super) fn serve(vault: Arc<Vault<PosixStorage>>, serving: &Serving, ready: impl FnOnce() -> bool) -> Result<()> {
+    let request = &serving.request;
     let (sender, events) = mpsc::channel();
     watch_signals(sender.clone())?;
     let options = FsOptions { changes_elsewhere: request.changes_elsewhere, ..FsOptions::for_this_process() };
@@ -97,10 +101,14 @@ pub(super) fn serve(
         }
     };
     log::info!("mounted");
+    let mount = Mounted { filesystem, session, events, watch: Arc::new(Watch::start(serving.limits)) };
     let ticker = Ticker::start(&vault);
-    let end = if ready() { wait(&session, &events) } else { leave(&session, &events) };
+    // Until the process ends, so that it can be asked while it seals.
+    let _control = mount.answer_questions(&serving.vault_id);
+    let end = if ready() { mount.wait() } else { leave(&mount, Reason::Signal) };
+    mount.watch.is_sealing();
     ticker.stop();
-    let sealed = filesystem.shutdown();
+    let sealed = mount.filesystem.shutdown();
     match (end, sealed) {
         (Ok(()), Ok(())) => {
             log::info!("sealed");
@@ -127,15 +135,87 @@ fn seal_failure(error: &impl std::fmt::Display) -> Failure {
     )
 }
 
-/// Until the mount ends, or a signal asks for the end.
-fn wait(session: &MountedSession, events: &Receiver<Event>) -> Result<()> {
-    match events.recv() {
-        Ok(Event::Ended(result)) => session_end(session, result),
-        Ok(Event::Signal(signal)) => {
-            log::info!("signal {signal}: sealing");
-            leave(session, events)
+/// A mount that answers.
+struct Mounted {
+    filesystem: Arc<Fs<PosixStorage>>,
+    session: MountedSession,
+    events: Receiver<Event>,
+    watch: Arc<Watch>,
+}
+
+impl Mounted {
+    /// Listens on the control socket. A mount without one works, too.
+    fn answer_questions(&self, vault_id: &str) -> Option<Server> {
+        let service = Service {
+            filesystem: Arc::clone(&self.filesystem),
+            session: self.session.clone(),
+            watch: Arc::clone(&self.watch),
+            vault_id: vault_id.to_owned(),
+        };
+        let device = self.session.device().ok_or_else(|| io::Error::other("the mount's device is not known"));
+        match device.and_then(|device| Server::start(device, Arc::new(service))) {
+            Ok(server) => {
+                log::debug!("control socket: {}", server.path().display());
+                Some(server)
+            }
+            Err(error) => {
+                log::warn!("there is no control socket ({error}): `sero status` cannot ask this mount");
+                None
+            }
         }
-        Err(_) => Ok(()),
+    }
+
+    /// Until the mount ends, or something asks for its end.
+    fn wait(&self) -> Result<()> {
+        loop {
+            match self.events.recv_timeout(LOOK) {
+                Ok(Event::Ended(result)) => return session_end(&self.session, result),
+                Ok(Event::Signal(signal)) => {
+                    log::info!("signal {signal}: sealing");
+                    return leave(self, Reason::Signal);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+            match self.due() {
+                Some(Due::SealIfUnused(reason)) => self.seal_if_unused(reason),
+                Some(Due::Announce) => self.announce(),
+                Some(Due::End(reason)) => {
+                    log::info!("the session is over ({}): sealing", reason.name());
+                    return leave(self, reason);
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn due(&self) -> Option<Due> {
+        let requests = self.session.activity().count().requests;
+        self.watch.look(requests, self.filesystem.usage().handles() > 0)
+    }
+
+    /// Unmounts, if nobody uses it; the end then comes as an event.
+    fn seal_if_unused(&self, reason: Reason) {
+        match self.session.unmount(Unmount::IfIdle) {
+            Ok(()) => log::info!("{}: sealing", reason.name()),
+            Err(FuseError::Busy { .. }) => {
+                let users = users(&self.session);
+                if self.watch.is_busy(reason, users.clone()) {
+                    log::warn!(
+                        "{}: to be sealed, and in use by {}; trying again",
+                        reason.name(),
+                        leaving::listed(&users)
+                    );
+                }
+            }
+            // Unmounted by someone else meanwhile, or covered by another mount.
+            Err(error) => log::debug!("{error}"),
+        }
+    }
+
+    fn announce(&self) {
+        let remaining = self.watch.remaining().unwrap_or_default();
+        log::warn!("the session ends in {}: save what is open", time::span(remaining.as_secs()));
     }
 }
 
@@ -145,128 +225,6 @@ fn session_end(session: &MountedSession, result: io::Result<()>) -> Result<()> {
         let _ = session.unmount(Unmount::Lazily);
         Failure::other(format!("the connection to the kernel broke: {error}; the mount was taken down"))
     })
-}
-
-/// Takes the mount down, as gently as its users let us.
-fn leave(session: &MountedSession, events: &Receiver<Event>) -> Result<()> {
-    if let Some(end) = leave_when_idle(session, events) {
-        return end;
-    }
-    log::warn!("the mount is still in use: detaching it; open files work for {} more seconds", LAST_ORDERS.as_secs());
-    let held = hold_and_write_back(session);
-    if let Err(error) = session.unmount(Unmount::Lazily) {
-        log::error!("{error}");
-    }
-    let deadline = Instant::now() + LAST_ORDERS;
-    if let Some(result) = last_orders(session, events, deadline) {
-        return session_end(session, result);
-    }
-    if let Some(held) = held {
-        within(WRITE_BACK_LIMIT, move || held.write_back());
-    }
-    // Not every user can be seen; and now nothing of ours keeps the session from ending by itself.
-    let remaining = deadline.saturating_duration_since(Instant::now());
-    if let Some(result) = ended_within(events, remaining.max(CUT_LIMIT)) {
-        return session_end(session, result);
-    }
-    log::warn!("files are still open: cutting the connection");
-    if session.abort()
-        && let Some(result) = ended_within(events, CUT_LIMIT)
-    {
-        return session_end(session, result);
-    }
-    // The end of this process cuts it as well; what comes until then finds the vault sealed.
-    Ok(())
-}
-
-/// Waits for the users to go, until the deadline or another signal.
-fn last_orders(session: &MountedSession, events: &Receiver<Event>, deadline: Instant) -> Option<io::Result<()>> {
-    while Instant::now() < deadline && !other_users(session).is_empty() {
-        match events.recv_timeout(RETRY) {
-            Ok(Event::Ended(result)) => return Some(result),
-            Ok(Event::Signal(_)) => return None,
-            Err(_) => {}
-        }
-    }
-    None
-}
-
-/// Tries plain unmounting until it works or the patience is used up.
-fn leave_when_idle(session: &MountedSession, events: &Receiver<Event>) -> Option<Result<()>> {
-    let deadline = Instant::now() + PATIENCE;
-    let mut named = false;
-    loop {
-        match session.unmount(Unmount::IfIdle) {
-            // The end is reported when the last other place where it is mounted is gone, too.
-            Ok(()) => return ended_within(events, PATIENCE).map(|result| session_end(session, result)),
-            Err(FuseError::Busy { .. }) => {
-                if !named {
-                    name_users(session);
-                    named = true;
-                }
-            }
-            // Unmounted by someone else meanwhile, or covered by another mount.
-            Err(FuseError::NotMounted { .. }) => {
-                return ended_within(events, Duration::ZERO).map(|result| session_end(session, result));
-            }
-            Err(error) => {
-                log::error!("{error}");
-                return None;
-            }
-        }
-        match events.recv_timeout(RETRY) {
-            Ok(Event::Ended(result)) => return Some(session_end(session, result)),
-            Ok(Event::Signal(_)) => return None,
-            Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
-            Err(_) => return None,
-        }
-    }
-}
-
-fn ended_within(events: &Receiver<Event>, limit: Duration) -> Option<io::Result<()>> {
-    let deadline = Instant::now() + limit;
-    loop {
-        match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(Event::Ended(result)) => return Some(result),
-            Ok(Event::Signal(_)) => {}
-            Err(_) => return None,
-        }
-    }
-}
-
-fn name_users(session: &MountedSession) {
-    let users: Vec<String> = other_users(session).iter().map(ToString::to_string).collect();
-    log::warn!("the mount is in use by {}; trying again", users.join(", "));
-}
-
-fn other_users(session: &MountedSession) -> Vec<Process> {
-    let mut users = session.device().map(fuse::processes_using).unwrap_or_default();
-    users.retain(|process| process.pid != std::process::id());
-    users
-}
-
-fn hold_and_write_back(session: &MountedSession) -> Option<Held> {
-    let session = session.clone();
-    within(WRITE_BACK_LIMIT, move || {
-        let held = session.hold()?;
-        held.write_back()?;
-        Ok(held)
-    })
-}
-
-/// In a thread of its own: such work waits for requests that the session's threads answer, and must not
-/// keep the end from coming if one of them is stuck.
-fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Option<T> {
-    let (sender, done) = mpsc::channel();
-    thread::spawn(move || {
-        let _ = sender.send(work());
-    });
-    match done.recv_timeout(limit) {
-        Ok(Ok(value)) => return Some(value),
-        Ok(Err(error)) => log::error!("what the kernel holds could not be written back: {error}"),
-        Err(_) => log::error!("what the kernel holds was not written back within {} seconds", limit.as_secs()),
-    }
-    None
 }
 
 /// SIGINT, SIGTERM and SIGHUP become events. Registered before anything is mounted, so that none of them
@@ -285,70 +243,4 @@ fn watch_signals(events: Sender<Event>) -> Result<()> {
         })
         .map(drop)
         .map_err(|error| Failure::other(format!("a thread could not be started: {error}")))
-}
-
-/// Work beside the requests: calls `tick` of the vault every second, and looks after what a crash left.
-struct Ticker {
-    stopping: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Ticker {
-    fn start(vault: &Arc<Vault<PosixStorage>>) -> Self {
-        let stopping = Arc::new(AtomicBool::new(false));
-        let mut threads = Vec::new();
-        let (ticking, seen) = (Arc::clone(vault), Arc::clone(&stopping));
-        threads.extend(spawn("ticker", move || tick(&ticking, &seen)));
-        if vault.has_leftovers_to_settle() {
-            let settling = Arc::clone(vault);
-            threads.extend(spawn("leftovers", move || settle(&settling)));
-        }
-        Self { stopping, threads }
-    }
-
-    /// Returns when the work that is under way has ended.
-    fn stop(self) {
-        self.stopping.store(true, Ordering::Relaxed);
-        for thread in self.threads {
-            thread.thread().unpark();
-            // A panic in it was logged.
-            let _ = thread.join();
-        }
-    }
-}
-
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
-    thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(work)
-        .map_err(|error| log::error!("no background work: {error}"))
-        .ok()
-}
-
-fn settle(vault: &Vault<PosixStorage>) {
-    if let Err(error) = vault.settle_leftovers() {
-        log::error!("what a crash left half-made could not all be looked at: {error}");
-    }
-}
-
-fn tick(vault: &Vault<PosixStorage>, stopping: &AtomicBool) {
-    let mut last_error = None;
-    loop {
-        thread::park_timeout(TICK);
-        if stopping.load(Ordering::Relaxed) {
-            return;
-        }
-        let error = match catch_unwind(AssertUnwindSafe(|| vault.tick())) {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some("stopped by a bug in sero".to_owned()),
-        };
-        // The same error each second is said once.
-        if error != last_error
-            && let Some(error) = &error
-        {
-            log::error!("background work failed: {error}");
-        }
-        last_error = error;
-    }
 }

@@ -37,6 +37,8 @@ pub enum ExitCode {
     KdfRefused = 14,
     /// `create` found something where the vault is to be.
     TargetExists = 15,
+    /// The process behind the mount has died, or does not answer.
+    DaemonUnreachable = 16,
 }
 
 impl From<ExitCode> for std::process::ExitCode {

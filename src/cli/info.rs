@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::Context;
 use super::failure::{Failure, Result};
 use super::opening::Opening;
-use super::time;
+use super::{terminal, time};
 use crate::fuse::mountinfo;
 
 #[derive(Debug, clap::Args)]
@@ -140,14 +140,7 @@ fn state(facts: &Value) -> String {
 /// The configuration is anyone's text: what could steer a terminal is escaped.
 fn shown(value: &Value) -> String {
     match value {
-        Value::String(text) => text
-            .chars()
-            .flat_map(|char| {
-                let escaped = if char.is_control() { Some(char.escape_default()) } else { None };
-                let plain = if char.is_control() { None } else { Some(char) };
-                escaped.into_iter().flatten().chain(plain)
-            })
-            .collect(),
+        Value::String(text) => terminal::shown(text),
         Value::Null => "unknown".to_owned(),
         other => other.to_string(),
     }
@@ -160,11 +153,6 @@ fn when(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn text_that_would_steer_a_terminal_is_escaped() {
-        assert_eq!(shown(&json!("a\u{1b}[2J\nü")), "a\\u{1b}[2J\\nü");
-    }
 
     #[test]
     fn the_state_is_said_in_words() {

@@ -113,7 +113,9 @@ fn serve(
     daemon::harden();
     let options = options(&order.options, order.read_only)?;
     let path = PathBuf::from(&order.vault);
-    let vault = open(Opening::find(&path)?)?;
+    let opening = Opening::find(&path)?;
+    let vault_id = opening.configuration().vault_id.to_string();
+    let vault = open(opening)?;
     let request = MountRequest {
         source: path.clone(),
         mountpoint: PathBuf::from(&order.mountpoint),
@@ -121,7 +123,8 @@ fn serve(
         changes_elsewhere: false,
         options,
     };
-    daemon::serve(vault, &request, ready).map_err(|failure| failure.about(path.display()))
+    let serving = daemon::Serving { request, vault_id, limits: daemon::Limits::default() };
+    daemon::serve(vault, &serving, ready).map_err(|failure| failure.about(path.display()))
 }
 
 fn options(lists: &[String], read_only: bool) -> Result<MountOptions> {

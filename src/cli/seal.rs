@@ -73,7 +73,7 @@ pub(super) fn run(arguments: &SealArguments, context: &Context) -> Result<()> {
 }
 
 /// The vault's mount at this path, or of this vault; the uppermost one.
-fn find(mounts: &[Mount], target: &Path) -> Option<Mount> {
+pub(super) fn find(mounts: &[Mount], target: &Path) -> Option<Mount> {
     // First without touching the target itself: nobody may answer there.
     let untouched = paths::canonical_parent(target);
     let matches = |path: &Path| {
@@ -86,7 +86,7 @@ fn find(mounts: &[Mount], target: &Path) -> Option<Mount> {
     untouched.as_deref().and_then(matches).or_else(|| fs::canonicalize(target).ok().as_deref().and_then(matches))
 }
 
-fn not_mounted(target: &Path) -> Failure {
+pub(super) fn not_mounted(target: &Path) -> Failure {
     let shown = target.display();
     let message = match Opening::find(target).and_then(|opening| Ok((opening.is_in_use()?, opening.is_sealed()?))) {
         Ok((false, true)) => format!("{shown} is not mounted; it is sealed already"),

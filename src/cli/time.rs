@@ -1,14 +1,37 @@
 //! Unix times for people.
 
+use std::time::SystemTime;
+
 const SECONDS_PER_DAY: u64 = 24 * 60 * 60;
 /// Days of a 400-year cycle of the Gregorian calendar.
 const DAYS_PER_ERA: u64 = 146_097;
+
+/// Seconds since 1970; 0 before.
+pub(super) fn unix(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
 
 /// `2026-11-22 03:04:05 UTC`.
 pub(super) fn utc(unix_seconds: u64) -> String {
     let (days, second) = (unix_seconds / SECONDS_PER_DAY, unix_seconds % SECONDS_PER_DAY);
     let (year, month, day) = civil(days);
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", second / 3600, second / 60 % 60, second % 60)
+}
+
+/// `2 d 3 h`, `45 s`: the two largest units.
+pub(super) fn span(seconds: u64) -> String {
+    let units = [("d", SECONDS_PER_DAY), ("h", 3600), ("min", 60), ("s", 1)];
+    let first = units.iter().position(|(_, length)| seconds >= *length).unwrap_or(units.len() - 1);
+    let mut rest = seconds;
+    let mut parts = Vec::new();
+    for (name, length) in units.iter().skip(first).take(2) {
+        let count = rest / length;
+        rest %= length;
+        if count > 0 || parts.is_empty() {
+            parts.push(format!("{count} {name}"));
+        }
+    }
+    parts.join(" ")
 }
 
 /// Days since 1970-01-01 to year, month and day. Counts from 0000-03-01, so that a leap day ends its year.
@@ -28,6 +51,15 @@ fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans() {
+        for (seconds, text) in
+            [(0, "0 s"), (59, "59 s"), (60, "1 min"), (3601, "1 h"), (3660, "1 h 1 min"), (200_000, "2 d 7 h")]
+        {
+            assert_eq!(span(seconds), text);
+        }
+    }
 
     #[test]
     fn known_times() {

@@ -88,9 +88,14 @@ impl FsError {
         }
     }
 
+    /// Whether bytes of the vault are not what sero wrote there.
+    pub fn is_integrity(&self) -> bool {
+        matches!(self, Self::Vault(VaultError::Integrity(_)))
+    }
+
     /// Whether it was logged where it was found, so that it need not be again.
     pub fn is_reported(&self) -> bool {
-        matches!(self, Self::Vault(VaultError::Integrity(_)))
+        self.is_integrity()
     }
 
     pub(super) fn is_not_found(&self) -> bool {

@@ -163,7 +163,7 @@ fn a_removed_directory_is_empty_and_takes_nothing() {
     fs.fsyncdir(handle).unwrap();
     fs.releasedir(handle).unwrap();
     fs.forget(ino, 1);
-    assert_eq!(fs.usage(), Usage { nodes: 1, handles: 0 });
+    assert_eq!(fs.usage(), Usage { nodes: 1, files: 0, directories: 0 });
 }
 
 #[test]
@@ -468,12 +468,12 @@ fn what_is_forgotten_while_it_is_open_stays() {
     let fs = mounted();
     let (entry, handle) = fs.create(&ROOT, TOP, b"f", 0o644, 0, libc::O_RDWR).unwrap();
     fs.forget(entry.attr.ino, u64::MAX);
-    assert_eq!(fs.usage(), Usage { nodes: 2, handles: 1 });
+    assert_eq!(fs.usage(), Usage { nodes: 2, files: 1, directories: 0 });
     fs.write(&ROOT, handle, 0, b"x", false).unwrap();
     assert_eq!(fs.lookup(TOP, b"f").unwrap().attr.size_bytes, 1);
     fs.release(handle).unwrap();
     fs.forget(entry.attr.ino, 1);
-    assert_eq!(fs.usage(), Usage { nodes: 1, handles: 0 });
+    assert_eq!(fs.usage(), Usage { nodes: 1, files: 0, directories: 0 });
 }
 
 #[test]

@@ -177,11 +177,19 @@ impl Default for FsOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
     pub nodes: usize,
-    pub handles: usize,
+    pub files: usize,
+    pub directories: usize,
+}
+
+impl Usage {
+    /// Open files and directories.
+    pub fn handles(&self) -> usize {
+        self.files.saturating_add(self.directories)
+    }
 }
 
 impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} nodes, {} open handles", self.nodes, self.handles)
+        write!(f, "{} nodes, {} open handles", self.nodes, self.handles())
     }
 }

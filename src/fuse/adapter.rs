@@ -20,6 +20,7 @@ use fuser::{
     WriteFlags,
 };
 
+use super::activity::Activity;
 use super::convert::{absent, caller, file_attr, file_type, set_time};
 use super::negotiate;
 use super::seeking::Seeking;
@@ -71,11 +72,13 @@ pub(super) struct Adapter<S: Storage> {
     lifetime: Duration,
     absent: fuser::FileAttr,
     seeking: Seeking,
+    activity: Arc<Activity>,
 }
 
 impl<S: Storage> Adapter<S> {
-    pub(super) fn new(fs: Arc<Fs<S>>, caching: Caching) -> io::Result<Self> {
-        Ok(Self { fs, caching, lifetime: caching.lifetime(), absent: absent(), seeking: Seeking::start()? })
+    pub(super) fn new(fs: Arc<Fs<S>>, caching: Caching, activity: Arc<Activity>) -> io::Result<Self> {
+        let seeking = Seeking::start()?;
+        Ok(Self { fs, caching, lifetime: caching.lifetime(), absent: absent(), seeking, activity })
     }
 
     /// Where the session puts its way to the kernel once it has one.
@@ -84,7 +87,17 @@ impl<S: Storage> Adapter<S> {
     }
 
     fn answer<T>(&self, operation: &'static str, work: impl FnOnce(&Fs<S>) -> Result<T, FsError>) -> Result<T, Errno> {
-        answer(&self.fs, operation, work)
+        self.activity.requested();
+        answer(&self.fs, &self.activity, operation, work)
+    }
+
+    /// For requests that are no sign of anyone at work.
+    fn answer_uncounted<T>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Fs<S>) -> Result<T, FsError>,
+    ) -> Result<T, Errno> {
+        answer(&self.fs, &self.activity, operation, work)
     }
 
     fn answer_empty(
@@ -153,19 +166,26 @@ impl<S: Storage> Adapter<S> {
 /// Does the work of one request; whatever goes wrong becomes an errno.
 fn answer<S: Storage, T>(
     fs: &Fs<S>,
+    activity: &Activity,
     operation: &'static str,
     work: impl FnOnce(&Fs<S>) -> Result<T, FsError>,
 ) -> Result<T, Errno> {
     match catch_unwind(AssertUnwindSafe(|| work(fs))) {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(report(operation, &error)),
-        Err(panic) => Err(report_panic(operation, panic.as_ref())),
+        Ok(Err(error)) => Err(report(activity, operation, &error)),
+        Err(panic) => {
+            activity.panicked(operation);
+            Err(report_panic(operation, panic.as_ref()))
+        }
     }
 }
 
 /// The errno of an error. What is no ordinary answer is logged; never a name.
-fn report(operation: &'static str, error: &FsError) -> Errno {
+fn report(activity: &Activity, operation: &'static str, error: &FsError) -> Errno {
     let errno = Errno::from_i32(error.errno());
+    if matches!(errno, Errno::EIO | Errno::ENOSPC | Errno::EDQUOT) {
+        activity.failed(operation, error);
+    }
     if errno == Errno::EIO && !error.is_reported() {
         log::error!("{operation} failed: {error}");
     } else {
@@ -215,7 +235,7 @@ impl<S: Storage> Filesystem for Adapter<S> {
 
     fn forget(&self, _request: &Request, node: INodeNo, lookups: u64) {
         // There is no reply to a forget.
-        let _ = self.answer("forget", |fs| {
+        let _ = self.answer_uncounted("forget", |fs| {
             fs.forget(ino(node), lookups);
             Ok(())
         });
@@ -337,7 +357,7 @@ impl<S: Storage> Filesystem for Adapter<S> {
     }
 
     fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
-        match self.answer("statfs", Fs::statfs) {
+        match self.answer_uncounted("statfs", Fs::statfs) {
             Ok(space) => reply.statfs(
                 space.blocks,
                 space.blocks_free,
@@ -403,7 +423,10 @@ impl<S: Storage> Filesystem for Adapter<S> {
     ) {
         READ_BUFFER.with_borrow_mut(|buffer| {
             match self.answer("read", |fs| fs.read(handle(file), offset_bytes, len_bytes as usize, buffer)) {
-                Ok(()) => reply.data(buffer),
+                Ok(()) => {
+                    self.activity.read(buffer.len());
+                    reply.data(buffer);
+                }
                 Err(errno) => reply.error(errno),
             }
         });
@@ -424,7 +447,10 @@ impl<S: Storage> Filesystem for Adapter<S> {
         let kill_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         match self.answer("write", |fs| fs.write(&caller(request), handle(file), offset_bytes, data, kill_suid)) {
             // Never more than max_write, so that it fits.
-            Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
+            Ok(written) => {
+                self.activity.written(written);
+                reply.written(u32::try_from(written).unwrap_or(u32::MAX));
+            }
             Err(errno) => reply.error(errno),
         }
     }
@@ -478,9 +504,10 @@ impl<S: Storage> Filesystem for Adapter<S> {
         let Ok(offset_bytes) = u64::try_from(offset_bytes) else {
             return reply.error(Errno::ENXIO);
         };
-        let fs = Arc::clone(&self.fs);
+        self.activity.requested();
+        let (fs, activity) = (Arc::clone(&self.fs), Arc::clone(&self.activity));
         self.seeking.when_written_back(node, move || {
-            match answer(&fs, "lseek", |fs| fs.lseek(handle(file), offset_bytes, whence)) {
+            match answer(&fs, &activity, "lseek", |fs| fs.lseek(handle(file), offset_bytes, whence)) {
                 Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
                 Err(errno) => reply.error(errno),
             }

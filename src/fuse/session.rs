@@ -8,6 +8,7 @@ use std::thread;
 
 use fuser::{Config, Session, SessionACL};
 
+use super::activity::Activity;
 use super::adapter::{Adapter, Caching};
 use super::error::FuseError;
 use super::mount::{self, MountRequest, Unmount};
@@ -23,6 +24,7 @@ const THREADS: usize = 2;
 pub struct MountedSession {
     request: MountRequest,
     device: Option<DeviceNumber>,
+    activity: Arc<Activity>,
 }
 
 /// Mounts the filesystem. When this returns, the mount answers. `ended` is called once, from another
@@ -36,7 +38,9 @@ pub fn serve<S: Storage>(
     let caching = if request.changes_elsewhere { Caching::Shared } else { Caching::Exclusive };
     let connection = mount::mount(request)?;
     let device = mount::device_at(&request.mountpoint);
-    let session = Adapter::new(filesystem, caching).and_then(|adapter| start(adapter, connection, ended));
+    let activity = Arc::<Activity>::default();
+    let session =
+        Adapter::new(filesystem, caching, Arc::clone(&activity)).and_then(|adapter| start(adapter, connection, ended));
     if let Err(source) = session {
         // Nothing answers there: out of the way with it.
         if let Err(error) = mount::unmount(&request.mountpoint, Unmount::Lazily) {
@@ -47,7 +51,7 @@ pub fn serve<S: Storage>(
     if let Some(device) = device {
         mount::tune(device);
     }
-    Ok(MountedSession { request: request.clone(), device })
+    Ok(MountedSession { request: request.clone(), device, activity })
 }
 
 fn start<S: Storage>(
@@ -84,9 +88,19 @@ impl MountedSession {
         &self.request.mountpoint
     }
 
+    /// The vault.
+    pub fn source(&self) -> &Path {
+        &self.request.source
+    }
+
     /// `st_dev` of everything in it, if the kernel said.
     pub fn device(&self) -> Option<DeviceNumber> {
         self.device
+    }
+
+    /// What was asked of it so far.
+    pub fn activity(&self) -> &Activity {
+        &self.activity
     }
 
     /// Unmounts, unless something else stands at the mountpoint by now.

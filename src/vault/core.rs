@@ -343,6 +343,10 @@ impl<S: Storage> VaultCore<S> {
         let _ = pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some(now.saturating_sub(count)));
     }
 
+    pub fn dirty_nodes(&self) -> usize {
+        self.dirty_nodes.load(Ordering::Relaxed)
+    }
+
     pub fn nodes_dirtied(&self, count: usize) {
         self.dirty_nodes.fetch_add(count, Ordering::Relaxed);
     }

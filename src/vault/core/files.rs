@@ -22,6 +22,11 @@ impl<S: Storage> VaultCore<S> {
         self.files.lock().values().filter_map(Weak::upgrade).collect()
     }
 
+    /// How many files are in memory.
+    pub fn file_count(&self) -> usize {
+        self.files.lock().values().filter(|file| file.strong_count() > 0).count()
+    }
+
     pub fn enter_file(&self, file: &Arc<VaultFile<S>>) {
         let mut files = self.files.lock();
         files.insert(file.ino(), Arc::downgrade(file));

@@ -54,11 +54,11 @@ fn a_bounded_number_of_directories_is_open() {
     let (_backing, vault) = on_disk();
     let dirs: Vec<_> =
         (0..1200).map(|index| vault.root().make_dir(format!("{index}").as_bytes(), &DIR).unwrap().1).collect();
-    assert_eq!(vault.core.tree.open_count(), 1024);
+    assert_eq!(vault.core.tree.open_directories().0, 1024);
     assert_eq!(dirs.iter().filter(|dir| dir.handle.get().is_some()).count(), 1024);
     drop(dirs);
     vault.core.tree.release();
-    assert_eq!(vault.core.tree.open_count(), 0);
+    assert_eq!(vault.core.tree.open_directories().0, 0);
 }
 
 #[test]

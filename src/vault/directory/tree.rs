@@ -153,10 +153,10 @@ impl<S: Storage> Tree<S> {
         drop(dropped);
     }
 
-    /// How many directories are open.
-    #[cfg(test)]
-    pub(super) fn open_count(&self) -> usize {
-        self.open.lock().iter().filter(|directory| directory.strong_count() > 0).count()
+    /// How many directories are open, and may be.
+    pub fn open_directories(&self) -> (usize, usize) {
+        let open = self.open.lock().iter().filter(|directory| directory.strong_count() > 0).count();
+        (open, self.open_max)
     }
 }
 

@@ -1,0 +1,47 @@
+//! The control socket: how `sero status` and other commands speak with the daemon behind a mount.
+//!
+//! One connection carries any number of [`Request`]s, each answered by one [`Response`], in order. Both are one
+//! line of JSON, of [`wire::LINE_MAX_BYTES`] at most. Neither ever holds a secret, or a name of something in the vault.
+//!
+//! The socket belongs to the daemon's user alone, in a directory that does too ([`place`]), and the daemon answers
+//! only that user and root, by what the kernel says about the other end ([`wire::peer`]).
+//!
+//! To add a request: a variant here, an arm in the daemon's [`server::Handler`], and its types as serde writes them.
+//! A request that starts something long answers at once; how far it is, is asked for afterwards.
+
+mod client;
+mod place;
+mod server;
+mod wire;
+
+use serde::{Deserialize, Serialize};
+
+use super::exit_code::ExitCode;
+use super::failure::Failure;
+use super::status::Status;
+pub(super) use client::{Endpoint, ask, endpoints};
+pub(super) use server::{Handler, Server};
+
+/// What can be asked of a daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub(super) enum Request {
+    /// What it serves, and how it is.
+    Status,
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "response", rename_all = "kebab-case")]
+pub(super) enum Response {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// Refused, or failed; as the command that asked reports it.
+    Failed { code: ExitCode, message: String },
+}
+
+impl Response {
+    pub(super) fn failed(failure: Failure) -> Self {
+        Self::Failed { code: failure.code, message: failure.message }
+    }
+}

@@ -1,0 +1,151 @@
+//! The end of a mount that is asked for, gently as long as it may be (see the daemon's documentation).
+
+use std::io;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::watch::Reason;
+use super::{Event, Mounted, session_end};
+use crate::cli::failure::Result;
+use crate::fuse::{self, FuseError, Held, MountedSession, Process, Unmount};
+
+/// How long a signal waits for the mount to fall idle.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long files that are open go on working after the mount was detached.
+const LAST_ORDERS: Duration = Duration::from_secs(5);
+/// How long the kernel may take to write its dirty pages at such an end.
+const WRITE_BACK_LIMIT: Duration = Duration::from_secs(30);
+/// How often a busy mount is tried again.
+const RETRY: Duration = Duration::from_millis(250);
+/// How long the session may take to notice that its connection was cut.
+const CUT_LIMIT: Duration = Duration::from_secs(2);
+
+/// Takes the mount down, as gently as its users let us.
+pub(super) fn leave(mount: &Mounted, reason: Reason) -> Result<()> {
+    let (session, events) = (&mount.session, &mount.events);
+    if let Some(end) = leave_when_idle(mount, reason) {
+        return end;
+    }
+    log::warn!("the mount is still in use: detaching it; open files work for {} more seconds", LAST_ORDERS.as_secs());
+    let held = hold_and_write_back(session);
+    if let Err(error) = session.unmount(Unmount::Lazily) {
+        log::error!("{error}");
+    }
+    let deadline = Instant::now() + LAST_ORDERS;
+    if let Some(result) = last_orders(session, events, deadline) {
+        return session_end(session, result);
+    }
+    if let Some(held) = held {
+        within(WRITE_BACK_LIMIT, move || held.write_back());
+    }
+    // Not every user can be seen; and now nothing of ours keeps the session from ending by itself.
+    let remaining = deadline.saturating_duration_since(Instant::now());
+    if let Some(result) = ended_within(events, remaining.max(CUT_LIMIT)) {
+        return session_end(session, result);
+    }
+    log::warn!("files are still open: cutting the connection");
+    if session.abort()
+        && let Some(result) = ended_within(events, CUT_LIMIT)
+    {
+        return session_end(session, result);
+    }
+    // The end of this process cuts it as well; what comes until then finds the vault sealed.
+    Ok(())
+}
+
+/// Waits for the users to go, until the deadline or another signal.
+fn last_orders(session: &MountedSession, events: &Receiver<Event>, deadline: Instant) -> Option<io::Result<()>> {
+    while Instant::now() < deadline && !other_users(session).is_empty() {
+        match events.recv_timeout(RETRY) {
+            Ok(Event::Ended(result)) => return Some(result),
+            Ok(Event::Signal(_)) => return None,
+            Err(_) => {}
+        }
+    }
+    None
+}
+
+/// Tries plain unmounting until it works or the patience is used up.
+fn leave_when_idle(mount: &Mounted, reason: Reason) -> Option<Result<()>> {
+    let (session, events) = (&mount.session, &mount.events);
+    let deadline = Instant::now() + PATIENCE;
+    let mut named = false;
+    loop {
+        match session.unmount(Unmount::IfIdle) {
+            // The end is reported when the last other place where it is mounted is gone, too.
+            Ok(()) => return ended_within(events, PATIENCE).map(|result| session_end(session, result)),
+            Err(FuseError::Busy { .. }) => {
+                let users = users(session);
+                if mount.watch.is_busy(reason, users.clone()) && !named {
+                    log::warn!("the mount is in use by {}; trying again", listed(&users));
+                    named = true;
+                }
+            }
+            // Unmounted by someone else meanwhile, or covered by another mount.
+            Err(FuseError::NotMounted { .. }) => {
+                return ended_within(events, Duration::ZERO).map(|result| session_end(session, result));
+            }
+            Err(error) => {
+                log::error!("{error}");
+                return None;
+            }
+        }
+        match events.recv_timeout(RETRY) {
+            Ok(Event::Ended(result)) => return Some(session_end(session, result)),
+            Ok(Event::Signal(_)) => return None,
+            Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+fn ended_within(events: &Receiver<Event>, limit: Duration) -> Option<io::Result<()>> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Event::Ended(result)) => return Some(result),
+            Ok(Event::Signal(_)) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Who uses the mount, as `PID (program)`, as far as this process can see.
+pub(super) fn users(session: &MountedSession) -> Vec<String> {
+    other_users(session).iter().map(ToString::to_string).collect()
+}
+
+pub(super) fn listed(users: &[String]) -> String {
+    if users.is_empty() { "something that cannot be seen".to_owned() } else { users.join(", ") }
+}
+
+fn other_users(session: &MountedSession) -> Vec<Process> {
+    let mut users = session.device().map(fuse::processes_using).unwrap_or_default();
+    users.retain(|process| process.pid != std::process::id());
+    users
+}
+
+fn hold_and_write_back(session: &MountedSession) -> Option<Held> {
+    let session = session.clone();
+    within(WRITE_BACK_LIMIT, move || {
+        let held = session.hold()?;
+        held.write_back()?;
+        Ok(held)
+    })
+}
+
+/// In a thread of its own: such work waits for requests that the session's threads answer, and must not
+/// keep the end from coming if one of them is stuck.
+fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Option<T> {
+    let (sender, done) = mpsc::channel();
+    thread::spawn(move || {
+        let _ = sender.send(work());
+    });
+    match done.recv_timeout(limit) {
+        Ok(Ok(value)) => return Some(value),
+        Ok(Err(error)) => log::error!("what the kernel holds could not be written back: {error}"),
+        Err(_) => log::error!("what the kernel holds was not written back within {} seconds", limit.as_secs()),
+    }
+    None
+}
