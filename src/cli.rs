@@ -13,6 +13,8 @@ mod exit_code;
 mod failure;
 mod import;
 mod info;
+mod key_sources;
+mod keyslots;
 mod logging;
 mod man;
 mod mount;
@@ -26,10 +28,12 @@ mod seal;
 mod status;
 mod terminal;
 mod time;
+mod unlocking;
 
 pub use exit_code::ExitCode;
 
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand};
 use failure::Result;
@@ -58,6 +62,10 @@ struct Arguments {
     /// Say nothing but errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
+
+    /// The vault's configuration, where it lies apart from the vault
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
 
     #[command(subcommand)]
     command: Command,
@@ -90,10 +98,12 @@ enum Command {
 }
 
 /// What every command needs to know.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Context {
     /// -1 quiet, 0 usual, 1 and more verbose.
     verbosity: i8,
+    /// Where the vault's configuration lies, if that is apart from the vault.
+    config: Option<PathBuf>,
 }
 
 impl Context {
@@ -133,8 +143,10 @@ pub fn run() -> ExitCode {
             return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Ok };
         }
     };
-    let context =
-        Context { verbosity: if arguments.quiet { -1 } else { i8::try_from(arguments.verbose).unwrap_or(i8::MAX) } };
+    let context = Context {
+        verbosity: if arguments.quiet { -1 } else { i8::try_from(arguments.verbose).unwrap_or(i8::MAX) },
+        config: arguments.config,
+    };
     match dispatch(&arguments.command, &context) {
         Ok(()) => ExitCode::Ok,
         Err(failure) => {

@@ -9,7 +9,7 @@
 //! | [`aead`] | AES-256-GCM over pages, nodes, headers, blobs | NIST SP 800-38D |
 //! | [`names`] | AES-256-SIV over names | RFC 5297 |
 //! | [`keys`] | HKDF-SHA256 and HMAC-SHA256: every derived key, every label | RFC 5869, RFC 2104 |
-//! | [`kdf`] | Argon2id: passphrase to key encryption key | RFC 9106 |
+//! | [`kdf`] | Argon2id: passphrase to key encryption key; what else opens a keyslot | RFC 9106 |
 //! | [`entropy`] | nonces, salts and keys | ChaCha12, getrandom(2) |
 //!
 //! # Secrets in memory
@@ -40,7 +40,7 @@ pub mod names;
 
 pub use aead::{AeadError, AeadKey, KEY_LEN, MESSAGE_OVERHEAD, NONCE_LEN, Nonce, TAG_LEN, Tag};
 pub use kdf::{KdfError, KdfParams, Kek, Passphrase};
-pub use keys::{FileKeys, ProjectKey, VaultKeys};
+pub use keys::{FileKeys, ProjectKey, RawKey, VaultKeys};
 pub use names::NameKey;
 
 /// `N` secret bytes: on the heap, wiped on drop, with no way out but [`Secret::bytes`].
@@ -126,6 +126,7 @@ mod tests {
             super::AeadKey,
             super::aead::portable::Key,
             super::ProjectKey,
+            super::RawKey,
             super::VaultKeys,
             super::FileKeys,
             super::NameKey,

@@ -10,6 +10,7 @@
 //! | [`header`] | the 128 bytes at the start of every file |
 //! | [`geometry`] | where pages and nodes stand in a file |
 //! | [`record`] | the journal's records |
+//! | [`recovery_key`] | the text of a recovery key |
 //! | [`seals`] | what the associated data of pages and nodes says |
 //! | [`names`] | sealed names and their long form |
 //! | [`directory_iv`] | a directory's IV |
@@ -41,6 +42,7 @@ pub mod geometry;
 pub mod header;
 pub mod names;
 pub mod record;
+pub mod recovery_key;
 pub mod seals;
 pub mod symlink;
 pub mod xattrs;

@@ -26,29 +26,35 @@ pub mod error;
 mod figures;
 mod file;
 mod journal;
+mod keyslots;
 pub mod lock;
 pub mod measure;
+mod place;
 mod recovery;
 pub mod switches;
 mod tree;
 pub mod unlock;
 mod windows;
 
+pub use crate::crypto::RawKey;
 pub use crate::crypto::kdf::{KdfParams, Passphrase, RFC9106_SECOND, calibrate};
-pub use crate::format::configuration::Configuration;
+pub use crate::format::configuration::{Configuration, Keyslot, KeyslotId, KeyslotKind};
+pub use crate::format::recovery_key;
 pub use crate::storage::{
     Access, FileKind, PosixStorage, RenameMode, SetTime, SpaceInfo, Stat, Storage, Target, Timestamp, XattrMode,
 };
 pub use attributes::*;
-pub use create::{CreateOptions, create};
+pub use create::{CreateOptions, FIRST_ROLE, create, create_with};
 pub use directory::{Directory, ListEntry, Listing, NewInode, Pin};
 pub use error::{Degraded, Holder, IntegrityError, Result, VaultError};
 pub use figures::{Figures, JournalFill};
 pub use file::VaultFile;
+pub use keyslots::{NewKeyslot, Removal, Removed, add_keyslot, change_keyslot, remove_keyslots};
 pub use lock::{holder, is_in_use};
+pub use place::{Before, ConfigurationPlace, has_folders};
 pub use recovery::Recovery;
 pub use recovery::is_sealed;
-pub use unlock::{UnlockedKeys, read_configuration, unlock};
+pub use unlock::{RootKeys, Secrets, UnlockedKeys, read_configuration, unlock, unlock_root};
 
 /// How many ticks (seconds) pass between two background syncs: what was closed is durable within five seconds.
 const TICKS_PER_SYNC: u32 = 3;

@@ -23,6 +23,9 @@ use sero::vault::{
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
+#[path = "golden/keys.rs"]
+mod keys;
+
 type Opened = Arc<Vault<PosixStorage>>;
 type Folder = Arc<Directory<PosixStorage>>;
 
@@ -231,6 +234,7 @@ impl Maker {
             hint: Some("four common words".into()),
         };
         create(path, &options, &passphrase()).unwrap();
+        keys::add_every_kind(path);
         Self { vault: open(path, Mode::ReadWrite), content: BTreeMap::new() }
     }
 
@@ -586,16 +590,21 @@ fn passphrase() -> Passphrase {
 /// Runs the reader in Python. That Python or a module is missing fails the test: nothing else holds the format
 /// against its specification.
 fn independent_reader(vault: &Path) -> Output {
+    reader(&[], vault, &passphrase_bytes())
+}
+
+fn reader(options: &[&str], vault: &Path, passphrase: &[u8]) -> Output {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reader/sero_reader.py");
     let mut reader = Command::new("python3")
         .arg(script)
+        .args(options)
         .arg(vault)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("python3 is needed: scripts/test.sh installs it");
-    reader.stdin.take().unwrap().write_all(&passphrase_bytes()).unwrap();
+    reader.stdin.take().unwrap().write_all(passphrase).unwrap();
     let output = reader.wait_with_output().unwrap();
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(matches!(output.status.code(), Some(0 | 1 | 3)), "{complaint}");

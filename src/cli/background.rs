@@ -42,6 +42,8 @@ pub(super) struct Order {
     /// As given with `-o`.
     pub(super) options: Vec<String>,
     pub(super) read_only: bool,
+    /// The configuration, if it lies apart from the vault.
+    pub(super) config: Option<OsString>,
     pub(super) log: Option<OsString>,
     pub(super) verbosity: i8,
 }

@@ -8,8 +8,10 @@ use std::time::Duration;
 use super::Context;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
-use super::passphrase::PassphraseArguments;
-use crate::vault::{self, CreateOptions, KdfParams, RFC9106_SECOND, VaultError};
+use super::opening::Detached;
+use super::passphrase::unavailable;
+use super::unlocking::UnlockArguments;
+use crate::vault::{self, FIRST_ROLE, KdfParams, NewKeyslot, RFC9106_SECOND, VaultError};
 
 /// What opening a vault may cost on this machine; a guess at a passphrase costs as much.
 const KDF_TARGET: Duration = Duration::from_secs(1);
@@ -51,7 +53,7 @@ pub(super) struct CreateArguments {
     kdf_lanes: Option<u32>,
 
     #[command(flatten)]
-    passphrase: PassphraseArguments,
+    unlock: UnlockArguments,
 }
 
 pub(super) fn run(arguments: &CreateArguments, context: &Context) -> Result<()> {
@@ -59,11 +61,25 @@ pub(super) fn run(arguments: &CreateArguments, context: &Context) -> Result<()> 
     let about = |error: VaultError| Failure::from(error).about(shown.to_string());
     let kdf = arguments.kdf()?;
     check_target(&arguments.vault)?;
-    let passphrase = arguments.passphrase.obtain_new(&arguments.vault)?;
-    let kdf = kdf.unwrap_or_else(|| vault::calibrate(KDF_TARGET));
-    let options =
-        CreateOptions { kdf, label: arguments.label.clone().unwrap_or_default(), hint: arguments.hint.clone() };
-    vault::create(&arguments.vault, &options, &passphrase).map_err(about)?;
+    let detached = context.config.as_deref().map(Detached::at).transpose()?;
+    if let Some(detached) = &detached
+        && detached.path().exists()
+    {
+        return Err(Failure::from(VaultError::ConfigurationExists).about(detached.path().display()));
+    }
+    let given = arguments.unlock.first(&arguments.vault)?;
+    if given.passphrase.as_ref().is_some_and(|passphrase| passphrase.is_empty()) {
+        return Err(unavailable("the passphrase is empty; choose one"));
+    }
+    let kdf = match kdf {
+        Some(kdf) => kdf,
+        None if given.passphrase.is_some() => vault::calibrate(KDF_TARGET),
+        None => RFC9106_SECOND,
+    };
+    let label = arguments.label.as_deref().unwrap_or_default();
+    let slot = NewKeyslot { secrets: given.secrets(), kdf, label, role: FIRST_ROLE };
+    let place = detached.as_ref().map(Detached::place);
+    vault::create_with(&arguments.vault, place.as_ref(), arguments.hint.as_deref(), &[slot]).map_err(about)?;
     context.say(&format!("{shown} is made; `sero mount {shown} MOUNTPOINT` mounts it"));
     Ok(())
 }

@@ -39,6 +39,14 @@ pub enum ExitCode {
     TargetExists = 15,
     /// The process behind the mount has died, or does not answer.
     DaemonUnreachable = 16,
+    /// A new passphrase is too easy to guess, or the hint gives it away.
+    WeakPassphrase = 17,
+    /// A keyfile, key command or environment variable gave no key.
+    KeyUnusable = 18,
+    /// A recovery key was mistyped.
+    RecoveryKeyMistyped = 19,
+    /// There is no such keyslot, or it is the last one.
+    Keyslot = 20,
 }
 
 impl From<ExitCode> for std::process::ExitCode {

@@ -48,10 +48,13 @@ fn code_of(error: &VaultError) -> ExitCode {
     match error {
         VaultError::NotAVault { .. } => ExitCode::NotAVault,
         VaultError::UnsupportedFormat { .. } => ExitCode::UnsupportedFormat,
-        VaultError::WrongPassphrase { .. } => ExitCode::WrongPassphrase,
+        VaultError::WrongPassphrase { .. } | VaultError::NoKeyslotFor { .. } => ExitCode::WrongPassphrase,
+        VaultError::NoKeyslot { .. } | VaultError::LastKeyslot => ExitCode::Keyslot,
         VaultError::KdfRefused(_) => ExitCode::KdfRefused,
         VaultError::AlreadyMounted { .. } => ExitCode::AlreadyMounted,
-        VaultError::VaultExists | VaultError::TargetNotEmpty => ExitCode::TargetExists,
+        VaultError::VaultExists | VaultError::TargetNotEmpty | VaultError::ConfigurationExists => {
+            ExitCode::TargetExists
+        }
         VaultError::ConfigurationDamaged { .. } | VaultError::ConfigurationEdited | VaultError::Integrity(_) => {
             ExitCode::Integrity
         }
@@ -62,6 +65,7 @@ fn code_of(error: &VaultError) -> ExitCode {
         | VaultError::NotSupported { .. }
         | VaultError::Sealing(_)
         | VaultError::JournalFull
+        | VaultError::ConfigurationBusy
         | VaultError::Internal(_) => ExitCode::Other,
     }
 }

@@ -18,8 +18,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::failure::{Failure, Result};
 use super::opening::Opening;
-use super::passphrase::PassphraseArguments;
 use super::progress::{Progress, Unit};
+use super::unlocking::UnlockArguments;
 use super::{Context, ExitCode, daemon};
 use crate::vault::{Directory, FileKind, Mode, NewInode, PosixStorage, Vault, VaultError};
 
@@ -52,7 +52,7 @@ pub(super) struct ImportArguments {
     no_compare: bool,
 
     #[command(flatten)]
-    passphrase: PassphraseArguments,
+    unlock: UnlockArguments,
 }
 
 /// A directory of the open vault.
@@ -66,7 +66,7 @@ pub(super) fn run(arguments: &ImportArguments, context: &Context) -> Result<()> 
         return Err(Failure::new(ExitCode::Usage, format!("{shown} is not a directory; give the one that holds it")));
     }
     let into = source::components(&arguments.into)?;
-    let opening = Opening::find(&arguments.vault)?;
+    let opening = Opening::find(&arguments.vault, context)?;
     if opening.path().starts_with(&source) || source.starts_with(opening.path()) {
         return Err(Failure::new(ExitCode::Usage, format!("{shown} holds the vault, or lies in it; choose another")));
     }
@@ -74,7 +74,7 @@ pub(super) fn run(arguments: &ImportArguments, context: &Context) -> Result<()> 
     let path = opening.path().to_owned();
     let about = |error: VaultError| Failure::from(error).about(path.display());
 
-    let keys = opening.unlock(&arguments.passphrase.obtain(&arguments.vault)?)?;
+    let keys = arguments.unlock.unlock(&opening, context)?;
     daemon::harden();
     let mut work = Work::new(context)?;
     let vault = opening.open(keys, Mode::ReadWrite)?;
@@ -184,7 +184,7 @@ impl Work {
             signal_hook::flag::register(signal, Arc::clone(&stop))
                 .map_err(|error| Failure::other(format!("signals cannot be handled: {error}")))?;
         }
-        Ok(Self { context: *context, progress: Progress::start(context, "copying", Unit::Bytes), stop })
+        Ok(Self { context: context.clone(), progress: Progress::start(context, "copying", Unit::Bytes), stop })
     }
 
     fn is_to_stop(&self) -> bool {

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::Context;
 use super::failure::{Failure, Result};
+use super::keyslots::{self, shown, when};
 use super::opening::Opening;
-use super::{terminal, time};
 use crate::fuse::mountinfo;
 
 #[derive(Debug, clap::Args)]
@@ -25,7 +25,7 @@ pub(super) struct InfoArguments {
 }
 
 pub(super) fn run(arguments: &InfoArguments, context: &Context) -> Result<()> {
-    let facts = facts(&Opening::find(&arguments.vault)?)?;
+    let facts = facts(&Opening::find(&arguments.vault, context)?)?;
     if arguments.json {
         let text = serde_json::to_string_pretty(&facts).map_err(|error| Failure::other(error.to_string()))?;
         context.print(&text);
@@ -45,25 +45,6 @@ fn facts(opening: &Opening) -> Result<Value> {
         .filter(|mount| mount.is_vault() && mount.source == *opening.path().as_os_str())
         .map(|mount| mount.mountpoint.display().to_string())
         .collect();
-    let keyslots: Vec<Value> = configuration
-        .keyslots
-        .iter()
-        .map(|slot| {
-            json!({
-                "id": slot.id,
-                "kind": slot.kind,
-                "label": slot.label,
-                "role": slot.role,
-                "created": slot.created,
-                "kdf": {
-                    "algorithm": slot.kdf.algorithm,
-                    "memory_kib": slot.kdf.memory_kib,
-                    "passes": slot.kdf.passes,
-                    "lanes": slot.kdf.lanes,
-                },
-            })
-        })
-        .collect();
     Ok(json!({
         "path": opening.path().display().to_string(),
         "format": configuration.format,
@@ -72,7 +53,8 @@ fn facts(opening: &Opening) -> Result<Value> {
         "cipher": configuration.cipher,
         "names": configuration.names,
         "hint": configuration.hint,
-        "keyslots": keyslots,
+        "config": opening.detached().map(|path| path.display().to_string()),
+        "keyslots": keyslots::facts(configuration),
         "mounted": opening.is_in_use()?,
         "mountpoints": mountpoints,
         "holder": holder.map(|holder| json!({
@@ -98,24 +80,7 @@ fn text(facts: &Value) -> String {
     }
     line("state", state(facts));
     for slot in facts["keyslots"].as_array().into_iter().flatten() {
-        let label = match shown(&slot["label"]) {
-            label if label.is_empty() => label,
-            label => format!(" \"{label}\""),
-        };
-        let kdf = &slot["kdf"];
-        line(
-            &format!("keyslot {}", shown(&slot["id"])),
-            format!(
-                "{}{label}, {}, {} with {} KiB, {} passes, {} lanes, since {}",
-                shown(&slot["kind"]),
-                shown(&slot["role"]),
-                shown(&kdf["algorithm"]),
-                shown(&kdf["memory_kib"]),
-                shown(&kdf["passes"]),
-                shown(&kdf["lanes"]),
-                when(&slot["created"])
-            ),
-        );
+        line(&format!("keyslot {}", shown(&slot["id"])), keyslots::text(slot));
     }
     lines.join("\n")
 }
@@ -135,19 +100,6 @@ fn state(facts: &Value) -> String {
         state.push_str(&format!(" by process {} on host {}", shown(&holder["pid"]), shown(&holder["host"])));
     }
     state
-}
-
-/// The configuration is anyone's text: what could steer a terminal is escaped.
-fn shown(value: &Value) -> String {
-    match value {
-        Value::String(text) => terminal::shown(text),
-        Value::Null => "unknown".to_owned(),
-        other => other.to_string(),
-    }
-}
-
-fn when(value: &Value) -> String {
-    value.as_u64().map_or_else(|| shown(value), time::utc)
 }
 
 #[cfg(test)]

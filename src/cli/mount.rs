@@ -7,7 +7,7 @@ use super::background::{self, Order};
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
 use super::opening::Opening;
-use super::passphrase::PassphraseArguments;
+use super::unlocking::UnlockArguments;
 use super::{Context, daemon, mountpoint, paths};
 use crate::fuse::{self, MountOptions, MountRequest};
 use crate::vault::{Mode, PosixStorage, Vault};
@@ -47,25 +47,26 @@ pub(super) struct MountArguments {
     log: Option<PathBuf>,
 
     #[command(flatten)]
-    passphrase: PassphraseArguments,
+    unlock: UnlockArguments,
 }
 
 pub(super) fn run(arguments: &MountArguments, context: &Context) -> Result<()> {
     // Everything that can be wrong without a passphrase is found before one is asked for.
     let options = options(&arguments.options, arguments.read_only)?;
-    let opening = Opening::find(&arguments.vault)?;
+    let opening = Opening::find(&arguments.vault, context)?;
     let vault = opening.path();
     let mountpoint = mountpoint::check(&arguments.mountpoint, vault, options.nonempty)?;
     fuse::check_available(&options)?;
     opening.check_free(mode(&options))?;
     let log = arguments.log.as_deref().map(paths::absolute).transpose()?;
 
-    let keys = opening.unlock(&arguments.passphrase.obtain(&arguments.vault)?)?;
+    let keys = arguments.unlock.unlock(&opening, context)?;
     let order = Order {
         vault: vault.into(),
         mountpoint: mountpoint.clone().into(),
         options: arguments.options.clone(),
         read_only: arguments.read_only,
+        config: opening.detached().map(Into::into),
         log: log.map(Into::into),
         verbosity: context.verbosity,
     };
@@ -113,7 +114,8 @@ fn serve(
     daemon::harden();
     let options = options(&order.options, order.read_only)?;
     let path = PathBuf::from(&order.vault);
-    let opening = Opening::find(&path)?;
+    let config = order.config.as_ref().map(PathBuf::from);
+    let opening = Opening::with_configuration(&path, config.as_deref())?;
     let vault_id = opening.configuration().vault_id.to_string();
     let vault = open(opening)?;
     let request = MountRequest {

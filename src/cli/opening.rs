@@ -1,28 +1,31 @@
 //! A vault on the way from a path to an open one, with errors that name it.
 
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
-use super::paths;
-use crate::vault::{self, Configuration, Holder, Mode, Passphrase, PosixStorage, UnlockedKeys, Vault, VaultError};
+use super::{Context, paths};
+use crate::vault::{
+    self, Configuration, ConfigurationPlace, Holder, Mode, PosixStorage, RootKeys, Secrets, UnlockedKeys, Vault,
+    VaultError,
+};
 
-/// A directory with a vault's configuration in it.
-pub(super) struct Opening {
+/// A vault's directory, whatever is known of its configuration.
+pub(super) struct Backing {
     path: PathBuf,
     storage: PosixStorage,
-    configuration: Configuration,
 }
 
-impl Opening {
-    /// Finds the vault and reads its configuration. Needs no passphrase and changes nothing.
+impl Backing {
+    /// Finds the directory. It may be no vault.
     pub(super) fn find(path: &Path) -> Result<Self> {
         let path = paths::vault(path)?;
-        let (storage, configuration) = PosixStorage::open(&path)
-            .map_err(|error| VaultError::io("open the vault's directory", error))
-            .and_then(|storage| vault::read_configuration(&storage).map(|configuration| (storage, configuration)))
-            .map_err(|error| Failure::from(error).about(path.display()))?;
-        Ok(Self { path, storage, configuration })
+        let storage = open_storage(&path)?;
+        Ok(Self { path, storage })
     }
 
     /// Canonical.
@@ -30,9 +33,9 @@ impl Opening {
         &self.path
     }
 
-    /// Public facts, not authenticated.
-    pub(super) fn configuration(&self) -> &Configuration {
-        &self.configuration
+    /// Whether it has the folders of a vault.
+    pub(super) fn is_vault(&self) -> bool {
+        vault::has_folders(&self.storage)
     }
 
     /// Who has it mounted for reading and writing.
@@ -64,23 +67,112 @@ impl Opening {
         Err(self.about(VaultError::AlreadyMounted { holder }))
     }
 
-    /// Takes as long as the keyslots say.
-    pub(super) fn unlock(&self, passphrase: &Passphrase) -> Result<UnlockedKeys> {
-        vault::unlock(&self.storage, passphrase).map_err(|error| self.about(error))
+    pub(super) fn about(&self, error: VaultError) -> Failure {
+        Failure::from(error).about(self.path.display())
+    }
+}
+
+/// A configuration that lies apart from the vault.
+pub(super) struct Detached {
+    directory: PosixStorage,
+    entry: OsString,
+    path: PathBuf,
+}
+
+impl Detached {
+    /// The file at this path, which need not exist yet.
+    pub(super) fn at(path: &Path) -> Result<Self> {
+        // A link is followed, so that what it leads to is replaced and not the link.
+        let path = match fs::canonicalize(path) {
+            Ok(path) => path,
+            Err(_) => paths::canonical_parent(path).ok_or_else(|| no_place(path))?,
+        };
+        let (Some(parent), Some(entry)) = (path.parent(), path.file_name()) else { return Err(no_place(&path)) };
+        Ok(Self { directory: open_storage(parent)?, entry: entry.to_owned(), path: path.clone() })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn place(&self) -> ConfigurationPlace<'_, PosixStorage> {
+        ConfigurationPlace::detached(&self.directory, OsStr::new(&self.entry))
+    }
+}
+
+/// A vault's directory with a configuration that was read: public facts, not authenticated.
+pub(super) struct Opening {
+    backing: Backing,
+    detached: Option<Detached>,
+    configuration: Configuration,
+}
+
+impl Opening {
+    /// Finds the vault and reads its configuration. Needs no passphrase and changes nothing.
+    pub(super) fn find(path: &Path, context: &Context) -> Result<Self> {
+        Self::with_configuration(path, context.config.as_deref())
+    }
+
+    /// As [`find`](Self::find), with the configuration at this path if one is given.
+    pub(super) fn with_configuration(path: &Path, config: Option<&Path>) -> Result<Self> {
+        let backing = Backing::find(path)?;
+        let detached = config.map(Detached::at).transpose()?;
+        let (read, about) = match &detached {
+            Some(detached) => (detached.place().read(), detached.path()),
+            None => (ConfigurationPlace::inside(&backing.storage).read(), backing.path()),
+        };
+        let configuration = read.map_err(|error| Failure::from(error).about(about.display()))?;
+        Ok(Self { backing, detached, configuration })
+    }
+
+    /// Public facts, not authenticated.
+    pub(super) fn configuration(&self) -> &Configuration {
+        &self.configuration
+    }
+
+    /// Where the configuration lies, if that is apart from the vault.
+    pub(super) fn detached(&self) -> Option<&Path> {
+        self.detached.as_ref().map(Detached::path)
+    }
+
+    /// Where the configuration lies.
+    pub(super) fn place(&self) -> ConfigurationPlace<'_, PosixStorage> {
+        match &self.detached {
+            Some(detached) => detached.place(),
+            None => ConfigurationPlace::inside(&self.backing.storage),
+        }
+    }
+
+    /// Takes as long as the keyslots say. Commands call `UnlockArguments::unlock`, which obtains the secrets first.
+    pub(super) fn unlock(&self, secrets: &Secrets<'_>) -> Result<RootKeys, VaultError> {
+        vault::unlock_root(&self.place(), secrets)
     }
 
     /// The keys again that [`UnlockedKeys::expose`] gave.
     pub(super) fn unlock_exposed(&self, exposed: &[u8]) -> Result<UnlockedKeys> {
-        UnlockedKeys::from_exposed(&self.storage, exposed).map_err(|error| self.about(error))
+        UnlockedKeys::from_exposed_at(&self.place(), exposed).map_err(|error| self.about(error))
     }
 
     /// Takes the lock, and repairs what the last session left unfinished.
     pub(super) fn open(self, keys: UnlockedKeys, mode: Mode) -> Result<Arc<Vault<PosixStorage>>> {
-        let path = self.path;
-        Vault::open(self.storage, keys, mode).map_err(|error| Failure::from(error).about(path.display()))
+        let Backing { path, storage } = self.backing;
+        Vault::open(storage, keys, mode).map_err(|error| Failure::from(error).about(path.display()))
     }
+}
 
-    fn about(&self, error: VaultError) -> Failure {
-        Failure::from(error).about(self.path.display())
+impl Deref for Opening {
+    type Target = Backing;
+
+    fn deref(&self) -> &Backing {
+        &self.backing
     }
+}
+
+fn open_storage(path: &Path) -> Result<PosixStorage> {
+    PosixStorage::open(path)
+        .map_err(|error| Failure::from(VaultError::io("open the directory", error)).about(path.display()))
+}
+
+fn no_place(path: &Path) -> Failure {
+    Failure::new(ExitCode::BackingIo, format!("{}: there is no such directory; make it first", path.display()))
 }

@@ -3,77 +3,38 @@
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
-use std::thread;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
+use super::key_sources::output_of;
 use crate::vault::Passphrase;
-
-/// A command that shows no passphrase for so long is taken to hang.
-const COMMAND_TIME_LIMIT: Duration = Duration::from_secs(120);
 
 /// Longer is no passphrase, but the wrong file.
 const LEN_MAX_BYTES: usize = 64 * 1024;
 
-/// How the passphrase is given. Without any of these, sero asks on the terminal.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub(super) struct PassphraseArguments {
-    /// Read the passphrase from the first line of FILE; `-` is standard input
-    #[arg(long, value_name = "FILE", conflicts_with = "password_command")]
-    password_file: Option<PathBuf>,
-
-    /// Read the passphrase from the first line that the shell command CMD prints
-    #[arg(long, value_name = "CMD")]
-    password_command: Option<String>,
+/// A new passphrase from the terminal: asked twice, and not empty.
+pub(super) fn ask_new(prompt: &str) -> Result<Passphrase> {
+    let passphrase = ask(prompt)?;
+    if !passphrase.is_empty() && !passphrase.matches(&ask("The same again: ")?) {
+        return Err(unavailable("the two passphrases differ; try again"));
+    }
+    Ok(passphrase)
 }
 
-impl PassphraseArguments {
-    /// The passphrase of an existing vault.
-    pub(super) fn obtain(&self, vault: &Path) -> Result<Passphrase> {
-        match self.elsewhere()? {
-            Some(passphrase) => Ok(passphrase),
-            None => ask(&format!("Passphrase of {}: ", vault.display())),
-        }
-    }
-
-    /// The passphrase of a new vault: asked twice, and not empty.
-    pub(super) fn obtain_new(&self, vault: &Path) -> Result<Passphrase> {
-        let passphrase = match self.elsewhere()? {
-            Some(passphrase) => passphrase,
-            None => {
-                let passphrase = ask(&format!("New passphrase for {}: ", vault.display()))?;
-                if !passphrase.is_empty() && !passphrase.matches(&ask("The same again: ")?) {
-                    return Err(unavailable("the two passphrases differ; try again"));
-                }
-                passphrase
-            }
-        };
-        if passphrase.is_empty() {
-            return Err(unavailable("the passphrase is empty; choose one"));
-        }
-        Ok(passphrase)
-    }
-
-    fn elsewhere(&self) -> Result<Option<Passphrase>> {
-        match (&self.password_file, &self.password_command) {
-            (Some(path), _) if path.as_os_str() == "-" => from_stdin().map(Some),
-            (Some(path), _) => from_file(path).map(Some),
-            (None, Some(command)) => from_command(command).map(Some),
-            (None, None) => Ok(None),
-        }
-    }
+/// From a file, `-` for standard input.
+pub(super) fn from_path(path: &Path) -> Result<Passphrase> {
+    if path.as_os_str() == "-" { from_stdin() } else { from_file(path) }
 }
 
-fn unavailable(message: impl Into<String>) -> Failure {
+pub(super) fn unavailable(message: impl Into<String>) -> Failure {
     Failure::new(ExitCode::PassphraseUnavailable, message)
 }
 
 /// Without echo, on the terminal itself: standard input and output may be redirected.
-fn ask(prompt: &str) -> Result<Passphrase> {
+pub(super) fn ask(prompt: &str) -> Result<Passphrase> {
     match rpassword::prompt_password(prompt) {
         Ok(line) => Ok(Passphrase::new(line.into_bytes())),
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(unavailable("interrupted; nothing was done")),
@@ -109,37 +70,11 @@ fn from_file(path: &Path) -> Result<Passphrase> {
         .map_err(|error| unavailable(format!("the passphrase file {shown} gave no passphrase: {error}")))
 }
 
-/// Runs it by `sh -c`. It keeps the terminal, to ask on it if it has to.
-fn from_command(command: &str) -> Result<Passphrase> {
-    let mut child = Command::new("sh")
-        .arg("-c")
-        .arg(command)
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|error| unavailable(format!("the passphrase command could not be started: {error}")))?;
-    let Some(mut output) = child.stdout.take() else {
-        return Err(unavailable("the passphrase command has no output"));
-    };
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let line = first_line(&mut output);
-        // The rest is drained, so that the command is not stopped while it writes.
-        let _ = io::copy(&mut output, &mut io::sink());
-        let _ = sender.send(line);
-    });
-    let Ok(line) = receiver.recv_timeout(COMMAND_TIME_LIMIT) else {
-        let _ = child.kill();
-        let _ = child.wait();
-        return Err(unavailable(format!(
-            "the passphrase command did not end within {} seconds; run it by hand to see why",
-            COMMAND_TIME_LIMIT.as_secs()
-        )));
-    };
-    let status = child.wait().map_err(|error| unavailable(format!("the passphrase command was lost: {error}")))?;
-    if !status.success() {
-        return Err(unavailable(format!("the passphrase command failed ({status}); run it by hand to see why")));
-    }
-    line.map_err(|error| unavailable(format!("the passphrase command gave no passphrase: {error}")))
+/// Runs it by `sh -c`. It keeps the terminal, to ask on it if it has to, and its environment.
+pub(super) fn from_command(command: &str, limit: Duration) -> Result<Passphrase> {
+    output_of(Command::new("sh").arg("-c").arg(command), limit, |mut output| first_line(&mut output))
+        .map_err(|error| unavailable(format!("the passphrase command {error}")))?
+        .map_err(|error| unavailable(format!("the passphrase command gave no passphrase: {error}")))
 }
 
 /// Up to the first newline, byte by byte, so that nothing behind it is taken from the stream. Of a line
@@ -183,6 +118,8 @@ fn first_line(source: &mut impl Read) -> io::Result<Passphrase> {
 mod tests {
     use super::*;
 
+    const LIMIT: Duration = Duration::from_secs(20);
+
     fn same(line: &[u8], expected: &[u8]) -> bool {
         first_line(&mut { line }).unwrap().matches(&Passphrase::new(expected.to_vec()))
     }
@@ -210,11 +147,13 @@ mod tests {
 
     #[test]
     fn commands() {
-        assert!(from_command("printf 'secret\\nnoise\\n'").unwrap().matches(&Passphrase::new(b"secret".to_vec())));
+        assert!(
+            from_command("printf 'secret\\nnoise\\n'", LIMIT).unwrap().matches(&Passphrase::new(b"secret".to_vec()))
+        );
         assert_eq!(
-            from_command("echo x; exit 3").err().map(|failure| failure.code),
+            from_command("echo x; exit 3", LIMIT).err().map(|failure| failure.code),
             Some(ExitCode::PassphraseUnavailable)
         );
-        assert!(from_command("true").is_err());
+        assert!(from_command("true", LIMIT).is_err());
     }
 }

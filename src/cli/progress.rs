@@ -144,7 +144,7 @@ impl Drop for Progress {
 mod tests {
     use super::*;
 
-    const QUIET: Context = Context { verbosity: -1 };
+    const QUIET: Context = Context { verbosity: -1, config: None };
 
     #[test]
     fn a_plain_line_has_amounts_rate_and_time_left() {

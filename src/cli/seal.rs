@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Context;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
-use super::opening::Opening;
+use super::opening::Backing;
 use super::paths;
 use crate::fuse::mountinfo::{self, Mount};
 use crate::fuse::{self, FuseError, Unmount};
@@ -88,16 +88,19 @@ pub(super) fn find(mounts: &[Mount], target: &Path) -> Option<Mount> {
 
 pub(super) fn not_mounted(target: &Path) -> Failure {
     let shown = target.display();
-    let message = match Opening::find(target).and_then(|opening| Ok((opening.is_in_use()?, opening.is_sealed()?))) {
-        Ok((false, true)) => format!("{shown} is not mounted; it is sealed already"),
-        Ok((false, false)) => {
-            format!("{shown} is not mounted, and was not sealed cleanly; mount it once to repair it, then seal it")
-        }
-        Ok((true, _)) => {
-            format!("{shown} is in use, but not mounted where this process can see it; seal it where it is mounted")
-        }
-        Err(_) => format!("nothing of sero is mounted on {shown}; `findmnt -t fuse.sero` lists what is"),
-    };
+    let message =
+        match Backing::find(target).and_then(|vault| Ok((vault.is_vault(), vault.is_in_use()?, vault.is_sealed()?))) {
+            Ok((true, false, true)) => format!("{shown} is not mounted; it is sealed already"),
+            Ok((true, false, false)) => {
+                format!("{shown} is not mounted, and was not sealed cleanly; mount it once to repair it, then seal it")
+            }
+            Ok((true, true, _)) => {
+                format!("{shown} is in use, but not mounted where this process can see it; seal it where it is mounted")
+            }
+            Ok((false, ..)) | Err(_) => {
+                format!("nothing of sero is mounted on {shown}; `findmnt -t fuse.sero` lists what is")
+            }
+        };
     Failure::new(ExitCode::NotMounted, message)
 }
 
@@ -126,14 +129,14 @@ fn wait_until_sealed(vault: &Path, mount: &Mount, context: &Context) -> Result<(
         // Nothing to write, and others may be reading still.
         return Ok(());
     }
-    let Ok(opening) = Opening::find(vault) else {
+    let Ok(backing) = Backing::find(vault) else {
         // Another user's vault: root unmounts and cannot look (a network filesystem), or its path is gone.
         log::warn!("{}: cannot be read, so that the end of sealing is not seen", vault.display());
         return Ok(());
     };
     let started = Instant::now();
     let mut said = false;
-    while opening.holder()?.is_some() {
+    while backing.holder()?.is_some() {
         if !said && started.elapsed() > SILENCE {
             said = true;
             check_other_places(mount)?;
@@ -141,7 +144,7 @@ fn wait_until_sealed(vault: &Path, mount: &Mount, context: &Context) -> Result<(
         }
         thread::sleep(POLL);
     }
-    if opening.is_sealed()? {
+    if backing.is_sealed()? {
         Ok(())
     } else {
         Err(Failure::new(

@@ -1,8 +1,9 @@
 //! Passphrase to key: Argon2id, version 1.3 (RFC 9106).
 //!
 //! `KEK = Argon2id(P = passphrase, S = 32-byte salt, p = lanes, T = 32, m = memory_kib, t = passes)`,
-//! with neither secret value nor associated data. The KEK wraps the project key in a keyslot, by
-//! AES-256-GCM; a changed passphrase rewrites a keyslot, and no file.
+//! with neither secret value nor associated data. The KEK wraps the root key in a keyslot, by
+//! AES-256-GCM; a changed passphrase rewrites a keyslot, and no file. Slots that take something else, or something more,
+//! than a passphrase have a KEK by HKDF ([`Kek::of_key`], [`Kek::combined_with`]).
 //!
 //! The parameters come from a configuration that nothing has authenticated yet, so they are bounded
 //! before memory is taken for them. Lowering them wins an adversary nothing: it gives another KEK.
@@ -17,6 +18,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::Secret;
 use super::aead::{AeadError, AeadKey, KEY_LEN, MESSAGE_OVERHEAD};
+use super::keys::{RawKey, keyslot_kek};
 
 /// Length of a keyslot's salt in bytes.
 pub const KDF_SALT_LEN: usize = 32;
@@ -216,6 +218,12 @@ impl Passphrase {
     pub fn matches(&self, other: &Self) -> bool {
         self.0.as_slice().ct_eq(other.0.as_slice()).into()
     }
+
+    /// The bytes, for an estimate of how hard they are to guess.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 impl From<String> for Passphrase {
@@ -224,10 +232,22 @@ impl From<String> for Passphrase {
     }
 }
 
-/// A key encryption key: wraps the project key in a keyslot. Wiped on drop.
+/// A key encryption key: wraps the root key in a keyslot. Wiped on drop.
 pub struct Kek(Secret<KEY_LEN>);
 
 impl Kek {
+    /// Of a slot that a random key opens: a keyfile's, a command's, an environment variable's, a recovery key.
+    #[must_use]
+    pub fn of_key(key: &RawKey, salt: &[u8; KDF_SALT_LEN], kind: &str) -> Self {
+        Self(keyslot_kek(salt, kind, &[key.expose()]))
+    }
+
+    /// Of a slot that takes a key besides what this one was derived from.
+    #[must_use]
+    pub fn combined_with(&self, key: &RawKey, salt: &[u8; KDF_SALT_LEN], kind: &str) -> Self {
+        Self(keyslot_kek(salt, kind, &[self.0.bytes(), key.expose()]))
+    }
+
     /// `nonce ‖ T ‖ C`: the key, sealed by AES-256-GCM. 60 bytes.
     #[must_use]
     pub fn wrap(&self, aad: &[u8], key: &[u8; KEY_LEN]) -> Vec<u8> {
@@ -239,14 +259,13 @@ impl Kek {
     /// # Errors
     /// [`AeadError::Refused`] if the passphrase was another one, or the keyslot was changed;
     /// [`AeadError::Length`] if it is not 60 bytes long.
-    pub fn unwrap(&self, aad: &[u8], wrapped: &[u8]) -> Result<Zeroizing<[u8; KEY_LEN]>, AeadError> {
+    pub fn unwrap(&self, aad: &[u8], wrapped: &[u8]) -> Result<RawKey, AeadError> {
         if wrapped.len() != WRAPPED_KEY_LEN {
             return Err(AeadError::Length);
         }
-        let opened = AeadKey::new(self.0.bytes()).open_message(aad, wrapped)?;
-        let mut key = Zeroizing::new([0; KEY_LEN]);
-        key.copy_from_slice(&opened);
-        Ok(key)
+        let mut opened = AeadKey::new(self.0.bytes()).open_message(aad, wrapped)?;
+        let opened: &mut [u8; KEY_LEN] = opened.as_mut_slice().try_into().map_err(|_| AeadError::Length)?;
+        Ok(RawKey::from_bytes(opened))
     }
 }
 
@@ -376,15 +395,15 @@ mod tests {
         let (right, wrong) = (kek("right", 0, &SMALL), kek("wrong", 0, &SMALL));
         let wrapped = right.wrap(b"slot 1", &[5; KEY_LEN]);
         assert_eq!(wrapped.len(), WRAPPED_KEY_LEN);
-        assert_eq!(*right.unwrap(b"slot 1", &wrapped).unwrap(), [5; KEY_LEN]);
-        assert_eq!(right.unwrap(b"slot 2", &wrapped), Err(AeadError::Refused));
-        assert_eq!(wrong.unwrap(b"slot 1", &wrapped), Err(AeadError::Refused));
+        assert_eq!(*right.unwrap(b"slot 1", &wrapped).unwrap().expose(), [5; KEY_LEN]);
+        assert_eq!(right.unwrap(b"slot 2", &wrapped).err(), Some(AeadError::Refused));
+        assert_eq!(wrong.unwrap(b"slot 1", &wrapped).err(), Some(AeadError::Refused));
         for len in 0..wrapped.len() {
-            assert_eq!(right.unwrap(b"slot 1", &wrapped[..len]), Err(AeadError::Length));
+            assert_eq!(right.unwrap(b"slot 1", &wrapped[..len]).err(), Some(AeadError::Length));
         }
         // Sealed rightly, but not a key.
         let short = AeadKey::new(right.0.bytes()).seal_message(b"slot 1", &[5; 31]);
-        assert_eq!(right.unwrap(b"slot 1", &short), Err(AeadError::Length));
+        assert_eq!(right.unwrap(b"slot 1", &short).err(), Some(AeadError::Length));
     }
 
     #[test]

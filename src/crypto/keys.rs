@@ -15,6 +15,10 @@
 //!     └─ label::FILE_PAGE ‖ session    → AES-256-GCM key of the file's pages, one a session
 //! ```
 //!
+//! Above the project key stand the root key, which wraps it, and the keyslots' KEKs, which wrap the root key. The KEK of a
+//! slot with a passphrase alone is Argon2id's output; every other is
+//! `HKDF-Expand(HKDF-Extract(slot's salt, the slot's secrets), label::KEYSLOT ‖ kind)`.
+//!
 //! HKDF is RFC 5869 over SHA-256: `PRK = HMAC(salt, IKM)`, and with `T(0)` empty,
 //! `T(i) = HMAC(PRK, T(i-1) ‖ info ‖ i)`, `OKM = T(1) ‖ T(2) ‖ …`; info is the label and its suffix.
 //!
@@ -26,7 +30,7 @@ use std::io;
 
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
@@ -70,10 +74,12 @@ mod label {
     pub const FILE_HEADER: &[u8] = b"sero/v1/file/header";
     /// Pages and nodes of a file: AES-256-GCM. Followed by the session, u32, little-endian.
     pub const FILE_PAGE: &[u8] = b"sero/v1/file/page";
+    /// The KEK of a keyslot that has more than a passphrase. Followed by the name of the slot's kind.
+    pub const KEYSLOT: &[u8] = b"sero/v1/keyslot/";
 
     #[cfg(test)]
     pub const ALL: &[&[u8]] =
-        &[NAMES, DIRECTORY_IV, SYMLINK, XATTR, CONFIGURATION, JOURNAL, STATE, FILE_HEADER, FILE_PAGE];
+        &[NAMES, DIRECTORY_IV, SYMLINK, XATTR, CONFIGURATION, JOURNAL, STATE, FILE_HEADER, FILE_PAGE, KEYSLOT];
 }
 
 /// The secret that opens a vault: 32 random bytes, from which every other key is derived.
@@ -103,6 +109,63 @@ impl ProjectKey {
     pub fn expose(&self) -> &[u8; KEY_LEN] {
         self.0.bytes()
     }
+}
+
+/// 32 secret bytes that are not a project key: a vault's root key, what a keyfile, a key command or an environment
+/// variable gives, a recovery key.
+pub struct RawKey(Secret<KEY_LEN>);
+
+impl RawKey {
+    /// A new key, from the kernel's generator.
+    ///
+    /// # Errors
+    /// If the kernel's generator fails.
+    pub fn generate() -> io::Result<Self> {
+        let mut key = Secret::zeroed();
+        entropy::fill_from_kernel(key.bytes_mut())?;
+        Ok(Self(key))
+    }
+
+    /// Takes the bytes, and wipes the source.
+    #[must_use]
+    pub fn from_bytes(bytes: &mut [u8; KEY_LEN]) -> Self {
+        let key = Self(Secret::copy_of(bytes));
+        bytes.zeroize();
+        key
+    }
+
+    /// `SHA-256(parts)`: what stands for the content of a keyfile.
+    #[must_use]
+    pub fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut hash = Sha256::new();
+        parts.into_iter().for_each(|part| hash.update(part));
+        Self::from_bytes(&mut hash.finalize().into())
+    }
+
+    /// The raw bytes.
+    #[must_use]
+    pub fn expose(&self) -> &[u8; KEY_LEN] {
+        self.0.bytes()
+    }
+
+    /// Whether both are the same. Takes the same time for any two that differ.
+    #[must_use]
+    pub fn matches(&self, other: &Self) -> bool {
+        self.expose().ct_eq(other.expose()).into()
+    }
+}
+
+/// `HKDF-Expand(HKDF-Extract(salt, IKM = parts), label::KEYSLOT || kind, 32)`: the KEK of a keyslot.
+pub(super) fn keyslot_kek(salt: &[u8], kind: &str, parts: &[&[u8; KEY_LEN]]) -> Secret<KEY_LEN> {
+    let (mut prk, _) = {
+        let mut extract = hkdf::HkdfExtract::<Sha256>::new(Some(salt));
+        parts.iter().for_each(|part| extract.input_ikm(part.as_slice()));
+        extract.finalize()
+    };
+    let mut secret = Secret::zeroed();
+    secret.bytes_mut().copy_from_slice(&prk);
+    prk.as_mut_slice().zeroize();
+    expand(&secret, &[label::KEYSLOT, kind.as_bytes()])
 }
 
 /// The keys of one vault.

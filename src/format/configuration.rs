@@ -10,8 +10,12 @@
 //!   "project_keys": [ { "version": 1, "key_id": "8 bytes, hexadecimal", "wrapped": "60 bytes, base64" } ],
 //!   "active_key": 1,
 //!   "keyslots": [ {
-//!     "id": 1, "kind": "passphrase", "label": "", "role": "owner", "created": 1700000000,
+//!     "id": 1, "key_id": "8 bytes, hexadecimal", "kind": "passphrase", "label": "", "role": "owner", "created": 1700000000,
 //!     "kdf": { "algorithm": "argon2id", "memory_kib": 65536, "passes": 3, "lanes": 4, "salt": "32 bytes, base64" },
+//!     "wrapped": "60 bytes, base64"
+//!   }, {
+//!     "id": 2, "key_id": "8 bytes, hexadecimal", "kind": "keyfile", "label": "", "role": "owner", "created": 1700000000,
+//!     "kdf": { "algorithm": "hkdf-sha256", "salt": "32 bytes, base64" },
 //!     "wrapped": "60 bytes, base64"
 //!   } ],
 //!   "hint": "optional",
@@ -22,8 +26,9 @@
 //! Times are Unix times in seconds; hexadecimal is lower case; base64 is RFC 4648's, with padding. A field that is not
 //! listed, a field twice, and any bound of this module that is passed, make the file damaged.
 //!
+//! How a slot's kind and `kdf` make its KEK is said at [`KeyslotKind`].
+//!
 //! ```text
-//! KEK       = Argon2id(passphrase, salt, memory, passes, lanes)
 //! keyslot   wrapped = nonce[12] || tag[16] || AES-256-GCM(KEK, root key[32]),
 //!           associated data = vault id[16] || slot id u32 || the kind's name
 //! project key wrapped = nonce[12] || tag[16] || AES-256-GCM(root key, project key[32]),
@@ -37,8 +42,9 @@
 //! ```text
 //! format u32, vault_id[16], created u64, cipher text, names text,
 //! project_keys list of { version u32, key_id[8], wrapped[60] }, active_key u32,
-//! keyslots list of { id u32, kind text, label text, role text, created u64,
-//!                    algorithm text, memory_kib u32, passes u32, lanes u32, salt[32], wrapped[60] },
+//! keyslots list of { id u32, key_id[8], kind text, label text, role text, created u64,
+//!                    algorithm text, memory_kib u32, passes u32, lanes u32 (these three for argon2id alone),
+//!                    salt[32], wrapped[60] },
 //! hint optional text
 //! ```
 //!
@@ -50,9 +56,13 @@ use data_encoding::{BASE64, Encoding, HEXLOWER};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 
-use crate::crypto::kdf::{KDF_SALT_LEN, WRAPPED_KEY_LEN};
+use crate::crypto::kdf::WRAPPED_KEY_LEN;
 use crate::crypto::keys::{CONFIGURATION_TAG_LEN, VAULT_ID_LEN};
-use crate::crypto::{KdfError, KdfParams, VaultKeys};
+use crate::crypto::{KdfError, VaultKeys};
+
+mod keyslot;
+
+pub use keyslot::{Kdf, Keyslot, KeyslotId, KeyslotKind};
 
 /// The file's name in the vault.
 pub const ENTRY: &str = "sero.json";
@@ -85,11 +95,6 @@ pub enum ConfigurationError {
     #[error("{0}")]
     Kdf(KdfError),
 }
-
-/// The number of a keyslot; never used again while the vault lives.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[serde(transparent)]
-pub struct KeyslotId(pub u32);
 
 /// The version of a project key, counted from 1.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -146,44 +151,6 @@ pub struct WrappedProjectKey {
     /// Random; names the key in reports.
     pub key_id: Hex<8>,
     pub wrapped: Base64<WRAPPED_KEY_LEN>,
-}
-
-/// One way to the root key.
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
-pub struct Keyslot {
-    pub id: KeyslotId,
-    pub kind: KeyslotKind,
-    pub label: String,
-    pub role: String,
-    pub created: u64,
-    pub kdf: Kdf,
-    pub wrapped: Base64<WRAPPED_KEY_LEN>,
-}
-
-/// Where a keyslot's KEK comes from.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum KeyslotKind {
-    Passphrase,
-}
-
-/// How a passphrase becomes a KEK.
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
-pub struct Kdf {
-    pub algorithm: KdfAlgorithm,
-    pub memory_kib: u32,
-    pub passes: u32,
-    pub lanes: u32,
-    pub salt: Base64<KDF_SALT_LEN>,
-}
-
-/// The function of a [`Kdf`].
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum KdfAlgorithm {
-    Argon2id,
 }
 
 impl Configuration {
@@ -243,6 +210,18 @@ impl Configuration {
         aad
     }
 
+    /// The keyslot with this number.
+    pub fn keyslot(&self, id: KeyslotId) -> Option<&Keyslot> {
+        self.keyslots.iter().find(|slot| slot.id == id)
+    }
+
+    /// A number that no keyslot has. The number of a removed slot may come again; key ids do not.
+    pub fn free_keyslot_id(&self) -> KeyslotId {
+        let largest = self.keyslots.iter().map(|slot| slot.id.0).max().unwrap_or(0);
+        let free = |id: &u32| self.keyslots.iter().all(|slot| slot.id.0 != *id);
+        KeyslotId(largest.checked_add(1).or_else(|| (1..=u32::MAX).find(free)).unwrap_or(u32::MAX))
+    }
+
     /// The associated data of a keyslot's wrapped root key.
     pub fn keyslot_aad(&self, id: KeyslotId, kind: KeyslotKind) -> Vec<u8> {
         let mut aad = self.vault_id.0.to_vec();
@@ -268,6 +247,7 @@ impl Configuration {
         for slot in &self.keyslots {
             rule(is_text(&slot.label, LABEL_MAX), "a keyslot's label is too long, or has control characters")?;
             rule(is_text(&slot.role, LABEL_MAX), "a keyslot's role is too long, or has control characters")?;
+            rule(slot.kdf.fits(slot.kind), "a keyslot's kdf is not one of its kind")?;
             slot.kdf.check()?;
         }
         Ok(())
@@ -288,18 +268,23 @@ impl Configuration {
         }
         out.u32(self.active_key.0);
         out.len(self.keyslots.len());
-        for Keyslot { id, kind, label, role, created, kdf, wrapped } in &self.keyslots {
-            let Kdf { algorithm, memory_kib, passes, lanes, salt } = kdf;
+        for Keyslot { id, key_id, kind, label, role, created, kdf, wrapped } in &self.keyslots {
             out.u32(id.0);
+            out.bytes(&key_id.0);
             out.text(kind.name());
             out.text(label);
             out.text(role);
             out.u64(*created);
-            out.text(algorithm.name());
-            out.u32(*memory_kib);
-            out.u32(*passes);
-            out.u32(*lanes);
-            out.bytes(&salt.0);
+            out.text(kdf.name());
+            match kdf {
+                Kdf::Argon2id { memory_kib, passes, lanes, salt: _ } => {
+                    out.u32(*memory_kib);
+                    out.u32(*passes);
+                    out.u32(*lanes);
+                }
+                Kdf::HkdfSha256 { salt: _ } => {}
+            }
+            out.bytes(kdf.salt());
             out.bytes(&wrapped.0);
         }
         match &self.hint {
@@ -310,21 +295,6 @@ impl Configuration {
             }
         }
         out.0
-    }
-}
-
-impl Kdf {
-    /// The cost, for the KDF. That this machine can pay it is checked there, before memory is taken.
-    pub fn params(&self) -> KdfParams {
-        KdfParams { memory_kib: self.memory_kib, passes: self.passes, lanes: self.lanes }
-    }
-
-    fn check(&self) -> Result<(), ConfigurationError> {
-        match self.params().validate() {
-            // The vault is right, this machine is too small now: another slot may do, and `sero info` always.
-            Ok(()) | Err(KdfError::MemoryUnavailable { .. } | KdfError::OutOfMemory { .. }) => Ok(()),
-            Err(refused) => Err(ConfigurationError::Kdf(refused)),
-        }
     }
 }
 
@@ -340,22 +310,6 @@ impl NameCipher {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Aes256Siv => "AES-256-SIV",
-        }
-    }
-}
-
-impl KeyslotKind {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Passphrase => "passphrase",
-        }
-    }
-}
-
-impl KdfAlgorithm {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Argon2id => "argon2id",
         }
     }
 }

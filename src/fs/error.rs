@@ -122,6 +122,11 @@ pub(super) fn vault_errno(error: &VaultError) -> i32 {
         | VaultError::ConfigurationEdited
         | VaultError::UnsupportedFormat { .. }
         | VaultError::WrongPassphrase { .. }
+        | VaultError::NoKeyslotFor { .. }
+        | VaultError::NoKeyslot { .. }
+        | VaultError::LastKeyslot
+        | VaultError::ConfigurationBusy
+        | VaultError::ConfigurationExists
         | VaultError::KdfRefused(_)
         | VaultError::AlreadyMounted { .. }
         | VaultError::VaultExists

@@ -11,19 +11,21 @@ use std::path::Path;
 
 use super::directory::{PRIVATE, TREE};
 use super::error::{Result, VaultError};
+use super::keyslots::{NewKeyslot, fixed};
 use super::lock;
-use super::unlock::{TEMPORARY_ENTRY, write_atomically};
-use crate::crypto::aead::AeadKey;
-use crate::crypto::kdf::derive_kek;
-use crate::crypto::{KdfParams, Passphrase, ProjectKey, VaultKeys, entropy};
+use super::place::ConfigurationPlace;
+use super::unlock::{Secrets, wrap_project_key};
+use crate::crypto::{KdfParams, Passphrase, ProjectKey, RawKey, VaultKeys, entropy};
 use crate::format::configuration::{
-    self, Base64, Cipher, Configuration, Hex, Kdf, KdfAlgorithm, KeyVersion, Keyslot, KeyslotId, KeyslotKind,
-    NameCipher, WrappedProjectKey,
+    self, Base64, Cipher, Configuration, Hex, KeyVersion, NameCipher, WrappedProjectKey,
 };
 use crate::format::directory_iv::{self, DirectoryIv};
 use crate::storage::{PosixStorage, Storage};
 
-/// How a vault is made.
+/// The role of a vault's first keyslots.
+pub const FIRST_ROLE: &str = "owner";
+
+/// How an ordinary vault is made: with one passphrase.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreateOptions {
     /// What opening the first keyslot costs.
@@ -36,13 +38,27 @@ pub struct CreateOptions {
 
 /// Makes a vault at `path`, which does not exist or is an empty directory.
 pub fn create(path: &Path, options: &CreateOptions, passphrase: &Passphrase) -> Result<Configuration> {
+    options.with_slot(passphrase, |slot| create_with(path, None, options.hint.as_deref(), &[slot]))
+}
+
+/// Makes a vault with these keyslots at `path`, which does not exist or is an empty directory. Its configuration goes
+/// to `detached`, if that is given.
+pub fn create_with(
+    path: &Path,
+    detached: Option<&ConfigurationPlace<'_, PosixStorage>>,
+    hint: Option<&str>,
+    slots: &[NewKeyslot<'_>],
+) -> Result<Configuration> {
     let io = |e| VaultError::io("make the vault's directory", e);
     let made = match fs::DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
         Err(error) => return Err(io(error)),
     };
-    let created = PosixStorage::open(path).map_err(io).and_then(|storage| create_on(&storage, options, passphrase));
+    let created = PosixStorage::open(path).map_err(io).and_then(|storage| {
+        let inside = ConfigurationPlace::inside(&storage);
+        make(&storage, detached.unwrap_or(&inside), hint, slots)
+    });
     if made {
         if created.is_err() {
             let _ = fs::remove_dir(path);
@@ -55,14 +71,27 @@ pub fn create(path: &Path, options: &CreateOptions, passphrase: &Passphrase) -> 
 
 /// Makes a vault in the top directory of `storage`, which is empty.
 pub fn create_on<S: Storage>(storage: &S, options: &CreateOptions, passphrase: &Passphrase) -> Result<Configuration> {
+    let hint = options.hint.as_deref();
+    options.with_slot(passphrase, |slot| make(storage, &ConfigurationPlace::inside(storage), hint, &[slot]))
+}
+
+impl CreateOptions {
+    fn with_slot<T>(&self, passphrase: &Passphrase, then: impl FnOnce(NewKeyslot<'_>) -> T) -> T {
+        let secrets = Secrets { passphrase: Some(passphrase), ..Secrets::default() };
+        then(NewKeyslot { secrets, kdf: self.kdf, label: &self.label, role: FIRST_ROLE })
+    }
+}
+
+fn make<S: Storage>(
+    storage: &S,
+    place: &ConfigurationPlace<'_, S>,
+    hint: Option<&str>,
+    slots: &[NewKeyslot<'_>],
+) -> Result<Configuration> {
     let root = storage.open_root().map_err(|e| VaultError::io("open the vault's directory", e))?;
     ensure_empty(storage, &root)?;
-    let (configuration, keys) = new_configuration(options, passphrase, storage.now().seconds)?;
-    let bytes = configuration.encode()?;
-    let outcome = lay_out(storage, &root, &keys).and_then(|()| {
-        write_atomically(storage, &root, configuration::ENTRY, TEMPORARY_ENTRY, &bytes)
-            .map_err(|e| VaultError::io("write sero.json", e))
-    });
+    let (configuration, keys) = new_configuration(hint, slots, storage.now().seconds)?;
+    let outcome = lay_out(storage, &root, &keys).and_then(|()| place.write_first(&configuration));
     if let Err(error) = outcome {
         clear_away(storage, &root);
         return Err(error);
@@ -88,64 +117,38 @@ fn ensure_empty<S: Storage>(storage: &S, root: &S::Dir) -> Result<()> {
 }
 
 /// New keys, and the configuration that wraps them.
-fn new_configuration(options: &CreateOptions, passphrase: &Passphrase, now: i64) -> Result<(Configuration, VaultKeys)> {
+fn new_configuration(hint: Option<&str>, slots: &[NewKeyslot<'_>], now: i64) -> Result<(Configuration, VaultKeys)> {
     let random = |e| VaultError::io("get random bytes for the keys", e);
     let created = u64::try_from(now).unwrap_or(0);
-    let (slot, version) = (KeyslotId(1), KeyVersion(1));
-    let kdf = Kdf {
-        algorithm: KdfAlgorithm::Argon2id,
-        memory_kib: options.kdf.memory_kib,
-        passes: options.kdf.passes,
-        lanes: options.kdf.lanes,
-        salt: Base64(entropy::array()),
-    };
+    let version = KeyVersion(1);
+    let (project_key, root) = (ProjectKey::generate().map_err(random)?, RawKey::generate().map_err(random)?);
     let mut configuration = Configuration {
         format: configuration::FORMAT,
         vault_id: Hex(entropy::array()),
         created,
         cipher: Cipher::Aes256Gcm,
         names: NameCipher::Aes256Siv,
-        project_keys: vec![WrappedProjectKey {
-            version,
-            key_id: Hex(entropy::array()),
-            wrapped: Base64([0; crate::crypto::kdf::WRAPPED_KEY_LEN]),
-        }],
+        project_keys: Vec::new(),
         active_key: version,
-        keyslots: vec![Keyslot {
-            id: slot,
-            kind: KeyslotKind::Passphrase,
-            label: options.label.clone(),
-            role: "owner".into(),
-            created,
-            kdf,
-            wrapped: Base64([0; crate::crypto::kdf::WRAPPED_KEY_LEN]),
-        }],
-        hint: options.hint.clone(),
+        keyslots: Vec::new(),
+        hint: hint.map(ToOwned::to_owned),
         authenticator: Base64([0; crate::crypto::keys::CONFIGURATION_TAG_LEN]),
     };
-    // What the caller chose is checked before a second is spent on the passphrase.
+    configuration.project_keys.push(WrappedProjectKey {
+        version,
+        key_id: Hex(entropy::array()),
+        wrapped: fixed(wrap_project_key(&configuration, &root, version, &project_key))?,
+    });
+    for slot in slots {
+        slot.kdf.validate().map_err(VaultError::KdfRefused)?;
+        let slot = slot.seal(&configuration, configuration.free_keyslot_id(), created, &root)?;
+        configuration.keyslots.push(slot);
+    }
+    // What the caller chose is checked before anything is made.
     configuration.encode()?;
-
-    let project_key = ProjectKey::generate().map_err(random)?;
-    // Of the same make: 32 bytes from the kernel, wiped.
-    let root_key = ProjectKey::generate().map_err(random)?;
-    let project_key_aad = configuration.project_key_aad(version);
-    let keyslot_aad = configuration.keyslot_aad(slot, KeyslotKind::Passphrase);
-    for wrapped in &mut configuration.project_keys {
-        wrapped.wrapped =
-            wrapped_bytes(AeadKey::new(root_key.expose()).seal_message(&project_key_aad, project_key.expose()))?;
-    }
-    for keyslot in &mut configuration.keyslots {
-        let kek = derive_kek(passphrase, &keyslot.kdf.salt.0, &keyslot.kdf.params()).map_err(VaultError::KdfRefused)?;
-        keyslot.wrapped = wrapped_bytes(kek.wrap(&keyslot_aad, root_key.expose()))?;
-    }
     let keys = VaultKeys::derive(&project_key, &configuration.vault_id.0);
     configuration.authenticate(&keys);
     Ok((configuration, keys))
-}
-
-fn wrapped_bytes<const N: usize>(wrapped: Vec<u8>) -> Result<Base64<N>> {
-    wrapped.try_into().map(Base64).map_err(|_| VaultError::Internal("a wrapped key has another length"))
 }
 
 /// Makes the folders, durably.

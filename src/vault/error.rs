@@ -39,9 +39,24 @@ pub enum VaultError {
          use a version of sero that knows format {found} (`sero --version` lists the formats)"
     )]
     UnsupportedFormat { found: u64, supported: u64 },
-    /// No keyslot opens with this passphrase.
-    #[error("wrong passphrase (or its keyslot was damaged){}", shown_hint(.hint))]
-    WrongPassphrase { hint: Option<String> },
+    /// No keyslot opens with what was given.
+    #[error("wrong {given} (or its keyslot was damaged){}", shown_hint(.hint))]
+    WrongPassphrase { given: String, hint: Option<String> },
+    /// There is no keyslot that takes what was given.
+    #[error("no keyslot of this vault opens with a {given} alone; it has: {kinds} (`sero key list` shows them)")]
+    NoKeyslotFor { given: String, kinds: String },
+    /// Somebody else is changing the configuration.
+    #[error("the vault's configuration is being changed by another process; try again")]
+    ConfigurationBusy,
+    /// A configuration is where a new one is to be.
+    #[error("there is a file already where the configuration is to be; choose another place")]
+    ConfigurationExists,
+    /// The number is not that of a keyslot.
+    #[error("there is no keyslot {id}; `sero key list` shows those that are there")]
+    NoKeyslot { id: u32 },
+    /// Removing it would lose the vault.
+    #[error("the last keyslot cannot be removed: nothing would open the vault any more; add another one first")]
+    LastKeyslot,
     /// The passphrase cannot be turned into a key here.
     #[error("{0}")]
     KdfRefused(KdfError),
@@ -224,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_hint_is_shown_after_a_wrong_passphrase() {
-        let error = VaultError::WrongPassphrase { hint: Some("the blue one".into()) };
+        let error = VaultError::WrongPassphrase { given: "passphrase".into(), hint: Some("the blue one".into()) };
         assert_eq!(error.to_string(), "wrong passphrase (or its keyslot was damaged); hint: the blue one");
     }
 }

@@ -1,24 +1,66 @@
-//! From `sero.json` and a passphrase to the vault's keys; and how `sero.json` is replaced.
-
-use std::ffi::OsStr;
-use std::io;
+//! From the configuration and a secret to the vault's keys.
 
 use zeroize::Zeroizing;
 
 use super::error::{Result, VaultError};
+use super::place::ConfigurationPlace;
 use crate::crypto::aead::{AeadKey, KEY_LEN};
-use crate::crypto::kdf::{KdfError, derive_kek};
-use crate::crypto::{Passphrase, ProjectKey, VaultKeys};
-use crate::format::configuration::{self, Configuration, ConfigurationError, KeyVersion, Keyslot, KeyslotKind};
-use crate::storage::{Access, FileKind, RenameMode, Storage, Target, read_into, write_from};
-
-/// The configuration before the last change.
-pub const BACKUP_ENTRY: &str = "sero.json.bak";
-/// The configuration while it is being written.
-pub(super) const TEMPORARY_ENTRY: &str = "sero.json.tmp";
-const BACKUP_TEMPORARY_ENTRY: &str = "sero.json.bak.tmp";
+use crate::crypto::kdf::{KdfError, Kek, derive_kek};
+use crate::crypto::{Passphrase, ProjectKey, RawKey, VaultKeys};
+use crate::format::configuration::{Configuration, KeyVersion, Keyslot, KeyslotId, KeyslotKind, WrappedProjectKey};
+use crate::storage::Storage;
 
 const EXPOSED_LEN: usize = 4 + KEY_LEN;
+
+/// What is given to open a vault: any of these. A keyslot is tried if everything that it takes is given.
+#[derive(Clone, Copy, Default)]
+pub struct Secrets<'a> {
+    pub passphrase: Option<&'a Passphrase>,
+    /// The hash of the keyfile's content.
+    pub keyfile: Option<&'a RawKey>,
+    pub recovery: Option<&'a RawKey>,
+    /// What the key command printed.
+    pub command: Option<&'a RawKey>,
+    /// What the environment variable holds.
+    pub environment: Option<&'a RawKey>,
+}
+
+impl Secrets<'_> {
+    /// For a message: "passphrase and keyfile".
+    pub fn names(&self) -> String {
+        let given = [
+            (self.passphrase.is_some(), "passphrase"),
+            (self.keyfile.is_some(), "keyfile"),
+            (self.recovery.is_some(), "recovery key"),
+            (self.command.is_some(), "key of the command"),
+            (self.environment.is_some(), "key of the environment"),
+        ];
+        let names: Vec<&str> = given.into_iter().filter(|(given, _)| *given).map(|(_, name)| name).collect();
+        names.join(" and ")
+    }
+
+    /// The slot's KEK, if what the slot takes is given.
+    pub(super) fn kek(&self, slot: &Keyslot) -> Option<Result<Kek, KdfError>> {
+        let (salt, kind) = (slot.kdf.salt(), slot.kind.name());
+        let stretched = |passphrase| match slot.kdf.params() {
+            Some(params) => derive_kek(passphrase, salt, &params),
+            // The configuration's rules leave no such slot.
+            None => Err(KdfError::Passes(0)),
+        };
+        let of_key = |key: &RawKey| Ok(Kek::of_key(key, salt, kind));
+        match slot.kind {
+            KeyslotKind::Passphrase => self.passphrase.map(stretched),
+            KeyslotKind::PassphraseKeyfile => self
+                .passphrase
+                .zip(self.keyfile)
+                .map(|(passphrase, keyfile)| Ok(stretched(passphrase)?.combined_with(keyfile, salt, kind))),
+            KeyslotKind::Keyfile => self.keyfile.map(of_key),
+            KeyslotKind::Recovery => self.recovery.map(of_key),
+            KeyslotKind::Command => self.command.map(of_key),
+            KeyslotKind::Environment => self.environment.map(of_key),
+        }
+    }
+}
 
 /// The keys of a vault whose configuration was verified.
 pub struct UnlockedKeys {
@@ -38,7 +80,12 @@ impl UnlockedKeys {
         &self.keys
     }
 
-    /// What [`from_exposed`](Self::from_exposed) takes: every version of the project key, in the open. For handing them
+    /// Every version of the project key.
+    pub fn versions(&self) -> &[(KeyVersion, ProjectKey)] {
+        &self.versions
+    }
+
+    /// What [`from_exposed_at`](Self::from_exposed_at) takes: every version of the project key, in the open. For handing them
     /// to a process of the same user, through a pipe.
     #[must_use]
     pub fn expose(&self) -> Zeroizing<Vec<u8>> {
@@ -50,9 +97,14 @@ impl UnlockedKeys {
         exposed
     }
 
-    /// The keys that another process unlocked, and the configuration, read and verified again.
+    /// As [`from_exposed_at`](Self::from_exposed_at), of a vault whose configuration is in it.
     pub fn from_exposed<S: Storage>(storage: &S, exposed: &[u8]) -> Result<Self> {
-        let configuration = read_configuration(storage)?;
+        Self::from_exposed_at(&ConfigurationPlace::inside(storage), exposed)
+    }
+
+    /// The keys that another process unlocked, and the configuration, read and verified again.
+    pub fn from_exposed_at<S: Storage>(place: &ConfigurationPlace<'_, S>, exposed: &[u8]) -> Result<Self> {
+        let configuration = place.read()?;
         let mut versions = Vec::new();
         for record in exposed.chunks(EXPOSED_LEN) {
             let (version, key) =
@@ -84,130 +136,113 @@ impl From<UnlockedKeys> for VaultKeys {
     }
 }
 
-/// Unlocks the vault. Takes as long as Argon2id does for each keyslot that is tried.
-pub fn unlock<S: Storage>(storage: &S, passphrase: &Passphrase) -> Result<UnlockedKeys> {
-    let configuration = read_configuration(storage)?;
-    let root_key = open_root_key(&configuration, passphrase)?;
-    let versions = open_project_keys(&configuration, &root_key)?;
-    UnlockedKeys::verified(configuration, versions)
+/// The root key as well: for changes of keyslots and of project keys.
+pub struct RootKeys {
+    pub(super) root: RawKey,
+    slot: KeyslotId,
+    unlocked: UnlockedKeys,
 }
 
-fn open_root_key(configuration: &Configuration, passphrase: &Passphrase) -> Result<AeadKey> {
+impl RootKeys {
+    /// The keyslot that opened.
+    pub const fn slot(&self) -> KeyslotId {
+        self.slot
+    }
+
+    pub const fn unlocked(&self) -> &UnlockedKeys {
+        &self.unlocked
+    }
+
+    /// The project key of this version, wrapped by the root key.
+    pub fn wrap(&self, version: KeyVersion, key: &ProjectKey) -> Result<Vec<u8>> {
+        Ok(wrap_project_key(&self.unlocked.configuration, &self.root, version, key))
+    }
+}
+
+impl From<RootKeys> for UnlockedKeys {
+    fn from(keys: RootKeys) -> Self {
+        keys.unlocked
+    }
+}
+
+/// Unlocks a vault whose configuration is in it. Takes as long as Argon2id does for each keyslot that is tried.
+pub fn unlock<S: Storage>(storage: &S, passphrase: &Passphrase) -> Result<UnlockedKeys> {
+    let secrets = Secrets { passphrase: Some(passphrase), ..Secrets::default() };
+    unlock_root(&ConfigurationPlace::inside(storage), &secrets).map(UnlockedKeys::from)
+}
+
+/// Unlocks a vault with whatever is given. Takes as long as Argon2id does for each keyslot that is tried.
+pub fn unlock_root<S: Storage>(place: &ConfigurationPlace<'_, S>, secrets: &Secrets<'_>) -> Result<RootKeys> {
+    let configuration = place.read()?;
+    let (slot, root) = open_root_key(&configuration, secrets)?;
+    let versions = open_project_keys(&configuration, &root)?;
+    Ok(RootKeys { root, slot, unlocked: UnlockedKeys::verified(configuration, versions)? })
+}
+
+/// Reads the public facts of a vault whose configuration is in it.
+pub fn read_configuration<S: Storage>(storage: &S) -> Result<Configuration> {
+    ConfigurationPlace::inside(storage).read()
+}
+
+fn open_root_key(configuration: &Configuration, secrets: &Secrets<'_>) -> Result<(KeyslotId, RawKey)> {
+    let mut slots: Vec<&Keyslot> = configuration.keyslots.iter().collect();
+    // Those that cost nothing first; otherwise in the order of the table.
+    slots.sort_by_key(|slot| slot.kind.has_passphrase());
     let mut refused: Option<KdfError> = None;
     let mut tried = false;
-    for slot in &configuration.keyslots {
-        match open_keyslot(configuration, slot, passphrase) {
-            Ok(Some(root_key)) => return Ok(root_key),
-            Ok(None) => tried = true,
+    for slot in slots {
+        match open_keyslot(configuration, slot, secrets) {
+            Some(Ok(Some(root))) => return Ok((slot.id, root)),
+            Some(Ok(None)) => tried = true,
             // Another slot may cost less.
-            Err(error) => refused = Some(error),
+            Some(Err(error)) => refused = Some(error),
+            None => {}
         }
     }
+    let given = secrets.names();
     match refused {
         Some(refused) if !tried => Err(VaultError::KdfRefused(refused)),
-        _ => Err(VaultError::WrongPassphrase { hint: configuration.hint.clone() }),
+        None if !tried => Err(VaultError::NoKeyslotFor { given, kinds: kinds(configuration) }),
+        _ => Err(VaultError::WrongPassphrase { given, hint: configuration.hint.clone() }),
     }
 }
 
-/// None: the passphrase is not this slot's, or the slot was changed.
-fn open_keyslot(
+/// None: what the slot takes is not given. Inside, None: it is not this slot's, or the slot was changed.
+pub(super) fn open_keyslot(
     configuration: &Configuration,
     slot: &Keyslot,
-    passphrase: &Passphrase,
-) -> Result<Option<AeadKey>, KdfError> {
-    match slot.kind {
-        KeyslotKind::Passphrase => {
-            let kek = derive_kek(passphrase, &slot.kdf.salt.0, &slot.kdf.params())?;
-            let root_key = kek.unwrap(&configuration.keyslot_aad(slot.id, slot.kind), &slot.wrapped.0).ok();
-            Ok(root_key.map(|root_key| AeadKey::new(&root_key)))
-        }
-    }
+    secrets: &Secrets<'_>,
+) -> Option<Result<Option<RawKey>, KdfError>> {
+    let aad = configuration.keyslot_aad(slot.id, slot.kind);
+    Some(secrets.kek(slot)?.map(|kek| kek.unwrap(&aad, &slot.wrapped.0).ok()))
 }
 
-fn open_project_keys(configuration: &Configuration, root_key: &AeadKey) -> Result<Vec<(KeyVersion, ProjectKey)>> {
-    let open = |key: &configuration::WrappedProjectKey| {
-        let opened = root_key
+fn kinds(configuration: &Configuration) -> String {
+    let there = |kind: &KeyslotKind| configuration.keyslots.iter().any(|slot| slot.kind == *kind);
+    let names: Vec<&str> = KeyslotKind::ALL.into_iter().filter(there).map(KeyslotKind::name).collect();
+    names.join(", ")
+}
+
+fn open_project_keys(configuration: &Configuration, root: &RawKey) -> Result<Vec<(KeyVersion, ProjectKey)>> {
+    let root = AeadKey::new(root.expose());
+    let open = |key: &WrappedProjectKey| {
+        let mut opened = root
             .open_message(&configuration.project_key_aad(key.version), &key.wrapped.0)
             .map_err(|_| VaultError::ConfigurationEdited)?;
-        let opened: &[u8; KEY_LEN] = opened.as_slice().try_into().map_err(|_| VaultError::ConfigurationEdited)?;
-        Ok((key.version, ProjectKey::from_bytes(&mut Zeroizing::new(*opened))))
+        let opened: &mut [u8; KEY_LEN] =
+            opened.as_mut_slice().try_into().map_err(|_| VaultError::ConfigurationEdited)?;
+        Ok((key.version, ProjectKey::from_bytes(opened)))
     };
     configuration.project_keys.iter().map(open).collect()
 }
 
-/// Reads the public facts of a vault. They keep the rules of the format, and nobody has vouched for them yet.
-pub fn read_configuration<S: Storage>(storage: &S) -> Result<Configuration> {
-    let io = |e| VaultError::io("read sero.json", e);
-    let root = storage.open_root().map_err(|e| VaultError::io("open the vault's directory", e))?;
-    let entry = OsStr::new(configuration::ENTRY);
-    // Looked at before it is opened: it might be a device, or larger than memory.
-    let stat = match storage.stat(Target::Entry(&root, entry)) {
-        Ok(stat) => stat,
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-            let backup = storage.stat(Target::Entry(&root, BACKUP_ENTRY.as_ref())).is_ok();
-            let reason = if backup {
-                format!("it has no {}, but {BACKUP_ENTRY} is there and may be put in its place", configuration::ENTRY)
-            } else {
-                format!("it has no {}", configuration::ENTRY)
-            };
-            return Err(VaultError::NotAVault { reason });
-        }
-        Err(error) => return Err(io(error)),
-    };
-    if stat.kind() != FileKind::Regular {
-        return Err(VaultError::NotAVault { reason: format!("{} is not a file", configuration::ENTRY) });
-    }
-    let len = usize::try_from(stat.size_bytes).unwrap_or(usize::MAX);
-    if len > configuration::FILE_MAX {
-        return Err(ConfigurationError::TooLarge.into());
-    }
-    let file = storage.open_file(&root, entry, Access::Read).map_err(io)?;
-    let mut bytes = vec![0; len];
-    let read = read_into(storage, &file, &mut bytes, 0).map_err(io)?;
-    bytes.truncate(read);
-    Ok(Configuration::parse(&bytes)?)
-}
-
-/// Replaces the configuration, which must be authenticated. At every moment one of the two is there, whole; the one
-/// before is kept as [`BACKUP_ENTRY`].
-///
-/// What a kept one can do: it holds the keyslots of its time. Whoever could open one of these still opens the project
-/// keys of that time with it; removing a keyslot is complete only when the backup is replaced, too.
-pub fn replace_configuration<S: Storage>(storage: &S, new: &Configuration) -> Result<()> {
-    let bytes = new.encode()?;
-    let io = |e| VaultError::io("replace sero.json", e);
-    let root = storage.open_root().map_err(io)?;
-    let before = read_configuration(storage)?.encode()?;
-    write_atomically(storage, &root, BACKUP_ENTRY, BACKUP_TEMPORARY_ENTRY, &before).map_err(io)?;
-    write_atomically(storage, &root, configuration::ENTRY, TEMPORARY_ENTRY, &bytes).map_err(io)
-}
-
-/// Writes a file beside its place, makes it durable, and puts it there.
-pub(super) fn write_atomically<S: Storage>(
-    storage: &S,
-    dir: &S::Dir,
-    entry: &str,
-    temporary: &str,
-    bytes: &[u8],
-) -> io::Result<()> {
-    let temporary = OsStr::new(temporary);
-    let create = || storage.create_file(dir, temporary, 0o600);
-    let file = create().or_else(|error| {
-        if error.raw_os_error() != Some(libc::EEXIST) {
-            return Err(error);
-        }
-        // Left by a crash.
-        storage.unlink(dir, temporary)?;
-        create()
-    })?;
-    let placed = write_from(storage, &file, bytes, 0)
-        .and_then(|()| storage.sync_file(&file))
-        .and_then(|()| storage.rename(dir, temporary, dir, entry.as_ref(), RenameMode::Replace));
-    if let Err(error) = placed {
-        let _ = storage.unlink(dir, temporary);
-        return Err(error);
-    }
-    storage.sync_dir(dir)
+pub(super) fn wrap_project_key(
+    configuration: &Configuration,
+    root: &RawKey,
+    version: KeyVersion,
+    key: &ProjectKey,
+) -> Vec<u8> {
+    AeadKey::new(root.expose()).seal_message(&configuration.project_key_aad(version), key.expose())
 }
 
 #[cfg(test)]

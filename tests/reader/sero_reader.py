@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """An independent reader of a sealed sero vault, written from docs/format.md.
 
-    sero_reader.py VAULT < PASSPHRASE          one newline behind the passphrase is not part of it
+    sero_reader.py [OPTION FILE]... VAULT < PASSPHRASE      one newline behind the passphrase is not part of it
+
+What opens the vault besides a passphrase (an empty one counts as none): --keyfile, --recovery, --command, --environment, each
+with a FILE: any, the text of a recovery key, a key in base64. --config FILE is a configuration that lies apart.
 
 Prints a manifest of the whole tree as JSON, sorted by path. It decrypts everything, and checks every rule of "A reader must
 reject" that concerns a sealed vault; an entry that breaks one has its name in the field "error". In paths and targets, bytes
@@ -109,8 +112,19 @@ def le(value, width):
 FIELDS = {
     "": {"format", "vault_id", "created", "cipher", "names", "project_keys", "active_key", "keyslots", "authenticator"},
     "project_keys": {"version", "key_id", "wrapped"},
-    "keyslots": {"id", "kind", "label", "role", "created", "kdf", "wrapped"},
-    "kdf": {"algorithm", "memory_kib", "passes", "lanes", "salt"},
+    "keyslots": {"id", "key_id", "kind", "label", "role", "created", "kdf", "wrapped"},
+    "argon2id": {"algorithm", "memory_kib", "passes", "lanes", "salt"},
+    "hkdf-sha256": {"algorithm", "salt"},
+}
+
+# What each kind of keyslot takes.
+KINDS = {
+    "passphrase": ("passphrase",),
+    "passphrase-keyfile": ("passphrase", "keyfile"),
+    "keyfile": ("keyfile",),
+    "recovery": ("recovery",),
+    "command": ("command",),
+    "environment": ("environment",),
 }
 
 
@@ -224,37 +238,71 @@ class Configuration:
         yield le(len(listed), 4)
         for slot in listed:
             record(slot, FIELDS["keyslots"])
-            kdf = record(slot["kdf"], FIELDS["kdf"])
-            need(text(slot["kind"]) == "passphrase", "configuration-unknown-cipher", slot["kind"])
-            need(text(kdf["algorithm"]) == "argon2id", "configuration-unknown-cipher", kdf["algorithm"])
+            kind = text(slot["kind"])
+            need(kind in KINDS, "configuration-unknown-cipher", kind)
+            need(isinstance(slot["kdf"], dict), "configuration-wrong-type")
+            algorithm = text(slot["kdf"].get("algorithm", ""))
+            need(algorithm in ("argon2id", "hkdf-sha256"), "configuration-unknown-cipher", algorithm)
+            kdf = record(slot["kdf"], FIELDS[algorithm])
+            need(("passphrase" in KINDS[kind]) == (algorithm == "argon2id"), "configuration-kdf-of-another-kind", kind)
             identity = number(slot["id"], 32)
             need(identity not in self.keyslots, "configuration-duplicate-keyslot")
-            memory, passes, lanes = (number(kdf[field], 32) for field in ("memory_kib", "passes", "lanes"))
-            bounded = 1 <= lanes <= 64 and 1 <= passes <= 1000 and 8 * lanes <= memory <= 4194304
-            need(bounded, "configuration-kdf-out-of-bounds")
+            costs = None
+            if algorithm == "argon2id":
+                costs = memory, passes, lanes = [number(kdf[field], 32) for field in ("memory_kib", "passes", "lanes")]
+                bounded = 1 <= lanes <= 64 and 1 <= passes <= 1000 and 8 * lanes <= memory <= 4194304
+                need(bounded, "configuration-kdf-out-of-bounds")
             salt, wrapped = base64_bytes(kdf["salt"], 32), base64_bytes(slot["wrapped"], 60)
-            self.keyslots[identity] = (salt, memory, passes, lanes, wrapped)
-            yield le(identity, 4) + self.text("passphrase")
+            self.keyslots[identity] = (kind, salt, costs, wrapped)
+            yield le(identity, 4) + hexadecimal(slot["key_id"], 8) + self.text(kind)
             yield self.text(text(slot["label"], 256)) + self.text(text(slot["role"], 256))
-            yield le(number(slot["created"], 64), 8) + self.text("argon2id")
-            yield le(memory, 4) + le(passes, 4) + le(lanes, 4) + salt + wrapped
+            yield le(number(slot["created"], 64), 8) + self.text(algorithm)
+            yield b"".join(le(cost, 4) for cost in costs or []) + salt + wrapped
 
-    def project_key(self, passphrase):
-        root_key = self.root_key(passphrase)
+    def project_key(self, secrets):
+        root_key = self.root_key(secrets)
         opened = {
             version: open_message(root_key, wrapped, self.vault_id + le(version, 4), "project-key-does-not-open")
             for version, wrapped in self.project_keys.items()
         }
         return opened[self.active_key]
 
-    def root_key(self, passphrase):
-        for identity, (salt, memory, passes, lanes, wrapped) in self.keyslots.items():
-            kek = argon2id(passphrase, salt, memory, passes, lanes)
+    def root_key(self, secrets):
+        for identity, (kind, salt, costs, wrapped) in self.keyslots.items():
+            if not all(needed in secrets for needed in KINDS[kind]):
+                continue
             try:
-                return open_message(kek, wrapped, self.vault_id + le(identity, 4) + b"passphrase", "keyslot")
+                associated = self.vault_id + le(identity, 4) + kind.encode()
+                return open_message(kek(kind, secrets, salt, costs), wrapped, associated, "keyslot")
             except Refused:
                 continue
-        raise Refused("keyslot-does-not-open", "wrong passphrase, or damage")
+        raise Refused("keyslot-does-not-open", "wrong secret, or damage")
+
+
+def kek(kind, secrets, salt, costs):
+    stretched = argon2id(secrets["passphrase"], salt, *costs) if costs else b""
+    if kind == "passphrase":
+        return stretched
+    keys = b"".join(secrets[needed] for needed in KINDS[kind] if needed != "passphrase")
+    return expand(extract(salt, stretched + keys), b"sero/v1/keyslot/" + kind.encode())
+
+
+def recovery_key(typed):
+    """32 bytes of four lines, each with a checksum."""
+    alphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+    digits = "".join(typed.decode("ascii", "replace").upper().replace("-", "").split())
+    digits = digits.replace("O", "0").replace("I", "1").replace("L", "1")
+    need(len(digits) == 64 and all(digit in alphabet for digit in digits), "recovery-key-mistyped")
+    key = b""
+    for line in range(4):
+        value = 0
+        for digit in digits[16 * line : 16 * line + 16]:
+            value = value * 32 + alphabet.index(digit)
+        part, check = value.to_bytes(10, "big")[:8], value.to_bytes(10, "big")[8:]
+        expected = hashlib.sha256(b"sero/v1/recovery" + le(line + 1, 1) + part).digest()[:2]
+        need(check == expected, "recovery-key-mistyped", f"line {line + 1}")
+        key += part
+    return key
 
 
 # --- where pages and nodes are ---
@@ -383,11 +431,11 @@ def shown(raw):
 
 
 class Vault:
-    def __init__(self, path, passphrase):
+    def __init__(self, path, secrets, config):
         self.path = path
-        with open(os.path.join(path, b"sero.json"), "rb") as file:
+        with open(config or os.path.join(path, b"sero.json"), "rb") as file:
             configuration = Configuration(file.read((1 << 20) + 1))
-        self.project_key = configuration.project_key(passphrase)
+        self.project_key = configuration.project_key(secrets)
         prk = extract(configuration.vault_id, self.project_key)
         expected = hmac.new(expand(prk, b"sero/v1/configuration"), configuration.canonical, hashlib.sha256).digest()
         need(hmac.compare_digest(expected, configuration.authenticator), "configuration-edited")
@@ -560,14 +608,32 @@ class Vault:
 
 
 def main():
-    if len(sys.argv) != 2:
-        print(__doc__, file=sys.stderr)
-        return 2
-    passphrase = sys.stdin.buffer.read()
-    if passphrase.endswith(b"\n"):
-        passphrase = passphrase[:-1]
+    arguments, config, secrets = sys.argv[1:], None, {}
+    read = {
+        "--keyfile": lambda content: hashlib.sha256(content).digest(),
+        "--recovery": recovery_key,
+        "--command": base64.b64decode,
+        "--environment": base64.b64decode,
+    }
     try:
-        manifest = Vault(os.fsencode(sys.argv[1]), passphrase).walk()
+        while len(arguments) > 1:
+            option, path = arguments.pop(0), arguments.pop(0)
+            if option == "--config":
+                config = path
+            elif option in read:
+                with open(path, "rb") as file:
+                    secrets[option[2:]] = read[option](file.read())
+            else:
+                arguments = []
+        if len(arguments) != 1:
+            print(__doc__, file=sys.stderr)
+            return 2
+        passphrase = sys.stdin.buffer.read()
+        if passphrase.endswith(b"\n"):
+            passphrase = passphrase[:-1]
+        if passphrase:
+            secrets["passphrase"] = passphrase
+        manifest = Vault(os.fsencode(arguments[0]), secrets, config).walk()
     except Refused as refused:
         print(refused, file=sys.stderr)
         return 3

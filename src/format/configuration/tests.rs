@@ -19,11 +19,12 @@ fn example() -> Configuration {
         active_key: KeyVersion(1),
         keyslots: vec![Keyslot {
             id: KeyslotId(1),
+            key_id: Hex([8; 8]),
             kind: KeyslotKind::Passphrase,
             label: "main".into(),
             role: "owner".into(),
             created: 1_700_000_000,
-            kdf: Kdf { algorithm: KdfAlgorithm::Argon2id, memory_kib: 64, passes: 1, lanes: 1, salt: Base64([3; 32]) },
+            kdf: Kdf::Argon2id { memory_kib: 64, passes: 1, lanes: 1, salt: Base64([3; 32]) },
             wrapped: Base64([4; 60]),
         }],
         hint: Some("the blue one".into()),
@@ -70,6 +71,7 @@ fn every_edited_field_is_noticed() {
         ("/project_keys/0/wrapped", json!(BASE64.encode(&[0; 60]))),
         ("/active_key", json!(2)),
         ("/keyslots/0/id", json!(2)),
+        ("/keyslots/0/key_id", json!("0000000000000000")),
         ("/keyslots/0/label", json!("mine")),
         ("/keyslots/0/role", json!("guest")),
         ("/keyslots/0/created", json!(1)),
@@ -108,6 +110,26 @@ fn an_added_removed_or_swapped_slot_is_noticed() {
 }
 
 #[test]
+fn a_slot_without_costs_has_none_in_the_canonical_bytes() {
+    let mut keyfile = example();
+    keyfile.keyslots[0].kind = KeyslotKind::Keyfile;
+    keyfile.keyslots[0].kdf = Kdf::HkdfSha256 { salt: Base64([3; 32]) };
+    let text = |text: &str| [&(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat();
+    let expected = [&text("hkdf-sha256")[..], &[3; 32], &[4; 60], &[1], &text("the blue one")].concat();
+    assert!(keyfile.canonical().ends_with(&expected));
+    keyfile.authenticate(&keys());
+    assert_eq!(Configuration::parse(&keyfile.encode().unwrap()).unwrap(), keyfile);
+}
+
+#[test]
+fn a_new_slot_gets_a_number_that_none_has() {
+    let mut configuration = example();
+    assert_eq!(configuration.free_keyslot_id(), KeyslotId(2));
+    configuration.keyslots[0].id = KeyslotId(u32::MAX);
+    assert_eq!(configuration.free_keyslot_id(), KeyslotId(1));
+}
+
+#[test]
 fn bytes_cannot_move_between_fields() {
     let (mut one, mut other) = (example(), example());
     (one.keyslots[0].label, one.keyslots[0].role) = ("ab".into(), "c".into());
@@ -131,6 +153,7 @@ fn the_canonical_bytes_are_those_of_the_format() {
         &1_u32.to_le_bytes(),
         &1_u32.to_le_bytes(),
         &1_u32.to_le_bytes(),
+        &[8; 8],
         &text("passphrase"),
         &text("main"),
         &text("owner"),
@@ -154,8 +177,12 @@ fn the_names_in_the_file_are_those_that_are_authenticated() {
     let name = |pointer| json.pointer(pointer).and_then(Value::as_str).unwrap();
     assert_eq!(name("/cipher"), Cipher::Aes256Gcm.name());
     assert_eq!(name("/names"), NameCipher::Aes256Siv.name());
-    assert_eq!(name("/keyslots/0/kind"), KeyslotKind::Passphrase.name());
-    assert_eq!(name("/keyslots/0/kdf/algorithm"), KdfAlgorithm::Argon2id.name());
+    assert_eq!(name("/keyslots/0/kdf/algorithm"), example().keyslots[0].kdf.name());
+    for kind in KeyslotKind::ALL {
+        assert_eq!(serde_json::to_value(kind).unwrap(), json!(kind.name()));
+    }
+    let kdf = Kdf::HkdfSha256 { salt: Base64([3; 32]) };
+    assert_eq!(serde_json::to_value(&kdf).unwrap()["algorithm"], json!(kdf.name()));
 }
 
 #[test]
@@ -200,6 +227,8 @@ fn rejects_fields_of_the_wrong_type_or_length() {
         ("/project_keys/0/wrapped", json!("???")),
         ("/active_key", json!(1.5)),
         ("/keyslots/0/kind", json!("telepathy")),
+        ("/keyslots/0/kdf", json!({"algorithm": "argon2id", "salt": BASE64.encode(&[0; 32])})),
+        ("/keyslots/0/kdf", json!({"algorithm": "hkdf-sha256", "passes": 1, "salt": BASE64.encode(&[0; 32])})),
         ("/keyslots/0/kdf/algorithm", json!("md5")),
         ("/keyslots/0/kdf/salt", json!(BASE64.encode(&[0; 31]))),
         ("/keyslots/0/kdf/memory_kib", json!(1_u64 << 32)),
@@ -225,6 +254,8 @@ fn rejects_impossible_values() {
         ("/keyslots/0/label", json!("x".repeat(257))),
         ("/keyslots/0/label", json!("\u{1b}[2J")),
         ("/keyslots/0/role", json!("a\nb")),
+        ("/keyslots/0/kind", json!("keyfile")),
+        ("/keyslots/0/kdf", json!({"algorithm": "hkdf-sha256", "salt": BASE64.encode(&[0; 32])})),
         ("/hint", json!("x".repeat(1025))),
         ("/hint", json!("\u{7f}")),
     ] {
