@@ -109,6 +109,9 @@ impl<S: Storage> Fs<S> {
     /// Commits every open file and seals the vault: nothing may change after that. Everything is tried; the
     /// first error is returned.
     pub fn shutdown(&self) -> Result<()> {
+        // What has no name goes first: on a full disk, its space is what the others need.
+        self.files.retain(|_, open| open.node.last_attr().nlink > 0);
+        self.table.let_go_of_the_nameless();
         let open: Vec<_> = self.files.iter().map(|file| file.value().clone()).collect();
         let mut outcome = Ok(());
         for file in open {

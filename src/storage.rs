@@ -180,7 +180,8 @@ pub trait Storage: Send + Sync + 'static {
     fn make_node(&self, at: &Self::Dir, name: &OsStr, mode: u32, rdev: u64) -> io::Result<()>;
     fn make_symlink(&self, at: &Self::Dir, name: &OsStr, target: &[u8]) -> io::Result<()>;
     fn read_symlink(&self, at: &Self::Dir, name: &OsStr) -> io::Result<Vec<u8>>;
-    fn link(&self, from: &Self::Dir, from_name: &OsStr, to: &Self::Dir, to_name: &OsStr) -> io::Result<()>;
+    /// Gives an inode that has a name another one; an open file or a pin leads to it also if its name is not known.
+    fn link(&self, from: Target<'_, Self>, to: &Self::Dir, to_name: &OsStr) -> io::Result<()>;
     fn rename(
         &self,
         from: &Self::Dir,

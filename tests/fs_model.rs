@@ -311,7 +311,7 @@ impl Kernel {
             let attr = self.lookup(ino, &name).expect("a listed entry is there");
             let Inode { content, perm, names, xattrs } = self.model.inodes[child].clone();
             prop_assert_eq!(attr.perm, perm);
-            let found = errno(self.fs.listxattr(attr.ino)).expect("attributes can be listed");
+            let found = errno(self.fs.listxattr(&CALLER, attr.ino)).expect("attributes can be listed");
             let found: Vec<_> = found.split(|byte| *byte == 0).filter(|name| !name.is_empty()).collect();
             prop_assert_eq!(found, xattrs.keys().collect::<Vec<_>>());
             for (name, value) in &xattrs {

@@ -1,6 +1,9 @@
 //! The house rules that a compiler does not check: layers, length, what may not stand in code, comments that say why a
 //! dependency is there, links that resolve, scripts that stop at the first error.
 
+#[path = "tidy/claims.rs"]
+mod claims;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;

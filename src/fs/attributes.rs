@@ -13,7 +13,7 @@ use crate::vault::{Directory, FileKind, NodeRef, SetTime, Stat, Storage, Timesta
 const ATTEMPTS: usize = 8;
 
 /// What an inode is reached by.
-enum Place<S: Storage> {
+pub(super) enum Place<S: Storage> {
     File(Arc<VaultFile<S>>),
     Directory(Arc<Directory<S>>),
     Anchor(Anchor<S>),
@@ -240,7 +240,7 @@ impl<S: Storage> Fs<S> {
         }
     }
 
-    fn place(&self, node: &Arc<Node<S>>) -> Result<Place<S>> {
+    pub(super) fn place(&self, node: &Arc<Node<S>>) -> Result<Place<S>> {
         if let Some(file) = self.live_file(node) {
             return Ok(Place::File(file));
         }

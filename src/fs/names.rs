@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::attributes::Place;
 use super::error::{FsError, Result};
-use super::node::{Name, Node, lock_names};
+use super::node::{Anchor, Name, Node, lock_names};
 use super::types::{Attr, Caller, Entry, FileHandle, InodeNo, Ownership};
 use super::xattrs::Knowledge;
 use super::{Fs, table};
-use crate::vault::{Directory, FileKind, NewInode, Stat, Storage, VaultFile};
+use crate::vault::{Directory, FileKind, NewInode, NodeRef, Stat, Storage, VaultFile};
 
 /// An inode that was found or made at a name.
 pub(super) struct Found<S: Storage> {
@@ -248,8 +249,19 @@ impl<S: Storage> Fs<S> {
         }
         let parent = self.directory_node(new_parent)?;
         loop {
-            // Without a name that is known, there is nothing that the backing could link from.
-            let Some(name) = node.any_name() else { return Err(FsError::NotFound) };
+            let Some(name) = node.any_name() else {
+                match self.place(&node)? {
+                    Place::File(file) | Place::Anchor(Anchor::File(file)) => {
+                        return self.link_held(&node, NodeRef::File(&file), &parent, new_name);
+                    }
+                    Place::Anchor(Anchor::Pin(pin)) => {
+                        return self.link_held(&node, NodeRef::Pinned(&pin), &parent, new_name);
+                    }
+                    Place::Directory(_) => return Err(FsError::NotPermitted),
+                    // It has a name again.
+                    Place::Name(_) => continue,
+                }
+            };
             let _names = lock_names([Some(&name.parent), Some(&parent), None]);
             if node.is_at(&name) {
                 return self.link_from(&node, &name, &parent, new_name);
@@ -257,10 +269,34 @@ impl<S: Storage> Fs<S> {
         }
     }
 
+    /// From a name that is known; the names of both directories are locked.
     fn link_from(&self, node: &Arc<Node<S>>, name: &Name<S>, parent: &Arc<Node<S>>, new_name: &[u8]) -> Result<Entry> {
         let from = self.directory(&name.parent)?;
+        self.link_by(node, parent, new_name, |to| Ok(from.link(&name.name, to, new_name)?))
+    }
+
+    /// From what holds an inode of which no name is known. It may have one: the backing knows.
+    fn link_held(
+        &self,
+        node: &Arc<Node<S>>,
+        held: NodeRef<'_, S>,
+        parent: &Arc<Node<S>>,
+        new_name: &[u8],
+    ) -> Result<Entry> {
+        let _names = parent.folder()?.names.write();
+        self.link_by(node, parent, new_name, |to| Ok(self.vault.link(held, to, new_name)?))
+    }
+
+    fn link_by(
+        &self,
+        node: &Arc<Node<S>>,
+        parent: &Arc<Node<S>>,
+        new_name: &[u8],
+        link: impl FnOnce(&Arc<Directory<S>>) -> Result<Stat>,
+    ) -> Result<Entry> {
         let version = node.state().version;
-        let linked = from.link(&name.name, self.directory(parent)?, new_name);
+        let directory = self.directory(parent)?;
+        let linked = link(directory);
         parent.touch();
         let stat = linked?;
         node.name_synced.store(false, Ordering::Release);
@@ -280,7 +316,7 @@ impl<S: Storage> Fs<S> {
         if !self.table.count_lookup(node) {
             return Err(FsError::UnknownInode);
         }
-        self.entry_of(node, self.attr_at(node, from, &name.name))
+        self.entry_of(node, self.attr_at(node, directory, new_name))
     }
 
     /// Where a symbolic link leads.

@@ -174,6 +174,18 @@ impl<S: Storage> Table<S> {
         Some(node)
     }
 
+    /// Closes what keeps inodes alive that have no name any more. The filesystem is about to end.
+    pub fn let_go_of_the_nameless(&self) {
+        let nodes: Vec<_> = self.nodes.iter().map(|node| node.value().clone()).collect();
+        for node in nodes.iter().filter(|node| node.last_attr().nlink == 0) {
+            let (anchor, open) = {
+                let mut state = node.state();
+                (state.anchor.take(), state.open.take())
+            };
+            drop((anchor, open));
+        }
+    }
+
     /// Lets go of everything, as the filesystem goes: names and directories refer to each other.
     pub fn clear(&self) {
         let nodes: Vec<_> = self.nodes.iter().map(|node| node.value().clone()).collect();

@@ -239,7 +239,7 @@ fn a_change_of_content_takes_capabilities_away() {
     set();
     fs.set(ino, SetAttr { size: Some(0), ..SetAttr::default() }).unwrap();
     assert!(!has());
-    assert_eq!(fs.listxattr(ino).unwrap(), b"user.kept\0");
+    assert_eq!(fs.listxattr(&ROOT, ino).unwrap(), b"user.kept\0");
     fs.release(handle).unwrap();
 }
 
@@ -291,7 +291,7 @@ fn a_default_acl_takes_the_place_of_the_umask() {
     assert!(fs.getxattr(made.attr.ino, b"system.posix_acl_access").is_ok());
     let below = fs.mkdir(&ROOT, directory, b"below", 0o777, 0o077).unwrap().attr;
     assert_eq!(below.perm, 0o770);
-    assert_eq!(fs.listxattr(below.ino).unwrap(), b"system.posix_acl_access\0system.posix_acl_default\0");
+    assert_eq!(fs.listxattr(&USER, below.ino).unwrap(), b"system.posix_acl_access\0system.posix_acl_default\0");
     // Without it, the umask counts again.
     fs.removexattr(directory, b"system.posix_acl_default").unwrap();
     fs.removexattr(directory, b"system.posix_acl_default").unwrap();

@@ -333,8 +333,8 @@ impl<S: Storage> Filesystem for Adapter<S> {
         self.answer_xattr("getxattr", size_bytes, reply, |fs| fs.getxattr(ino(node), name.as_bytes()));
     }
 
-    fn listxattr(&self, _request: &Request, node: INodeNo, size_bytes: u32, reply: ReplyXattr) {
-        self.answer_xattr("listxattr", size_bytes, reply, |fs| fs.listxattr(ino(node)));
+    fn listxattr(&self, request: &Request, node: INodeNo, size_bytes: u32, reply: ReplyXattr) {
+        self.answer_xattr("listxattr", size_bytes, reply, |fs| fs.listxattr(&caller(request), ino(node)));
     }
 
     fn setxattr(

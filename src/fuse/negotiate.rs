@@ -12,7 +12,7 @@ const MAX_WRITE_BYTES: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 64;
 
 /// Taken on every mount.
-const WANTED: [InitFlags; 7] = [
+const WANTED: [InitFlags; 6] = [
     // open(O_TRUNC) is one request.
     InitFlags::FUSE_ATOMIC_O_TRUNC,
     // The daemon clears set-user-id bits and capabilities itself: no GETXATTR before each write.
@@ -22,7 +22,6 @@ const WANTED: [InitFlags; 7] = [
     InitFlags::FUSE_READDIRPLUS_AUTO,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_CACHE_SYMLINKS,
-    InitFlags::FUSE_ASYNC_DIO,
 ];
 
 /// A default ACL replaces the umask, so that the daemon has to apply it: the two only together.
@@ -30,7 +29,8 @@ const ACCESS_CONTROL_LISTS: InitFlags = InitFlags::FUSE_POSIX_ACL.union(InitFlag
 
 // Never asked for: SETXATTR_EXT (fuser 0.18 panics on the longer request), POSIX_LOCKS and FLOCK_LOCKS
 // (the kernel's own locks are right on one machine), EXPORT_SUPPORT ("." and ".." by number are not kept),
-// CREATE_SUPP_GROUP (fuser drops the extension).
+// CREATE_SUPP_GROUP (fuser drops the extension), ASYNC_DIO (Linux drops its cached pages before an asynchronous direct
+// write but not after it: who reads through the cache meanwhile would go on seeing the old content).
 
 /// Answers the kernel's offer.
 pub(super) fn settle(config: &mut KernelConfig, caching: Caching) {

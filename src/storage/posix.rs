@@ -116,9 +116,17 @@ impl Storage for PosixStorage {
         Ok(sys::readlinkat(&at.0, component(name)?, Vec::new())?.into_bytes())
     }
 
-    fn link(&self, from: &PosixDir, from_name: &OsStr, to: &PosixDir, to_name: &OsStr) -> io::Result<()> {
-        let (from_name, to_name) = (component(from_name)?, component(to_name)?);
-        Ok(sys::linkat(&from.0, from_name, &to.0, to_name, AtFlags::empty())?)
+    fn link(&self, from: Target<'_, Self>, to: &PosixDir, to_name: &OsStr) -> io::Result<()> {
+        let to_name = component(to_name)?;
+        let outcome = match from {
+            Target::Entry(dir, name) => sys::linkat(&dir.0, component(name)?, &to.0, to_name, AtFlags::empty()),
+            // The link in /proc leads to the inode itself, and is not followed further if that is a link.
+            Target::Dir(PosixDir(fd)) | Target::File(PosixFile(fd)) | Target::Pin(PosixPin(fd)) => {
+                let path = ProcPath::of_fd(fd.as_fd());
+                sys::linkat(sys::CWD, path.as_c_str()?, &to.0, to_name, AtFlags::SYMLINK_FOLLOW)
+            }
+        };
+        Ok(outcome?)
     }
 
     fn rename(

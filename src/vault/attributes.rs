@@ -154,6 +154,14 @@ impl<S: Storage> Vault<S> {
         self.remove(node, 0, kind.attribute())
     }
 
+    /// Gives an inode another name, whatever it is reached by. `ENOENT` if it has none left.
+    pub fn link(&self, node: NodeRef<'_, S>, to: &Arc<Directory<S>>, name: &[u8]) -> Result<Stat> {
+        let source = self
+            .reach(node, |target| self.core.storage.stat(target))?
+            .map_err(|e| VaultError::io("read attributes", e))?;
+        to.link_here(name, &source, |dir, entry| self.reach(node, |target| self.core.storage.link(target, dir, entry)))
+    }
+
     /// Opens a pinned regular file, which may have no name any more.
     pub fn open_pinned(&self, pin: &Pin<S>) -> Result<Arc<VaultFile<S>>> {
         let stat = self.core.storage.stat(Target::Pin(&pin.pin)).map_err(|e| VaultError::io("read attributes", e))?;

@@ -86,7 +86,7 @@ fn symlinks_are_never_followed() {
     storage.set_times(link, SetTime::Now, SetTime::To(Timestamp { seconds: 7, nanoseconds: 8 })).unwrap();
     assert_eq!(storage.stat(link).unwrap().kind(), FileKind::Symlink);
     assert_eq!(storage.stat(link).unwrap().mtime, Timestamp { seconds: 7, nanoseconds: 8 });
-    storage.link(&root, name("file"), &root, name("second")).unwrap();
+    storage.link(link, &root, name("second")).unwrap();
     assert_eq!(storage.stat(Target::Entry(&root, name("second"))).unwrap().kind(), FileKind::Symlink);
 
     let pin = storage.pin(&root, name("file")).unwrap();

@@ -160,10 +160,19 @@ impl Storage for SimStorage {
         }
     }
 
-    fn link(&self, from: &SimDir, from_name: &OsStr, to: &SimDir, to_name: &OsStr) -> io::Result<()> {
-        let (from_name, to_name) = (checked(from_name)?, checked(to_name)?);
-        let subject = |disk: &Disk| format!("{} {}", path(disk, from, from_name), path(disk, to, to_name));
-        let link = |disk: &mut Disk| disk.link(from.0.id, from_name, to.0.id, to_name);
+    fn link(&self, from: Target<'_, Self>, to: &SimDir, to_name: &OsStr) -> io::Result<()> {
+        checked_target(from)?;
+        let to_name = checked(to_name)?;
+        let source = |disk: &Disk| resolve(disk, from).map_or_else(|_| String::new(), |id| shown(disk, id));
+        let subject = |disk: &Disk| format!("{} {}", source(disk), path(disk, to, to_name));
+        let link = |disk: &mut Disk| {
+            let id = resolve(disk, from)?;
+            let source = match from {
+                Target::Entry(dir, name) => Some((dir.0.id, name.into())),
+                Target::Dir(_) | Target::File(_) | Target::Pin(_) => None,
+            };
+            disk.link(id, source, to.0.id, to_name)
+        };
         self.live().change_taking_space("link", subject, link)
     }
 

@@ -165,14 +165,19 @@ impl Disk {
         Ok(id)
     }
 
-    pub(super) fn link(&mut self, from: Id, from_name: &OsStr, to: Id, to_name: &OsStr) -> Result<(), Errno> {
-        let id = self.tree.lookup(from, from_name)?;
+    /// `source` is the name that the inode was found by, if it was.
+    pub(super) fn link(
+        &mut self,
+        id: Id,
+        source: Option<(Id, Arc<OsStr>)>,
+        to: Id,
+        to_name: &OsStr,
+    ) -> Result<(), Errno> {
         match self.tree.lookup(to, to_name) {
             Ok(_) => return Err(Errno::EXIST),
             Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno),
         }
-        let source = (from, from_name.into());
         self.commit(Op::Link { parent: to, name: to_name.into(), id, source }).map(|_| ())
     }
 

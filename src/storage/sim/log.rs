@@ -158,6 +158,8 @@ struct Needs {
     /// Names in the state that they found.
     names: BTreeSet<(Id, Arc<OsStr>)>,
     created: BTreeSet<Id>,
+    /// Inodes that got a name from what held them: they had one of those that they got before.
+    linked: BTreeSet<Id>,
     /// Directories that they found empty.
     emptied: BTreeSet<Id>,
     /// Which directory is in which: a directory does not move into itself.
@@ -175,9 +177,12 @@ impl Needs {
         };
         match op {
             Op::Create { parent, name: of, .. } | Op::Unlink { parent, name: of, .. } => name(parent, of),
-            Op::Link { parent, name: of, source, .. } => {
+            Op::Link { parent, name: of, id, source } => {
                 name(parent, of);
-                name(&source.0, &source.1);
+                match source {
+                    Some(source) => name(&source.0, &source.1),
+                    None => drop(self.linked.insert(*id)),
+                }
             }
             Op::RemoveDir { parent, name: of, id } => {
                 name(parent, of);
@@ -198,11 +203,19 @@ impl Needs {
             self.emptied.contains(parent) || self.names.contains(&(*parent, name.clone()))
         };
         match op {
-            Op::Create { parent, name: of, id, .. } => name(parent, of) || self.created.contains(id),
-            Op::Link { parent, name: of, .. } | Op::Unlink { parent, name: of, .. } => name(parent, of),
+            Op::Create { parent, name: of, id, .. } => {
+                name(parent, of) || self.created.contains(id) || self.linked.contains(id)
+            }
+            Op::Link { parent, name: of, id, .. } | Op::Unlink { parent, name: of, id } => {
+                name(parent, of) || self.linked.contains(id)
+            }
             Op::RemoveDir { parent, name: of, .. } => name(parent, of),
-            Op::Rename { from, to, found, .. } => {
-                name(&from.0, &from.1) || name(&to.0, &to.1) || self.shape && found.moves_dir
+            Op::Rename { from, to, id, found, .. } => {
+                name(&from.0, &from.1)
+                    || name(&to.0, &to.1)
+                    || self.shape && found.moves_dir
+                    || self.linked.contains(id)
+                    || found.target.is_some_and(|target| self.linked.contains(&target))
             }
             Op::SetMode { .. } | Op::SetOwner { .. } | Op::SetTimes { .. } | Op::SetXattr { .. } => false,
         }

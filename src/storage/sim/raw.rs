@@ -171,7 +171,8 @@ impl SimDisk {
         self.tamper(|disk| {
             let (from, from_name) = find_parent(disk, from.as_ref())?;
             let (to, to_name) = find_parent(disk, to.as_ref())?;
-            disk.link(from, from_name, to, to_name)?;
+            let id = disk.tree.lookup(from, from_name)?;
+            disk.link(id, Some((from, from_name.into())), to, to_name)?;
             disk.settle_last_change();
             Ok(())
         })

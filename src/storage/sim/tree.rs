@@ -100,12 +100,12 @@ pub(super) enum Op {
         id: Id,
         inode: Arc<Inode>,
     },
-    /// `source` is the name that led to the inode.
+    /// `source` is the name that led to the inode, unless it was held.
     Link {
         parent: Id,
         name: Arc<OsStr>,
         id: Id,
-        source: (Id, Arc<OsStr>),
+        source: Option<(Id, Arc<OsStr>)>,
     },
     Unlink {
         parent: Id,
@@ -253,11 +253,14 @@ impl Tree {
             }
             Op::Link { parent, name, id, .. } => {
                 let inode = self.get(*id)?;
-                if inode.nlink == 0 || self.get(*parent)?.nlink == 0 {
+                if self.get(*parent)?.nlink == 0 {
                     return Err(Errno::NOENT);
                 }
                 if inode.is_dir() {
                     return Err(Errno::PERM);
+                }
+                if inode.nlink == 0 {
+                    return Err(Errno::NOENT);
                 }
                 self.insert_entry(*parent, name, *id, time)?;
                 let inode = self.get_mut(*id)?;

@@ -196,7 +196,9 @@ impl<S: Storage> VaultCore<S> {
         }
     }
 
+    /// What was removed meanwhile is let go first: its space may be what the others need.
     pub fn take_uncommitted(&self) -> Vec<Arc<VaultFile<S>>> {
-        std::mem::take(&mut *self.uncommitted.lock()).into_values().collect()
+        let taken = std::mem::take(&mut *self.uncommitted.lock());
+        taken.into_values().filter(|file| !file.is_unlinked()).collect()
     }
 }

@@ -3,6 +3,7 @@
 //! A long name's sidecar is there before its entry, and is taken back if the entry is not made.
 
 use std::ffi::OsStr;
+use std::io;
 use std::sync::Arc;
 
 use super::{Directory, Location, Place, links, open_below, settle};
@@ -137,13 +138,22 @@ impl<S: Storage> Directory<S> {
         let from = self.locate(name)?;
         let source = from.stat()?;
         let from_dir = self.handle()?;
-        to.make(to_name, |to_dir, to_entry| {
-            to.settle_for(&source)?;
-            self.core
-                .storage
-                .link(&from_dir, &from.entry, to_dir, to_entry)
-                .map_err(|e| VaultError::io("make a hard link", e))?;
-            let location = Location { directory: to.clone(), entry: to_entry.to_owned() };
+        to.link_here(to_name, &source, |to_dir, to_entry| {
+            Ok(self.core.storage.link(Target::Entry(&*from_dir, &from.entry), to_dir, to_entry))
+        })
+    }
+
+    /// Gives an inode a name here; `link` asks the backing for it.
+    pub(crate) fn link_here(
+        self: &Arc<Self>,
+        name: &[u8],
+        source: &Stat,
+        link: impl FnOnce(&S::Dir, &OsStr) -> Result<io::Result<()>>,
+    ) -> Result<Stat> {
+        self.make(name, |dir, entry| {
+            self.settle_for(source)?;
+            link(dir, entry)?.map_err(|e| VaultError::io("make a hard link", e))?;
+            let location = Location { directory: self.clone(), entry: entry.to_owned() };
             let mut stat = location.stat()?;
             self.core.linked(&location, &stat);
             location.present(&mut stat)?;

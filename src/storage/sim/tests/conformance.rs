@@ -82,7 +82,10 @@ impl<S: Storage> Side<S> {
             4 => storage.make_symlink(at, plan.name, &vec![plan.fill; plan.len_bytes as usize % 300])?,
             5 => storage.make_node(at, plan.name, libc::S_IFIFO | plan.mode & 0o777, 0)?,
             6 => return Ok(format!("{:?}", storage.read_symlink(at, plan.name)?)),
-            7 => storage.link(at, plan.name, to, plan.other_name)?,
+            7 => match self.pins.get(plan.file % self.pins.len().max(1)) {
+                Some(pin) if plan.fill < 64 => storage.link(Target::Pin(pin), to, plan.other_name)?,
+                Some(_) | None => storage.link(entry, to, plan.other_name)?,
+            },
             8 => storage.rename(at, plan.name, to, plan.other_name, RenameMode::Replace)?,
             9 => storage.rename(at, plan.name, to, plan.other_name, RenameMode::NoReplace)?,
             10 => storage.rename(at, plan.name, to, plan.other_name, RenameMode::Exchange)?,

@@ -180,7 +180,7 @@ fn links_survive_while_a_name_does() {
     let file = touch(&storage, &root, "a");
     write(&disk, &file, b"x", 0);
     disk.settle();
-    storage.link(&root, name("a"), &root, name("b")).unwrap();
+    storage.link(Target::Entry(&root, name("a")), &root, name("b")).unwrap();
     storage.unlink(&root, name("a")).unwrap();
     let look = |disk: &SimDisk| {
         let nlink = disk.raw_list().first().map(|entry| disk.raw_stat(&entry.path).unwrap().nlink);
