@@ -89,16 +89,16 @@ fn only_the_root_is_remembered() {
         assert!(served.filesystem.usage().nodes > 150);
         drop(open);
         served.drop_caches();
-        eventually("forgotten", || served.filesystem.usage() == Usage { nodes: 1, handles: 0 });
+        eventually("forgotten", || served.filesystem.usage() == Usage { nodes: 1, files: 0, directories: 0 });
     }
     // What is in use is remembered: the file, and the directories that lead to it.
     let open = File::open(top.join("0/a/b/linked 2")).unwrap();
     let listing = fs::read_dir(top.join("1")).unwrap();
     served.drop_caches();
-    eventually("all but these", || served.filesystem.usage() == Usage { nodes: 6, handles: 2 });
+    eventually("all but these", || served.filesystem.usage() == Usage { nodes: 6, files: 1, directories: 1 });
     drop((open, listing));
     served.drop_caches();
-    eventually("forgotten", || served.filesystem.usage() == Usage { nodes: 1, handles: 0 });
+    eventually("forgotten", || served.filesystem.usage() == Usage { nodes: 1, files: 0, directories: 0 });
     served.session.unmount(Unmount::IfIdle).unwrap();
     served.ended.recv_timeout(crate::harness::LIMIT).unwrap().unwrap();
     served.filesystem.shutdown().unwrap();
