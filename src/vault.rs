@@ -9,11 +9,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use log::{info, warn};
 
-use crate::crypto::entropy;
-use crate::crypto::keys::VaultKeys;
 use core::VaultCore;
 use directory::Tree;
 use journal::Journal;
+use keyring::KeyRing;
 use lock::VaultLock;
 use windows::Windows;
 
@@ -26,6 +25,7 @@ pub mod error;
 mod figures;
 mod file;
 mod journal;
+mod keyring;
 mod keyslots;
 pub mod lock;
 pub mod measure;
@@ -49,6 +49,7 @@ pub use directory::{Directory, ListEntry, Listing, NewInode, Pin};
 pub use error::{Degraded, Holder, IntegrityError, Result, VaultError};
 pub use figures::{Figures, JournalFill};
 pub use file::VaultFile;
+pub use keyring::{LiveKeys, VersionKeys};
 pub use keyslots::{NewKeyslot, Removal, Removed, add_keyslot, change_keyslot, remove_keyslots};
 pub use lock::{holder, is_in_use};
 pub use place::{Before, ConfigurationPlace, has_folders};
@@ -81,8 +82,8 @@ pub struct Vault<S: Storage> {
 
 impl<S: Storage> Vault<S> {
     /// Opens the vault in `storage`. Refuses one that another process has open.
-    pub fn open(storage: S, keys: impl Into<VaultKeys>, mode: Mode) -> Result<Arc<Self>> {
-        let keys = keys.into();
+    pub fn open(storage: S, keys: impl Into<LiveKeys>, mode: Mode) -> Result<Arc<Self>> {
+        let keys = KeyRing::new(keys.into());
         let tree = Tree::open(&storage)?;
         let lock = match mode {
             Mode::ReadWrite => VaultLock::exclusive(&storage, tree.private())?,
@@ -96,9 +97,8 @@ impl<S: Storage> Vault<S> {
             if recovery.is_some() {
                 recovery::finish(&core)?;
             }
-            let id = entropy::array();
             let private = core.tree.private();
-            let journal = Journal::create(&core.storage, private, id, core.keys.journal(&id), core.session_mark())?;
+            let journal = Journal::create(&core.storage, private, core.segment_key(), core.session_mark())?;
             core.set_journal(Some(journal));
         }
         if let Some(recovery) = &recovery {
@@ -242,7 +242,7 @@ impl<S: Storage> Vault<S> {
         }
         let mut current = self.core.windows.write();
         current.remove(&windows);
-        current.store(&self.core.storage, self.core.tree.private(), &self.core.keys)
+        current.store(&self.core.storage, self.core.tree.private(), &self.core.keys.active())
     }
 
     /// Lowers the number of seals after which page keys change (tests).

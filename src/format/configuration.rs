@@ -19,6 +19,7 @@
 //!     "wrapped": "60 bytes, base64"
 //!   } ],
 //!   "hint": "optional",
+//!   "rotation": { "from": 1, "keep_old": false, "started": 1700000000 },
 //!   "authenticator": "32 bytes, base64"
 //! }
 //! ```
@@ -45,7 +46,8 @@
 //! keyslots list of { id u32, key_id[8], kind text, label text, role text, created u64,
 //!                    algorithm text, memory_kib u32, passes u32, lanes u32 (these three for argon2id alone),
 //!                    salt[32], wrapped[60] },
-//! hint optional text
+//! hint optional text,
+//! rotation: if there is one { from u32, keep_old u8, started u64 }, else nothing
 //! ```
 //!
 //! The root key stands between, so that a new keyslot needs no project key, and a new project key no other slot's secret.
@@ -126,7 +128,21 @@ pub struct Configuration {
     pub keyslots: Vec<Keyslot>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// There only while a rotation is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<Rotation>,
     pub authenticator: Base64<CONFIGURATION_TAG_LEN>,
+}
+
+/// A rotation that has not come to its end: what is not under the active key version yet is under an older one.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Rotation {
+    /// The older version.
+    pub from: KeyVersion,
+    /// It is kept at the end.
+    pub keep_old: bool,
+    pub started: u64,
 }
 
 /// What seals content.
@@ -238,6 +254,12 @@ impl Configuration {
         rule(all_differ(self.project_keys.iter().map(|key| key.version)), "two project_keys have one version")?;
         rule(self.project_keys.iter().all(|key| key.version.0 != 0), "a project key has version 0")?;
         rule(self.active().is_some(), "active_key is not the version of a project key")?;
+        rule(
+            self.rotation.is_none_or(|rotation| {
+                rotation.from != self.active_key && self.project_keys.iter().any(|key| key.version == rotation.from)
+            }),
+            "rotation.from is not the version of another project key",
+        )?;
         rule((1..=KEYSLOTS_MAX).contains(&self.keyslots.len()), "keyslots has not 1 to 64 elements")?;
         rule(all_differ(self.keyslots.iter().map(|slot| slot.id)), "two keyslots have one id")?;
         rule(
@@ -293,6 +315,12 @@ impl Configuration {
                 out.bytes(&[1]);
                 out.text(hint);
             }
+        }
+        // Behind everything else, so that its absence needs no mark.
+        if let Some(Rotation { from, keep_old, started }) = self.rotation {
+            out.u32(from.0);
+            out.bytes(&[u8::from(keep_old)]);
+            out.u64(started);
         }
         out.0
     }

@@ -10,8 +10,8 @@
 //! A symbolic link, because its target travels with the metadata: there is no moment at which it
 //! exists and is empty, as a small file can be after a power cut.
 //!
-//! Room for re-keying: a target may become two records with a "." between them, the newest first. This
-//! version writes one, and refuses two.
+//! While a rotation renames what is in a directory, its target is two such records with a "." between them, the active
+//! key version's first: names are under either. At any other time two are refused.
 //!
 //! The tag says that the IV was made by this vault, not that it belongs to this directory: that is
 //! seen when one of the directory's names opens, which is checked whenever an IV is loaded.
@@ -40,7 +40,7 @@ pub struct DirectoryIv(pub [u8; DIRECTORY_IV_LEN]);
 pub enum DirectoryIvError {
     #[error("the directory's IV is not a record of 43 base64url characters")]
     Syntax,
-    #[error("the directory has the IVs of a re-keying, which this version does not know")]
+    #[error("the directory has the IVs of a rotation, and none is under way")]
     SecondRecord,
     #[error("the directory's IV was edited: its tag does not match")]
     Refused,
@@ -59,12 +59,9 @@ impl DirectoryIv {
         BASE64URL_NOPAD.encode(&record).into_bytes()
     }
 
-    /// From the target of the symbolic link.
+    /// From one record of the symbolic link's target.
     pub fn decode(keys: &VaultKeys, target: &[u8]) -> Result<Self, DirectoryIvError> {
-        if let Some((first, rest)) = target.split_at_checked(RECORD_TEXT_LEN)
-            && rest.first() == Some(&SEPARATOR)
-            && BASE64URL_NOPAD.decode(first).is_ok()
-        {
+        if split(target).1.is_some() {
             return Err(DirectoryIvError::SecondRecord);
         }
         if target.len() != RECORD_TEXT_LEN {
@@ -77,6 +74,22 @@ impl DirectoryIv {
         }
         Ok(Self(*iv))
     }
+}
+
+/// The records in a target: one, or two during a rotation.
+pub fn split(target: &[u8]) -> (&[u8], Option<&[u8]>) {
+    if let Some((first, rest)) = target.split_at_checked(RECORD_TEXT_LEN)
+        && let Some((&SEPARATOR, second)) = rest.split_first()
+        && BASE64URL_NOPAD.decode(first).is_ok()
+    {
+        return (first, Some(second));
+    }
+    (target, None)
+}
+
+/// The target of two records.
+pub fn join(newest: &[u8], older: &[u8]) -> Vec<u8> {
+    [newest, &[SEPARATOR], older].concat()
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@
 //!   seq u64                   raised with every header of this file that reaches the home
 //!   birth session u32, epoch u32   when the file was made: what a crash of that session may have cost
 //!   body nonce[12] tag[16]    of the blob's message, or of the root node
-//!   zero [8]
+//!   under u32                 all of the file is under this key version or a later one; 0: not known
+//!   zero [4]
 //! ```
 //! All integers are little-endian.
 
@@ -24,7 +25,7 @@ pub const SALT_LEN: usize = 32;
 const SEALED_LEN: usize = HEADER_LEN - SALT_LEN - NONCE_LEN - TAG_LEN;
 const AAD: &[u8] = b"sero/v1/header";
 
-const _: () = assert!(SEALED_LEN == 1 + 3 + 4 + 8 + 8 + 4 + 4 + NONCE_LEN + TAG_LEN + 8);
+const _: () = assert!(SEALED_LEN == 1 + 3 + 4 + 8 + 8 + 4 + 4 + NONCE_LEN + TAG_LEN + 4 + 4);
 
 /// The salt of a file's keys.
 pub type Salt = [u8; SALT_LEN];
@@ -90,6 +91,8 @@ pub struct Header {
     pub seq: u64,
     pub birth: Birth,
     pub body: Seal,
+    /// All of the file is under this version of the project key or a later one; 0: that is not known.
+    pub under: u32,
 }
 
 /// Why a header is refused.
@@ -130,6 +133,7 @@ impl Header {
         writer.put(&self.birth.epoch.to_le_bytes());
         writer.put(&self.body.nonce);
         writer.put(&self.body.tag);
+        writer.put(&self.under.to_le_bytes());
         let nonce: Nonce = entropy::array();
         let tag = key.seal(&nonce, AAD, &mut plain)?;
         let mut bytes = [0; HEADER_LEN];
@@ -167,10 +171,11 @@ impl Header {
         let seq = reader.u64()?;
         let birth = Birth { session: reader.u32()?, epoch: reader.u32()? };
         let body = Seal { nonce: reader.array()?, tag: reader.array()?, session };
-        if reader.array::<8>()? != [0; 8] || size > geometry::SIZE_MAX || Kind::of_size(size) != kind {
+        let under = reader.u32()?;
+        if reader.array::<4>()? != [0; 4] || size > geometry::SIZE_MAX || Kind::of_size(size) != kind {
             return Err(Malformed);
         }
-        Ok(Self { size, seq, birth, body })
+        Ok(Self { size, seq, birth, body, under })
     }
 }
 
@@ -259,6 +264,7 @@ mod tests {
             seq: 7,
             birth: Birth { session: 1, epoch: 2 },
             body: Seal { nonce: [3; 12], tag: [4; 16], session: 5 },
+            under: 6,
         }
     }
 

@@ -113,7 +113,9 @@ impl<S: Storage> Vault<S> {
             Err(error) if is_absent(&error) => return Ok(Table::default()),
             Err(error) => return Err(VaultError::io("read extended attributes", error)),
         };
-        Table::open(self.core.keys.xattr(), &sealed)
+        self.core
+            .keys
+            .open(|keys| Table::open(keys.xattr(), &sealed))
             .map_err(|refused| VaultError::integrity(self.backing_path(node), refused))
     }
 
@@ -123,7 +125,7 @@ impl<S: Storage> Vault<S> {
         if table.is_empty() {
             return self.remove(node, 0o600, attribute);
         }
-        let sealed = table.seal(self.core.keys.xattr()).map_err(|error| match error {
+        let sealed = table.seal(self.core.keys.active().xattr()).map_err(|error| match error {
             XattrError::Name => VaultError::InvalidName,
             XattrError::Full => VaultError::NoSpace { what: "so many extended attributes" },
         })?;

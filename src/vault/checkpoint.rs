@@ -47,7 +47,9 @@ impl<S: Storage> VaultCore<S> {
             self.append(&[(Operation::CheckpointEnd, &[])])?;
             let end = journal.end();
             // Half a switch cannot be gone on with: what was sealed for this checkpoint counts in the old segment alone.
-            journal.switch(&self.storage, self.session_mark()).map_err(|error| self.switch_failed(error))?;
+            journal
+                .switch(&self.storage, self.segment_key(), self.session_mark())
+                .map_err(|error| self.switch_failed(error))?;
             applied.iter().for_each(|applied| applied.file.taken_by_checkpoint());
             Unfinished { segment, end, applied, removed }
         };

@@ -12,10 +12,10 @@ use super::checkpoint::Unfinished;
 use super::directory::Tree;
 use super::error::{Degraded, Result, VaultError};
 use super::file::VaultFile;
-use super::journal::{self, Appended, Journal, SessionMark};
+use super::journal::{self, Appended, Journal, SegmentKey, SessionMark};
+use super::keyring::KeyRing;
 use super::windows::Windows;
 use crate::crypto::entropy;
-use crate::crypto::keys::VaultKeys;
 use crate::format::header::Birth;
 use crate::format::record::{FileId, Lsn, Operation, Time};
 use crate::storage::{Storage, Timestamp};
@@ -37,7 +37,7 @@ const DIRTY_NODES_MAX: usize = 4096;
 /// See the module's documentation.
 pub(crate) struct VaultCore<S: Storage> {
     pub storage: S,
-    pub keys: VaultKeys,
+    pub keys: KeyRing,
     pub tree: Tree<S>,
     /// Held shared by everything that appends to the journal, alone by the checkpoint while it switches segments.
     pub gate: RwLock<()>,
@@ -48,6 +48,9 @@ pub(crate) struct VaultCore<S: Storage> {
     /// Why the vault turned read-only.
     degraded: Mutex<Option<Degraded>>,
     journal: RwLock<Option<Arc<Journal<S>>>>,
+    /// The mount, in births and marks.
+    first_session: u32,
+    /// Whose page keys seal.
     session: AtomicU32,
     seals: AtomicU64,
     seal_limit: AtomicU64,
@@ -105,8 +108,9 @@ impl<S: Storage> Drop for Admission<'_, S> {
 }
 
 impl<S: Storage> VaultCore<S> {
-    pub fn new(storage: S, keys: VaultKeys, tree: Tree<S>, read_only: bool, windows: Windows) -> Self {
+    pub fn new(storage: S, keys: KeyRing, tree: Tree<S>, read_only: bool, windows: Windows) -> Self {
         let began = storage.now();
+        let session = u32::from_le_bytes(entropy::array()) | 1;
         Self {
             storage,
             keys,
@@ -116,7 +120,8 @@ impl<S: Storage> VaultCore<S> {
             read_only: AtomicBool::new(read_only),
             degraded: Mutex::new(None),
             journal: RwLock::new(None),
-            session: AtomicU32::new(u32::from_le_bytes(entropy::array()) | 1),
+            first_session: session,
+            session: AtomicU32::new(session),
             seals: AtomicU64::new(0),
             seal_limit: AtomicU64::new(SEALS_PER_SESSION),
             epoch: Mutex::new(Epoch { current: 1, durable: 0, began }),
@@ -211,6 +216,11 @@ impl<S: Storage> VaultCore<S> {
         self.session.load(Ordering::Relaxed)
     }
 
+    /// How many seals a key may make.
+    pub fn seal_limit(&self) -> u64 {
+        self.seal_limit.load(Ordering::Relaxed)
+    }
+
     /// Lowers the number of seals per session (tests).
     #[cfg(any(test, feature = "simulation"))]
     pub fn set_seal_limit(&self, limit: u64) {
@@ -219,7 +229,7 @@ impl<S: Storage> VaultCore<S> {
 
     /// The session and epoch of a file that is made now.
     pub fn birth(&self) -> Birth {
-        Birth { session: self.session.load(Ordering::Relaxed), epoch: self.epoch.lock().current }
+        Birth { session: self.first_session, epoch: self.epoch.lock().current }
     }
 
     pub fn epoch(&self) -> Epoch {
@@ -243,7 +253,7 @@ impl<S: Storage> VaultCore<S> {
     pub fn session_mark(&self) -> SessionMark {
         let epoch = self.epoch();
         SessionMark {
-            session: self.session.load(Ordering::Relaxed),
+            session: self.first_session,
             durable_epoch: epoch.durable,
             window_start: (epoch.began.seconds, epoch.began.nanoseconds),
         }
@@ -253,6 +263,12 @@ impl<S: Storage> VaultCore<S> {
 
     pub fn journal(&self) -> Result<Arc<Journal<S>>> {
         self.journal.read().clone().ok_or(VaultError::ReadOnly)
+    }
+
+    /// What a new segment is sealed with: an id of its own, and so a key of its own, under the active version.
+    pub fn segment_key(&self) -> SegmentKey {
+        let id = entropy::array();
+        SegmentKey { id, key: self.keys.active().journal(&id) }
     }
 
     pub fn set_journal(&self, journal: Option<Journal<S>>) {

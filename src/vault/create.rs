@@ -132,6 +132,7 @@ fn new_configuration(hint: Option<&str>, slots: &[NewKeyslot<'_>], now: i64) -> 
         active_key: version,
         keyslots: Vec::new(),
         hint: hint.map(ToOwned::to_owned),
+        rotation: None,
         authenticator: Base64([0; crate::crypto::keys::CONFIGURATION_TAG_LEN]),
     };
     configuration.project_keys.push(WrappedProjectKey {

@@ -28,17 +28,17 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
 use super::core::VaultCore;
 use super::error::{Result, VaultError};
 use super::file::VaultFile;
-use crate::format::directory_iv::DirectoryIv;
 use crate::format::names::{self, NameError, SealedName};
 use crate::format::symlink;
 use crate::storage::{FileKind, RenameMode, Stat, Storage, Target};
+use iv::Ivs;
 
 mod aside;
 mod iv;
@@ -72,7 +72,7 @@ pub struct Directory<S: Storage> {
     ino: u64,
     place: RwLock<Place<S>>,
     handle: tree::Slot<S>,
-    iv: OnceLock<DirectoryIv>,
+    iv: RwLock<Option<Arc<Ivs>>>,
     /// One of the directory's names has been opened with the IV.
     checked: AtomicBool,
     loading: Mutex<()>,
@@ -129,7 +129,7 @@ impl<S: Storage> Directory<S> {
             ino,
             place: RwLock::new(place),
             handle: tree::Slot::default(),
-            iv: OnceLock::new(),
+            iv: RwLock::new(None),
             checked: AtomicBool::new(false),
             loading: Mutex::new(()),
             reported: AtomicBool::new(false),
@@ -196,7 +196,10 @@ impl<S: Storage> Directory<S> {
         let location = self.locate(name)?;
         let backing_target = location.read_symlink()?;
         let text = links::whole_text(&self.core, &location, &backing_target)?;
-        let target = symlink::open(self.core.keys.symlink(), &text)
+        let target = self
+            .core
+            .keys
+            .open(|keys| symlink::open(keys.symlink(), &text))
             .map_err(|refused| VaultError::integrity(location.backing_path(), refused))?;
         Ok(target.to_vec())
     }
@@ -245,13 +248,29 @@ impl<S: Storage> Directory<S> {
     pub(crate) fn locate(&self, name: &[u8]) -> Result<Location<S>> {
         names::validate(name)?;
         match self.iv()? {
-            Some(iv) => Ok(Location { directory: self.arc()?, entry: self.seal_name(&iv, name)?.entry }),
+            Some(ivs) => Ok(Location { directory: self.arc()?, entry: self.seal_name(&ivs, name)?.entry }),
             None => Err(VaultError::errno("look up a name", libc::ENOENT)),
         }
     }
 
-    fn seal_name(&self, iv: &DirectoryIv, name: &[u8]) -> Result<SealedName> {
-        Ok(names::seal(self.core.keys.names(), iv, name)?)
+    /// The sealed form of a name: the one under which it is there, else the newest.
+    fn seal_name(&self, ivs: &Ivs, name: &[u8]) -> Result<SealedName> {
+        let sealed = ivs.newest.seal(name)?;
+        let Some(older) = &ivs.older else { return Ok(sealed) };
+        if self.has_entry(&sealed.entry)? {
+            return Ok(sealed);
+        }
+        let under_older = older.seal(name)?;
+        Ok(if self.has_entry(&under_older.entry)? { under_older } else { sealed })
+    }
+
+    fn has_entry(&self, entry: &OsStr) -> Result<bool> {
+        let handle = self.handle()?;
+        match self.core.storage.stat(Target::Entry(&*handle, entry)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(error) => Err(VaultError::io("look up a name", error)),
+        }
     }
 
     // --- handles ---

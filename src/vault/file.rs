@@ -38,7 +38,8 @@ mod resize;
 mod write;
 
 pub(crate) use durability::Applied;
-use home::{Home, Keys};
+use home::Home;
+pub(crate) use home::Keys;
 
 /// Clean nodes that one file keeps in memory (2 MiB of tags cover 256 MiB of content).
 const NODES_KEPT: usize = 4096;
@@ -84,6 +85,8 @@ struct State<S: Storage> {
     /// Of the header that the home holds, or will hold when the segments before this one are applied.
     seq: u64,
     birth: Birth,
+    /// As in the header: all of the file is under this key version or a later one.
+    under: u32,
     base: Base,
     /// Volatile: what is in memory has not all been written home.
     stale: bool,
@@ -127,18 +130,16 @@ struct Journaled {
 impl<S: Storage> VaultFile<S> {
     /// A file that was just made: empty, volatile, its header not yet written.
     pub(crate) fn new_empty(core: &Arc<VaultCore<S>>, location: Location<S>, file: S::File, stat: &Stat) -> Self {
-        let home = Home {
-            file,
-            keys: Keys::new(core, entropy::array()),
-            overlay: HashMap::new(),
-            path: location.backing_path(),
-        };
+        let keys = Keys::new(core, entropy::array());
+        let under = keys.version().0;
+        let home = Home { file, keys, overlay: HashMap::new(), path: location.backing_path() };
         let state = State {
             home,
             body: Body::Blob { seal: None, sealed: None },
             size: 0,
             seq: 0,
             birth: core.birth(),
+            under,
             base: Base::Volatile,
             stale: true,
             mtime: None,

@@ -58,8 +58,15 @@ pub(crate) struct SessionMark {
     pub window_start: Time,
 }
 
+/// What one segment is sealed with.
+pub(crate) struct SegmentKey {
+    pub id: JournalId,
+    pub key: AeadKey,
+}
+
 /// Where a recovered journal goes on.
 pub(crate) struct Resume {
+    pub key: SegmentKey,
     pub active: usize,
     pub seq: SegmentSeq,
     pub next_block: u32,
@@ -69,8 +76,6 @@ pub(crate) struct Resume {
 
 /// See the module's documentation.
 pub(crate) struct Journal<S: Storage> {
-    id: JournalId,
-    key: AeadKey,
     inner: Mutex<Inner<S>>,
     /// Held while a text and the operation that takes it are appended.
     text: Mutex<()>,
@@ -86,6 +91,8 @@ pub(crate) struct Slot<S: Storage> {
 struct Inner<S: Storage> {
     slots: [Option<Slot<S>>; 2],
     active: usize,
+    /// Of the segment in use. Each has its own: no key comes near its limit, and the key version can change.
+    key: SegmentKey,
     seq: SegmentSeq,
     /// Where the pending record's descriptor goes.
     next_block: u32,
@@ -108,15 +115,14 @@ struct SyncState {
 
 impl<S: Storage> Journal<S> {
     /// A new journal in the vault's private folder; durable when it returns.
-    pub fn create(storage: &S, private: &S::Dir, id: JournalId, key: AeadKey, mark: SessionMark) -> Result<Self> {
+    pub fn create(storage: &S, private: &S::Dir, key: SegmentKey, mark: SessionMark) -> Result<Self> {
         // Both now: a full disk must not keep the first checkpoint from making room.
         let slots = [Some(make_segment(storage, private, 0)?), Some(make_segment(storage, private, 1)?)];
         let journal = Self {
-            id,
-            key,
             inner: Mutex::new(Inner {
                 slots,
                 active: 0,
+                key,
                 seq: SegmentSeq(0),
                 next_block: 1,
                 next_lsn: Lsn(1),
@@ -141,13 +147,12 @@ impl<S: Storage> Journal<S> {
     }
 
     /// The journal of a crashed session, to be read and then gone on with behind its last good record.
-    pub fn resume(id: JournalId, key: AeadKey, slots: [Option<Slot<S>>; 2], at: &Resume) -> Self {
+    pub fn resume(slots: [Option<Slot<S>>; 2], at: Resume) -> Self {
         Self {
-            id,
-            key,
             inner: Mutex::new(Inner {
                 slots,
                 active: at.active,
+                key: at.key,
                 seq: at.seq,
                 next_block: at.next_block,
                 next_lsn: at.next_lsn,
@@ -300,7 +305,7 @@ impl<S: Storage> Journal<S> {
         };
         let mut descriptor = [0; PAGE_LEN];
         let at = u64::from(inner.next_block);
-        let tag = seal_record(&head, &inner.operations, &inner.images, at, &self.key, &mut descriptor)?;
+        let tag = seal_record(&head, &inner.operations, &inner.images, at, &inner.key.key, &mut descriptor)?;
         let file = inner.active_file()?;
         storage
             .write_at(&file, &[IoSlice::new(&descriptor), IoSlice::new(&inner.images)], at * PAGE_BYTES)
@@ -319,7 +324,7 @@ impl<S: Storage> Journal<S> {
     }
 
     /// Goes on in the other segment, which must be free. What was appended stays valid and unsynced.
-    pub fn switch(&self, storage: &S, mark: SessionMark) -> Result<()> {
+    pub fn switch(&self, storage: &S, key: SegmentKey, mark: SessionMark) -> Result<()> {
         let mut inner = self.inner.lock();
         if inner.other_busy {
             return Err(VaultError::Internal("the journal's other segment is still in use"));
@@ -329,6 +334,7 @@ impl<S: Storage> Journal<S> {
         let other = 1 - inner.active;
         inner.slot(other)?;
         inner.active = other;
+        inner.key = key;
         inner.other_busy = true;
         inner.unsynced = Some(before);
         let seq = SegmentSeq(inner.seq.0.saturating_add(1));
@@ -374,7 +380,7 @@ impl<S: Storage> Journal<S> {
         };
         let mut block = [0; PAGE_LEN];
         entropy::fill(&mut block);
-        inner.chain = header.seal(&self.id, &self.key, &mut block)?;
+        inner.chain = header.seal(&inner.key.id, &inner.key.key, &mut block)?;
         inner.seq = seq;
         inner.next_block = 1;
         let file = inner.active_file()?;

@@ -14,9 +14,11 @@ use log::warn;
 use super::core::{VaultCore, time};
 use super::directory::{Directory, Location};
 use super::error::{Result, VaultError};
-use super::file::VaultFile;
 use super::file::replay::{Plan, PlanBase, Refused, Step};
-use super::journal::{self, FIRST_CAPACITY, Journal, LAST_CAPACITY, Resume, SEGMENT_NAMES, Slot, remove_segments};
+use super::file::{Keys, VaultFile};
+use super::journal::{
+    self, FIRST_CAPACITY, Journal, LAST_CAPACITY, Resume, SEGMENT_NAMES, SegmentKey, Slot, remove_segments,
+};
 use super::switches;
 use super::windows::CrashWindow;
 use crate::crypto::aead::{AeadKey, Tag};
@@ -110,7 +112,7 @@ pub(crate) fn recover<S: Storage>(core: &Arc<VaultCore<S>>, root: &Arc<Directory
     if !segments.is_empty() {
         remember_window(core, &segments)?;
         let plans = fold(core, &segments, &mut report)?;
-        core.set_journal(Some(resume(core, &segments)?));
+        core.set_journal(Some(resume(segments)?));
         replay(core, root, plans, &mut report)?;
     }
     for problem in report.stale.iter().chain(&report.damage) {
@@ -150,7 +152,7 @@ fn read_segments<S: Storage>(core: &VaultCore<S>, report: &mut Recovery) -> Resu
     }
     segments.sort_by_key(|segment| segment.header.seq);
     if let [older, newer] = segments.as_slice()
-        && older.id != newer.id
+        && older.header.session != newer.header.session
     {
         report.damage.push("the two segments are of different sessions; the later one is left out".to_owned());
         segments.truncate(1);
@@ -197,8 +199,11 @@ fn open_segment<S: Storage>(
         return Ok(None);
     }
     let Ok(id) = SegmentHeader::journal_id(&block) else { return Ok(None) };
-    let key = core.keys.journal(&id);
-    let Ok((header, header_tag)) = SegmentHeader::open(&block, &key) else { return Ok(None) };
+    let opened = core.keys.open(|keys| {
+        let key = keys.journal(&id);
+        SegmentHeader::open(&block, &key).map(|(header, tag)| (header, tag, key))
+    });
+    let Ok((header, header_tag, key)) = opened else { return Ok(None) };
     let length = core.storage.stat(Target::File(&file)).map_err(failed)?.size_bytes;
     if length < u64::from(FIRST_CAPACITY) * PAGE_BYTES {
         // Its header was written when all of it was there, synced.
@@ -299,7 +304,7 @@ fn remember_window<S: Storage>(core: &Arc<VaultCore<S>>, segments: &[Segment<S>]
     }
     let mut windows = core.windows.write();
     windows.add(window);
-    if core.is_read_only() { Ok(()) } else { windows.store(&core.storage, core.tree.private(), &core.keys) }
+    if core.is_read_only() { Ok(()) } else { windows.store(&core.storage, core.tree.private(), &core.keys.active()) }
 }
 
 /// Leaves out a segment whose retirement a later one records.
@@ -452,7 +457,7 @@ fn remember_identity<S: Storage>(
         .map_err(|e| VaultError::io("read the journal", e))?;
     if read == PAGE_LEN
         && let Ok(salt) = Header::salt(&start)
-        && let Ok(header) = Header::open(&start, core.keys.file(&salt).header())
+        && let Ok(header) = Keys::found(core, salt).open_header(&start)
     {
         plan.identities.push((salt, header.seq));
     }
@@ -500,23 +505,25 @@ fn moved_path(path: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The journal as it is, to read images from and to append the last checkpoint to.
-fn resume<S: Storage>(core: &VaultCore<S>, segments: &[Segment<S>]) -> Result<Journal<S>> {
-    let newest = segments.last().ok_or(VaultError::Internal("an empty journal was resumed"))?;
+fn resume<S: Storage>(mut segments: Vec<Segment<S>>) -> Result<Journal<S>> {
+    let newest = segments.pop().ok_or(VaultError::Internal("an empty journal was resumed"))?;
     let mut slots: [Option<Slot<S>>; 2] = [None, None];
-    for segment in segments {
+    for segment in segments.iter().chain([&newest]) {
         // Beyond its preallocated end a segment may grow: recovery has the disk to itself.
         if let Some(slot) = slots.get_mut(segment.slot) {
             *slot = Some(Slot { file: segment.file.clone(), capacity: LAST_CAPACITY.saturating_mul(4) });
         }
     }
+    let next_lsn = newest.next_lsn();
     let at = Resume {
+        key: SegmentKey { id: newest.id, key: newest.key },
         active: newest.slot,
         seq: newest.header.seq,
         next_block: newest.end_block,
-        next_lsn: newest.next_lsn(),
+        next_lsn,
         chain: newest.chain,
     };
-    Ok(Journal::resume(newest.id, core.keys.journal(&newest.id), slots, &at))
+    Ok(Journal::resume(slots, at))
 }
 
 fn replay<S: Storage>(
@@ -593,7 +600,7 @@ impl Plan {
         let mut start = [0; HEADER_LEN];
         let read = read_into(&core.storage, &file, &mut start, 0).map_err(|e| VaultError::io("read a file", e))?;
         let salt = Header::salt(&start).unwrap_or_default();
-        let fit = match Header::open(&start, core.keys.file(&salt).header()) {
+        let fit = match Keys::found(core, salt).open_header(&start) {
             Ok(header) if self.identities.contains(&(salt, header.seq)) => Fit::This,
             Ok(_) if self.identities.iter().any(|(known, _)| *known == salt) => Fit::Stale,
             // Just made, under the name of one that is gone: it never had a header.

@@ -3,6 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::error::{Result, VaultError};
+use super::keyring::{LiveKeys, VersionKeys};
 use super::place::ConfigurationPlace;
 use crate::crypto::aead::{AeadKey, KEY_LEN};
 use crate::crypto::kdf::{KdfError, Kek, derive_kek};
@@ -78,6 +79,15 @@ impl UnlockedKeys {
     /// The keys of the active version.
     pub const fn keys(&self) -> &VaultKeys {
         &self.keys
+    }
+
+    /// The active version, and the one that a rotation has not finished with.
+    pub(super) fn into_live(self) -> LiveKeys {
+        let Configuration { vault_id, active_key, rotation, .. } = self.configuration;
+        let older = rotation
+            .and_then(|rotation| self.versions.iter().find(|(version, _)| *version == rotation.from))
+            .map(|(version, key)| VersionKeys::new(*version, VaultKeys::derive(key, &vault_id.0)));
+        LiveKeys::new(VersionKeys::new(active_key, self.keys), older)
     }
 
     /// Every version of the project key.

@@ -12,6 +12,7 @@ use crate::format::header::{Birth, Malformed, Reader};
 use crate::storage::{Access, Stat, Storage, Timestamp, read_into, write_from};
 
 use super::error::{Result, VaultError};
+use super::keyring::KeyRing;
 
 /// The sealed list's file in the private folder.
 const STATE_NAME: &str = "state";
@@ -85,7 +86,7 @@ impl Windows {
     }
 
     /// Reads the list. None is an empty one; one that does not verify is an error.
-    pub fn load<S: Storage>(storage: &S, private: &S::Dir, keys: &VaultKeys) -> Result<Self> {
+    pub fn load<S: Storage>(storage: &S, private: &S::Dir, keys: &KeyRing) -> Result<Self> {
         let file = match storage.open_file(private, STATE_NAME.as_ref(), Access::Read) {
             Ok(file) => file,
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(Self::default()),
@@ -95,7 +96,7 @@ impl Windows {
         let read = read_into(storage, &file, &mut bytes, 0).map_err(|e| VaultError::io("read the vault's state", e))?;
         bytes.truncate(read);
         let damaged = || VaultError::integrity("private/state", "the vault's state does not verify");
-        let plain = keys.state().open_message(AAD, &bytes).map_err(|_| damaged())?;
+        let plain = keys.open(|keys| keys.state().open_message(AAD, &bytes)).map_err(|_| damaged())?;
         Self::parse(&plain).map_err(|_| damaged())
     }
 

@@ -113,6 +113,7 @@ FIELDS = {
     "": {"format", "vault_id", "created", "cipher", "names", "project_keys", "active_key", "keyslots", "authenticator"},
     "project_keys": {"version", "key_id", "wrapped"},
     "keyslots": {"id", "key_id", "kind", "label", "role", "created", "kdf", "wrapped"},
+    "rotation": {"from", "keep_old", "started"},
     "argon2id": {"algorithm", "memory_kib", "passes", "lanes", "salt"},
     "hkdf-sha256": {"algorithm", "salt"},
 }
@@ -197,7 +198,7 @@ class Configuration:
         form = number(document["format"], 64)
         need(form <= 1, "configuration-newer-format", str(form))
         need(form == 1, "configuration-format-zero")
-        record(document, FIELDS[""], ("hint",))
+        record(document, FIELDS[""], ("hint", "rotation"))
 
         self.vault_id = hexadecimal(document["vault_id"], 16)
         self.active_key = number(document["active_key"], 32)
@@ -212,7 +213,16 @@ class Configuration:
         canonical += self.parse_keyslots(document["keyslots"])
         hint = document.get("hint")
         canonical.append(b"\0" if hint is None else b"\1" + self.text(text(hint, 1024)))
+        if document.get("rotation") is not None:
+            canonical.append(self.parse_rotation(document["rotation"]))
         self.canonical = b"".join(canonical)
+
+    def parse_rotation(self, value):
+        rotation = record(value, FIELDS["rotation"])
+        version, keep = number(rotation["from"], 32), rotation["keep_old"]
+        need(version in self.project_keys and version != self.active_key, "configuration-rotation")
+        need(isinstance(keep, bool), "configuration-wrong-type", repr(keep))
+        return le(version, 4) + (b"\1" if keep else b"\0") + le(number(rotation["started"], 64), 8)
 
     @staticmethod
     def text(value):
@@ -358,7 +368,7 @@ class Home:
         plain = open_message(header_key, self.raw[32:HEADER], b"sero/v1/header", "file-header-edited")
         kind, self.size = plain[0], integer(plain[8:16])
         need(kind in (1, 2), "file-header-kind")
-        need(plain[1:4] == bytes(3) and plain[60:68] == bytes(8), "file-header-reserved")
+        need(plain[1:4] == bytes(3) and plain[64:68] == bytes(4), "file-header-reserved")
         need(self.size <= SIZE_MAX, "file-header-size")
         need((kind == 1) == (self.size <= BLOB_MAX), "file-kind-of-another-size")
         length = home_length(self.size)

@@ -28,6 +28,7 @@ fn example() -> Configuration {
             wrapped: Base64([4; 60]),
         }],
         hint: Some("the blue one".into()),
+        rotation: None,
         authenticator: Base64([0; 32]),
     };
     configuration.authenticate(&keys());

@@ -1,65 +1,153 @@
 //! A directory's IV: loaded once, checked against a name, made where a crash left none.
 
+use std::ffi::OsStr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Directory, aside, listing, settle, widened};
-use crate::format::directory_iv::{self, DirectoryIv};
-use crate::format::names::{self, EntryForm};
+use crate::format::directory_iv::{self, DirectoryIv, DirectoryIvError};
+use crate::format::names::{self, EntryForm, NameError, SealedName, SealedNameError};
 use crate::storage::{Storage, Target};
 use crate::vault::error::{IntegrityError, Result, VaultError};
+use crate::vault::keyring::{KeyRing, VersionKeys};
 
 /// Names that are tried before an IV is taken to be another directory's.
 const NAMES_TRIED: usize = 64;
 
+/// An IV and the version of the keys that it was made under, which seal its names.
+pub(super) struct KeyedIv {
+    pub iv: DirectoryIv,
+    pub keys: Arc<VersionKeys>,
+}
+
+/// The IV of a directory; two while a rotation renames what is in it.
+pub(super) struct Ivs {
+    /// For new names.
+    pub newest: KeyedIv,
+    /// Names that have not been renamed yet are under this one.
+    pub older: Option<KeyedIv>,
+}
+
+impl KeyedIv {
+    /// The record, as it stands in the link's target.
+    pub fn encode(&self) -> Vec<u8> {
+        self.iv.encode(&self.keys)
+    }
+
+    pub fn seal(&self, name: &[u8]) -> std::result::Result<SealedName, NameError> {
+        names::seal(self.keys.names(), &self.iv, name)
+    }
+
+    pub fn open(&self, entry: &OsStr) -> std::result::Result<Vec<u8>, SealedNameError> {
+        names::open(self.keys.names(), &self.iv, entry)
+    }
+
+    pub fn open_long(&self, entry: &OsStr, target: &[u8]) -> std::result::Result<Vec<u8>, SealedNameError> {
+        names::open_long(self.keys.names(), &self.iv, entry, target)
+    }
+}
+
+impl Ivs {
+    /// From the link's target. Two records are accepted only while a rotation is under way: the active version's first.
+    fn decode(ring: &KeyRing, target: &[u8]) -> std::result::Result<Self, DirectoryIvError> {
+        let live = ring.live();
+        match (directory_iv::split(target), live.older) {
+            ((newest, None), older) => {
+                let under = |keys: Arc<VersionKeys>| {
+                    DirectoryIv::decode(&keys, newest).map(|iv| Self { newest: KeyedIv { iv, keys }, older: None })
+                };
+                match (under(live.active), older) {
+                    (Err(DirectoryIvError::Refused), Some(older)) => under(older),
+                    (outcome, _) => outcome,
+                }
+            }
+            ((_, Some(_)), None) => Err(DirectoryIvError::SecondRecord),
+            ((newest, Some(older)), Some(older_keys)) => {
+                let newest = KeyedIv { iv: DirectoryIv::decode(&live.active, newest)?, keys: live.active };
+                let older = KeyedIv { iv: DirectoryIv::decode(&older_keys, older)?, keys: older_keys };
+                Ok(Self { newest, older: Some(older) })
+            }
+        }
+    }
+
+    pub fn open(&self, entry: &OsStr) -> std::result::Result<Vec<u8>, SealedNameError> {
+        self.either(|iv| iv.open(entry))
+    }
+
+    pub fn open_long(&self, entry: &OsStr, target: &[u8]) -> std::result::Result<Vec<u8>, SealedNameError> {
+        self.either(|iv| iv.open_long(entry, target))
+    }
+
+    fn either<T>(
+        &self,
+        open: impl Fn(&KeyedIv) -> std::result::Result<T, SealedNameError>,
+    ) -> std::result::Result<T, SealedNameError> {
+        match (open(&self.newest), &self.older) {
+            (Err(_), Some(older)) => open(older),
+            (outcome, _) => outcome,
+        }
+    }
+}
+
 impl<S: Storage> Directory<S> {
     /// The IV, by which at least one of the directory's names opens. None: it has no IV, and no names.
-    pub(super) fn iv(&self) -> Result<Option<DirectoryIv>> {
-        let Some(iv) = self.unchecked_iv()? else { return Ok(None) };
+    pub(super) fn iv(&self) -> Result<Option<Arc<Ivs>>> {
+        let Some(ivs) = self.unchecked_iv()? else { return Ok(None) };
         if !self.checked.load(Ordering::Acquire) {
             let _loading = self.loading.lock();
             if !self.checked.load(Ordering::Acquire) {
-                self.check(&iv)?;
+                self.check(&ivs)?;
                 self.iv_fits();
             }
         }
-        Ok(Some(iv))
+        Ok(Some(ivs))
     }
 
     /// The IV as it was read: enough for a listing, which opens the names itself.
-    pub(super) fn unchecked_iv(&self) -> Result<Option<DirectoryIv>> {
-        if let Some(iv) = self.iv.get() {
-            return Ok(Some(*iv));
+    pub(super) fn unchecked_iv(&self) -> Result<Option<Arc<Ivs>>> {
+        if let Some(ivs) = self.known_iv() {
+            return Ok(Some(ivs));
         }
         let _loading = self.loading.lock();
-        if let Some(iv) = self.iv.get() {
-            return Ok(Some(*iv));
+        if let Some(ivs) = self.known_iv() {
+            return Ok(Some(ivs));
         }
-        Ok(self.load()?.map(|iv| *self.iv.get_or_init(|| iv)))
+        Ok(self.load()?.map(|ivs| self.remember_iv(ivs)))
+    }
+
+    fn known_iv(&self) -> Option<Arc<Ivs>> {
+        self.iv.read().clone()
+    }
+
+    fn remember_iv(&self, ivs: Ivs) -> Arc<Ivs> {
+        let ivs = Arc::new(ivs);
+        *self.iv.write() = Some(ivs.clone());
+        ivs
     }
 
     /// The IV for a name that is about to be made: a new one if the directory has none.
-    pub(super) fn iv_for_new_name(&self) -> Result<DirectoryIv> {
-        if let Some(iv) = self.iv()? {
-            return Ok(iv);
+    pub(super) fn iv_for_new_name(&self) -> Result<Arc<Ivs>> {
+        if let Some(ivs) = self.iv()? {
+            return Ok(ivs);
         }
         let handle = self.handle()?;
         self.place_iv(&handle)
     }
 
     /// Gives a directory without names its IV.
-    pub(super) fn place_iv(&self, handle: &S::Dir) -> Result<DirectoryIv> {
+    pub(super) fn place_iv(&self, handle: &S::Dir) -> Result<Arc<Ivs>> {
         let _loading = self.loading.lock();
-        if let Some(iv) = self.iv.get() {
-            return Ok(*iv);
+        if let Some(ivs) = self.known_iv() {
+            return Ok(ivs);
         }
-        let iv = DirectoryIv::random();
-        let target = iv.encode(&self.core.keys);
+        let new = KeyedIv { iv: DirectoryIv::random(), keys: self.core.keys.active() };
+        let target = new.encode();
         let place = || self.core.storage.make_symlink(handle, directory_iv::ENTRY.as_ref(), &target);
         widened(&self.core, Target::Dir(handle), 0o300, place)
             .map_err(|e| VaultError::io("make a directory's IV", e))?;
         self.mark_unsettled(settle::DEPENDED_ON)?;
         self.iv_fits();
-        Ok(*self.iv.get_or_init(|| iv))
+        Ok(self.remember_iv(Ivs { newest: new, older: None }))
     }
 
     /// One of the names opened with the IV (or there is none yet).
@@ -67,12 +155,12 @@ impl<S: Storage> Directory<S> {
         self.checked.store(true, Ordering::Release);
     }
 
-    fn load(&self) -> Result<Option<DirectoryIv>> {
+    fn load(&self) -> Result<Option<Ivs>> {
         let handle = self.handle()?;
         let read = || self.core.storage.read_symlink(&handle, directory_iv::ENTRY.as_ref());
         match widened(&self.core, Target::Dir(&*handle), 0o100, read) {
-            Ok(target) => match DirectoryIv::decode(&self.core.keys, &target) {
-                Ok(iv) => Ok(Some(iv)),
+            Ok(target) => match Ivs::decode(&self.core.keys, &target) {
+                Ok(ivs) => Ok(Some(ivs)),
                 Err(refused) => Err(self.damaged(&refused.to_string())),
             },
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
@@ -90,7 +178,7 @@ impl<S: Storage> Directory<S> {
     }
 
     /// An IV of this vault that was put in place of the directory's own opens none of its names.
-    fn check(&self, iv: &DirectoryIv) -> Result<()> {
+    fn check(&self, ivs: &Ivs) -> Result<()> {
         let listed = self.open_anew()?;
         let mut names = Vec::new();
         self.core
@@ -107,8 +195,8 @@ impl<S: Storage> Directory<S> {
                 .core
                 .storage
                 .read_symlink(&listed, &names::sidecar_of(entry))
-                .is_ok_and(|target| names::open_long(self.core.keys.names(), iv, entry, &target).is_ok()),
-            _ => names::open(self.core.keys.names(), iv, entry).is_ok(),
+                .is_ok_and(|target| ivs.open_long(entry, &target).is_ok()),
+            _ => ivs.open(entry).is_ok(),
         });
         if opens || names.is_empty() {
             return Ok(());

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::iv::Ivs;
 use super::{Directory, Location, aside};
-use crate::format::directory_iv::DirectoryIv;
 use crate::format::names::{self, EntryForm};
 use crate::storage::{FileKind, Storage};
 use crate::vault::error::{IntegrityError, Result, VaultError};
@@ -99,7 +99,7 @@ impl<S: Storage> Listing<S> {
             progress.cookie = cookie;
             progress.ended = false;
         }
-        let Some(iv) = self.directory.unchecked_iv()? else { return Ok(()) };
+        let Some(ivs) = self.directory.unchecked_iv()? else { return Ok(()) };
         loop {
             if progress.batch.is_empty() {
                 if progress.ended {
@@ -109,7 +109,7 @@ impl<S: Storage> Listing<S> {
                 continue;
             }
             let Some(found) = progress.batch.front() else { continue };
-            let opened = self.open(&iv, found, &progress.handle)?;
+            let opened = self.open(&ivs, found, &progress.handle)?;
             let next_cookie = found.next_cookie;
             match opened {
                 Opened::Name(name) => {
@@ -128,14 +128,14 @@ impl<S: Storage> Listing<S> {
         }
     }
 
-    fn open(&self, iv: &DirectoryIv, found: &Found, handle: &S::Dir) -> Result<Opened> {
+    fn open(&self, ivs: &Ivs, found: &Found, handle: &S::Dir) -> Result<Opened> {
         let core = &self.directory.core;
         let opened = match EntryForm::of(&found.entry) {
             EntryForm::DirectoryIv | EntryForm::Sidecar | EntryForm::Foreign => return Ok(Opened::Skipped),
             EntryForm::Unknown => return Ok(Opened::Bad("nothing in a vault has such a name".into())),
-            EntryForm::Short => names::open(core.keys.names(), iv, &found.entry),
+            EntryForm::Short => ivs.open(&found.entry),
             EntryForm::Long => match core.storage.read_symlink(handle, &names::sidecar_of(&found.entry)) {
-                Ok(target) => names::open_long(core.keys.names(), iv, &found.entry, &target),
+                Ok(target) => ivs.open_long(&found.entry, &target),
                 Err(error) => match error.raw_os_error() {
                     Some(libc::ENOENT) => return self.without_sidecar(found),
                     Some(libc::EINVAL) => return Ok(Opened::Bad("its sidecar is not a symbolic link".into())),

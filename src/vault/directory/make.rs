@@ -83,7 +83,7 @@ impl<S: Storage> Directory<S> {
 
     /// Makes a symbolic link.
     pub fn make_symlink(&self, name: &[u8], target: &[u8], attributes: &NewInode) -> Result<Stat> {
-        let sealed = symlink::seal(self.core.keys.symlink(), target).map_err(|error| match error {
+        let sealed = symlink::seal(self.core.keys.active().symlink(), target).map_err(|error| match error {
             TargetError::Invalid => VaultError::errno("make a symbolic link", libc::ENOENT),
             TargetError::TooLong => VaultError::NameTooLong,
         })?;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
@@ -11,30 +12,95 @@ use super::super::journal;
 use super::super::tree::{NodeSource, ROOT_LEN, TagTree};
 use crate::crypto::aead::{AeadKey, Nonce};
 use crate::crypto::entropy;
-use crate::crypto::keys::FileKeys;
+use crate::crypto::keys::{FileKeys, VaultKeys};
+use crate::format::configuration::KeyVersion;
 use crate::format::geometry::{BlockIndex, HEADER_LEN, PAGE_LEN, PageIndex, page_block};
-use crate::format::header::{Header, Salt, Seal};
+use crate::format::header::{Header, HeaderError, Salt, Seal};
 use crate::format::seals::Sealed;
 use crate::storage::{Storage, read_into};
 
-/// The keys of a file, the page keys of its sessions made when they are first needed.
+/// The keys of a file: under the active version of the project key, which seals, and under the older one while a
+/// rotation is under way, which opens what it has not reached.
 pub(crate) struct Keys {
     pub salt: Salt,
+    version: KeyVersion,
+    active: Derived,
+    older: Option<Derived>,
+    /// Headers of blobs that were sealed with these keys.
+    headers: AtomicU64,
+}
+
+/// The keys under one version, the page keys of its sessions made when they are first needed.
+struct Derived {
     file: FileKeys,
     pages: RwLock<Vec<(u32, Arc<AeadKey>)>>,
 }
 
 impl Keys {
+    /// Of a salt that is new.
     pub fn new<S: Storage>(core: &VaultCore<S>, salt: Salt) -> Self {
-        Self { salt, file: core.keys.file(&salt), pages: RwLock::new(Vec::new()) }
+        Self::with_headers(core, salt, 0)
+    }
+
+    /// Of a salt that a file has: how many headers were sealed with it is not known.
+    pub fn found<S: Storage>(core: &VaultCore<S>, salt: Salt) -> Self {
+        Self::with_headers(core, salt, u64::MAX / 2)
+    }
+
+    fn with_headers<S: Storage>(core: &VaultCore<S>, salt: Salt, headers: u64) -> Self {
+        let live = core.keys.live();
+        Self {
+            salt,
+            version: live.active.version,
+            active: Derived::new(&live.active, &salt),
+            older: live.older.map(|older| Derived::new(&older, &salt)),
+            headers: AtomicU64::new(headers),
+        }
+    }
+
+    /// The version under which these keys seal.
+    pub const fn version(&self) -> KeyVersion {
+        self.version
     }
 
     pub fn header(&self) -> &AeadKey {
-        self.file.header()
+        self.active.file.header()
     }
 
-    /// The page key of a session.
+    /// Opens the header of a home.
+    pub fn open_header(&self, home: &[u8]) -> std::result::Result<Header, HeaderError> {
+        match (Header::open(home, self.header()), &self.older) {
+            (Err(HeaderError::Unauthentic), Some(older)) => Header::open(home, older.file.header()),
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// Counts a header that is about to be sealed; false if these keys have sealed enough of them.
+    pub fn may_seal_header(&self, limit: u64) -> bool {
+        self.headers.fetch_add(1, Ordering::Relaxed) < limit
+    }
+
+    /// The page key of a session that seals.
     pub fn page(&self, session: u32) -> Arc<AeadKey> {
+        self.active.page(session)
+    }
+
+    fn open(&self, what: Sealed, seal: &Seal, sealed: &[u8], out: &mut [u8]) -> bool {
+        self.active.open(what, seal, sealed, out)
+            || self.older.as_ref().is_some_and(|older| older.open(what, seal, sealed, out))
+    }
+}
+
+impl Derived {
+    fn new(keys: &VaultKeys, salt: &Salt) -> Self {
+        Self { file: keys.file(salt), pages: RwLock::new(Vec::new()) }
+    }
+
+    fn open(&self, what: Sealed, seal: &Seal, sealed: &[u8], out: &mut [u8]) -> bool {
+        self.page(seal.session).open_into(&seal.nonce, &what.aad(), &seal.tag, sealed, out).is_ok()
+    }
+
+    fn page(&self, session: u32) -> Arc<AeadKey> {
         if let Some((_, key)) = self.pages.read().iter().find(|(known, _)| *known == session) {
             return key.clone();
         }
@@ -92,7 +158,7 @@ impl<S: Storage> Home<S> {
 
     /// Opens what stands at a block.
     pub fn open_into(&self, what: Sealed, seal: &Seal, sealed: &[u8], out: &mut [u8]) -> bool {
-        self.keys.page(seal.session).open_into(&seal.nonce, &what.aad(), &seal.tag, sealed, out).is_ok()
+        self.keys.open(what, seal, sealed, out)
     }
 
     /// Block 0 of a paged file: header and root, the root sealed afresh.

@@ -138,6 +138,7 @@ impl<S: Storage> VaultFile<S> {
         items.push((Operation::Length { file: id, size: new_size, mtime: time_of(state.mtime) }, &[]));
         let appended = self.append(state, &items)?;
         self.drop_body(state, Body::Paged(tree));
+        state.under = state.home.keys.version().0;
         state.home.overlay.clear();
         state.overlay_pages(pages, appended.first_image);
         self.enter_journaled(state, pages)?;
@@ -149,6 +150,15 @@ impl<S: Storage> VaultFile<S> {
 
     /// Appends the whole content as a blob.
     pub(super) fn journal_blob(&self, state: &mut State<S>, plain: &[u8]) -> Result<()> {
+        let before = state.renew_keys(&self.core);
+        let outcome = self.append_blob(state, plain);
+        if let (Err(_), Some(before)) = (&outcome, before) {
+            state.home.keys = before;
+        }
+        outcome
+    }
+
+    fn append_blob(&self, state: &mut State<S>, plain: &[u8]) -> Result<()> {
         let (bytes, seal) = state.seal_blob(&self.core, plain)?;
         self.reserve_home(state, bytes.len() as u64)?;
         let count = bytes.len().div_ceil(PAGE_LEN);
@@ -173,6 +183,7 @@ impl<S: Storage> VaultFile<S> {
             let at = Location { block: appended.first_image.block + index, ..appended.first_image };
             state.home.overlay.insert(BlockIndex(u64::from(index)), at);
         }
+        state.under = state.home.keys.version().0;
         state.size = plain.len() as u64;
         state.journal.size = state.size;
         self.forget_pending(state);

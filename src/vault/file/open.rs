@@ -68,8 +68,8 @@ impl<S: Storage> VaultFile<S> {
             Err(error) => return Err((VaultError::io("read a file", error), file)),
         }
         let salt = Header::salt(&start).unwrap_or_default();
-        let home = Home { file, keys: Keys::new(core, salt), overlay: HashMap::new(), path: location.backing_path() };
-        let header = match Header::open(&start, home.keys.header()) {
+        let home = Home { file, keys: Keys::found(core, salt), overlay: HashMap::new(), path: location.backing_path() };
+        let header = match home.keys.open_header(&start) {
             Ok(header) => header,
             Err(error) => return Err((home.integrity(None, &error.to_string()), home.file)),
         };
@@ -107,6 +107,7 @@ impl<S: Storage> VaultFile<S> {
             size: header.size,
             seq: header.seq,
             birth: header.birth,
+            under: header.under,
             base,
             stale: false,
             mtime: None,
@@ -163,10 +164,11 @@ impl<S: Storage> VaultFile<S> {
             return (0, false);
         }
         let Ok(salt) = Header::salt(&start) else { return (0, false) };
-        let keys = Keys::new(core, salt);
-        let Ok(header) = Header::open(&start, keys.header()) else { return (0, false) };
+        let keys = Keys::found(core, salt);
+        let Ok(header) = keys.open_header(&start) else { return (0, false) };
         state.home.keys = keys;
         state.seq = header.seq;
+        state.under = header.under;
         if header.size <= BLOB_MAX {
             let mut plain = Zeroizing::new(vec![0; header.size as usize]);
             let sealed = start.get(HEADER_LEN..HEADER_LEN + plain.len());

@@ -91,8 +91,9 @@ impl<S: Storage> VaultFile<S> {
         let read = read_into(&core.storage, &file, &mut first, 0).map_err(|e| VaultError::io("read a file", e))?;
         first.truncate(read);
         let salt = Header::salt(&first).unwrap_or_default();
-        let mut home = Home { file, keys: Keys::new(core, salt), overlay: plan.overlay, path: location.backing_path() };
-        let at_home = Header::open(&first, home.keys.header()).ok();
+        let mut home =
+            Home { file, keys: Keys::found(core, salt), overlay: plan.overlay, path: location.backing_path() };
+        let at_home = home.keys.open_header(&first).ok();
         let known = match &at_home {
             Some(header) => plan.identities.contains(&(salt, header.seq)),
             // A header that was torn while a checkpoint replaced it, which the journal does again.
@@ -105,8 +106,8 @@ impl<S: Storage> VaultFile<S> {
         let mut state = if plan.base == PlanBase::Overlay {
             let start = overlay_start(core, &home)?;
             let salt = Header::salt(&start).map_err(|e| home.integrity(None, &e.to_string()))?;
-            home.keys = Keys::new(core, salt);
-            let header = Header::open(&start, home.keys.header()).map_err(|e| home.integrity(None, &e.to_string()))?;
+            home.keys = Keys::found(core, salt);
+            let header = home.keys.open_header(&start).map_err(|e| home.integrity(None, &e.to_string()))?;
             let len = HEADER_LEN + header.size as usize;
             let start = if header.size <= BLOB_MAX { start.get(..len).unwrap_or(&start) } else { &start };
             let base = Base::Durable { synced: false };
@@ -126,6 +127,7 @@ impl<S: Storage> VaultFile<S> {
                     size: 0,
                     seq: header.seq,
                     birth: header.birth,
+                    under: 0,
                     base,
                     stale: false,
                     mtime: None,
@@ -186,7 +188,9 @@ impl<S: Storage> State<S> {
                 if let Body::Paged(tree) = &self.body {
                     core.nodes_settled(tree.dirty_nodes());
                 }
-                self.home.keys = Keys::new(core, salt);
+                self.home.keys = Keys::found(core, salt);
+                // Which version sealed what follows is not said.
+                self.under = 0;
                 self.birth = birth;
                 self.body = Body::Paged(TagTree::empty());
                 self.size = 0;

@@ -227,6 +227,7 @@ impl<S: Storage> State<S> {
             )?;
             self.put_home(core, &pages, &images, size, |_| true).1?;
             self.body = Body::Paged(tree);
+            self.under = self.home.keys.version().0;
             self.stale = true;
             self.set_seals(core, &pages)?;
         } else if size < self.size {

@@ -4,6 +4,7 @@ use std::io::IoSlice;
 
 use zeroize::Zeroizing;
 
+use super::home::Keys;
 use super::{Base, Body, State, VaultFile};
 use crate::crypto::entropy;
 use crate::format::geometry::{
@@ -264,6 +265,7 @@ impl<S: Storage> State<S> {
             core.reserve(&self.home.file, self.home_len, growth)?;
             self.put_home(core, &pages, &images, new_size, |page| page.0 < old_blob_pages).1?;
             self.body = Body::Paged(tree);
+            self.under = self.home.keys.version().0;
             return self.enter(core, &pages, new_size);
         }
         let body = std::mem::replace(&mut self.body, Body::Paged(TagTree::empty()));
@@ -404,13 +406,42 @@ impl<S: Storage> State<S> {
         let mut bytes = vec![0; HEADER_LEN + plain.len()];
         let (head, body) = bytes.split_at_mut_checked(HEADER_LEN).unwrap_or_default();
         let seal = self.home.seal_into(core, Sealed::Blob, plain, body)?;
-        let header = Header { size: plain.len() as u64, seq: self.seq + 1, birth: self.birth, body: seal };
+        let header = Header {
+            size: plain.len() as u64,
+            seq: self.seq + 1,
+            birth: self.birth,
+            body: seal,
+            under: self.home.keys.version().0,
+        };
         head.copy_from_slice(&header.seal(&self.home.keys.salt, self.home.keys.header())?);
         Ok((bytes, seal))
     }
 
     /// Stores the whole content of a volatile file as a blob.
     pub(super) fn store_blob_home(&mut self, core: &VaultCore<S>, plain: &[u8]) -> Result<()> {
+        let before = self.renew_keys(core);
+        let stored = self.write_blob(core, plain);
+        if let (Err(_), Some(before)) = (&stored, before) {
+            self.home.keys = before;
+        }
+        let (len, seal) = stored?;
+        self.seq += 1;
+        self.size = plain.len() as u64;
+        self.under = self.home.keys.version().0;
+        self.body = Body::Blob { seal: Some(seal), sealed: None };
+        self.stale = false;
+        self.set_home_len(core, len)
+    }
+
+    /// Another salt, and with it other keys, for content that is about to be sealed anew as a whole, if the keys have
+    /// sealed as many headers as they may. How many they sealed in other sessions nobody has counted, so the first
+    /// blob of a session always gets one. Returns the keys before.
+    pub(super) fn renew_keys(&mut self, core: &VaultCore<S>) -> Option<Keys> {
+        let renew = !self.home.keys.may_seal_header(core.seal_limit());
+        renew.then(|| std::mem::replace(&mut self.home.keys, Keys::new(core, entropy::array())))
+    }
+
+    fn write_blob(&mut self, core: &VaultCore<S>, plain: &[u8]) -> Result<(u64, Seal)> {
         let (bytes, seal) = self.seal_blob(core, plain)?;
         let len = bytes.len() as u64;
         let has_content = self.size > 0 || !self.stale;
@@ -419,11 +450,7 @@ impl<S: Storage> State<S> {
             core.reserve(&self.home.file, self.home_len, len - self.home_len)?;
         }
         self.write_home(core, &[IoSlice::new(&bytes)], 0)?;
-        self.seq += 1;
-        self.size = plain.len() as u64;
-        self.body = Body::Blob { seal: Some(seal), sealed: None };
-        self.stale = false;
-        self.set_home_len(core, len)
+        Ok((len, seal))
     }
 
     /// Writes the dirty nodes of a volatile file home.
@@ -473,7 +500,7 @@ impl<S: Storage> State<S> {
     /// The header of the state in memory; the body's seal is filled in when the root is sealed.
     pub(super) fn header(&self) -> Header {
         let body = Seal { nonce: [0; 12], tag: [0; 16], session: 0 };
-        Header { size: self.size, seq: self.seq, birth: self.birth, body }
+        Header { size: self.size, seq: self.seq, birth: self.birth, body, under: self.under }
     }
 
     /// The modification time is the user's, not that of sero's own writes.
