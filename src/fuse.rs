@@ -1,10 +1,10 @@
-//! The kernel's FUSE: mounts a vault's filesystem and answers its requests. The only importer of `fuser`,
-//! behind one adapter, so that the transport can change.
+//! The kernel's FUSE: mounts a vault's filesystem and answers its requests.
 //!
 //! | file | what |
 //! |---|---|
 //! | `activity` | counts what is asked |
 //! | `adapter` | one request, one call of [`crate::fs::Fs`], one reply; panics and errors end here |
+//! | `transport` | the protocol, and the threads that read and answer |
 //! | `negotiate` | the capabilities taken of the kernel |
 //! | `seeking` | SEEK_DATA and SEEK_HOLE beside the kernel's dirty pages |
 //! | `session` | [`serve`]: mount, answer until the end, unmount |
@@ -14,7 +14,6 @@
 
 mod activity;
 mod adapter;
-mod convert;
 mod error;
 mod fusermount;
 mod mount;
@@ -23,6 +22,7 @@ mod negotiate;
 mod options;
 mod seeking;
 mod session;
+mod transport;
 mod users;
 
 pub use crate::fs::{Fs, FsOptions, Usage};

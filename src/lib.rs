@@ -10,7 +10,7 @@
 //! | [`format`] | bytes to types and back, no I/O | crypto |
 //! | [`vault`] | files, directories, journal, checkpoint, recovery | crypto, storage, format |
 //! | [`fs`] | POSIX semantics: inodes, handles, attributes, errno | vault |
-//! | [`fuse`] | the adapter to the kernel, the only importer of fuser | fs |
+//! | [`fuse`] | the mount: FUSE's protocol, and the adapter to it | fs |
 //! | [`cli`] | arguments, prompts, reports, exit codes | fuse, vault |
 //!
 //! [`format`]: mod@format

@@ -76,15 +76,6 @@ fn layers_import_only_what_is_below_them() {
 }
 
 #[test]
-fn the_transport_is_imported_by_the_adapter_alone() {
-    let mut report = Report::default();
-    for source in Source::all_of("src").filter(|source| source.module != "fuse") {
-        report.each_word(&source, &source.code(), "fuser", "fuser is imported under src/fuse only");
-    }
-    report.finish();
-}
-
-#[test]
 fn files_are_short() {
     let mut report = Report::default();
     for source in Source::all_of("src").chain(Source::all_of("tests")) {

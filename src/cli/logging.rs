@@ -1,7 +1,6 @@
 //! Where the log goes: the terminal, a file, or for a daemon the system's log (the journal).
 //!
-//! What is logged never holds a plain name, a path inside the vault, or content. fuser's own log does at
-//! its lower levels, so that it is silenced.
+//! What is logged never holds a plain name, a path inside the vault, or content.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -31,7 +30,6 @@ pub(super) fn start(destination: Destination<'_>, verbosity: i8) -> Result<()> {
     builder.filter_level(level(verbosity, destination));
     // RUST_LOG narrows or widens it, as everywhere.
     builder.parse_default_env();
-    builder.filter_module("fuser", LevelFilter::Off);
     match destination {
         Destination::Terminal => {
             builder.format(|out, record| writeln!(out, "sero: {}{}", prefix(record.level()), record.args()));

@@ -5,31 +5,23 @@
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
-
-use fuser::{
-    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner,
-    Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
-};
+use std::time::Duration;
 
 use super::activity::Activity;
-use super::convert::{absent, caller, file_attr, file_type, set_time};
-use super::negotiate;
 use super::seeking::Seeking;
-use crate::fs::{self, Attr, FileKind, Fs, FsError, SetAttr, Storage};
+use super::transport::{self, Device, Filesystem, List, Making, Range, Rename, Reply, Request};
+use crate::fs::{self, Attr, Caller, FileHandle, FileKind, Fs, FsError, InodeNo, SetAttr, Storage};
 
 thread_local! {
     /// The plaintext of the read that this thread is answering.
     static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
+
+/// An errno, as the kernel is told it.
+type Outcome<T> = Result<T, i32>;
 
 /// How long the kernel may rely on what it was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,18 +41,18 @@ impl Caching {
         }
     }
 
-    fn file_flags(self) -> FopenFlags {
+    fn file_flags(self) -> u32 {
         match self {
-            Self::Exclusive => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
-            Self::Shared => FopenFlags::FOPEN_NOFLUSH,
+            Self::Exclusive => transport::open::KEEP_CACHE | transport::open::NOFLUSH,
+            Self::Shared => transport::open::NOFLUSH,
         }
     }
 
-    fn directory_flags(self) -> FopenFlags {
+    fn directory_flags(self) -> u32 {
         match self {
             // The kernel drops a listing that it keeps when it changes the directory itself.
-            Self::Exclusive => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
-            Self::Shared => FopenFlags::empty(),
+            Self::Exclusive => transport::open::KEEP_CACHE | transport::open::CACHE_DIR,
+            Self::Shared => 0,
         }
     }
 }
@@ -70,23 +62,21 @@ pub(super) struct Adapter<S: Storage> {
     fs: Arc<Fs<S>>,
     caching: Caching,
     lifetime: Duration,
-    absent: fuser::FileAttr,
     seeking: Seeking,
     activity: Arc<Activity>,
 }
 
 impl<S: Storage> Adapter<S> {
     pub(super) fn new(fs: Arc<Fs<S>>, caching: Caching, activity: Arc<Activity>) -> io::Result<Self> {
-        let seeking = Seeking::start()?;
-        Ok(Self { fs, caching, lifetime: caching.lifetime(), absent: absent(), seeking, activity })
+        Ok(Self { fs, caching, lifetime: caching.lifetime(), seeking: Seeking::start()?, activity })
     }
 
     /// Where the session puts its way to the kernel once it has one.
-    pub(super) fn notifier(&self) -> Arc<OnceLock<Notifier>> {
-        self.seeking.notifier()
+    pub(super) fn device(&self) -> Arc<OnceLock<Device>> {
+        self.seeking.device()
     }
 
-    fn answer<T>(&self, operation: &'static str, work: impl FnOnce(&Fs<S>) -> Result<T, FsError>) -> Result<T, Errno> {
+    fn answer<T>(&self, operation: &'static str, work: impl FnOnce(&Fs<S>) -> Result<T, FsError>) -> Outcome<T> {
         self.activity.requested();
         answer(&self.fs, &self.activity, operation, work)
     }
@@ -96,16 +86,11 @@ impl<S: Storage> Adapter<S> {
         &self,
         operation: &'static str,
         work: impl FnOnce(&Fs<S>) -> Result<T, FsError>,
-    ) -> Result<T, Errno> {
+    ) -> Outcome<T> {
         answer(&self.fs, &self.activity, operation, work)
     }
 
-    fn answer_empty(
-        &self,
-        operation: &'static str,
-        reply: ReplyEmpty,
-        work: impl FnOnce(&Fs<S>) -> Result<(), FsError>,
-    ) {
+    fn answer_empty(&self, operation: &'static str, reply: Reply, work: impl FnOnce(&Fs<S>) -> Result<(), FsError>) {
         match self.answer(operation, work) {
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(errno),
@@ -113,20 +98,18 @@ impl<S: Storage> Adapter<S> {
     }
 
     /// How long the kernel may keep these attributes. Set-user-id bits go with a write, which the kernel is not told.
-    fn lifetime(&self, attr: &Attr) -> Duration {
+    fn attr_kept(&self, attr: &Attr) -> Duration {
         if attr.kind == FileKind::Regular && attr.perm & 0o6000 != 0 { Duration::ZERO } else { self.lifetime }
     }
 
     fn answer_entry(
         &self,
         operation: &'static str,
-        reply: ReplyEntry,
+        reply: Reply,
         work: impl FnOnce(&Fs<S>) -> Result<fs::Entry, FsError>,
     ) {
         match self.answer(operation, work) {
-            Ok(entry) => {
-                reply.entry(&self.lifetime(&entry.attr), &file_attr(&entry.attr), Generation(entry.generation))
-            }
+            Ok(entry) => reply.entry(&entry, self.lifetime, self.attr_kept(&entry.attr)),
             Err(errno) => reply.error(errno),
         }
     }
@@ -134,21 +117,21 @@ impl<S: Storage> Adapter<S> {
     fn answer_attr(
         &self,
         operation: &'static str,
-        reply: ReplyAttr,
+        reply: Reply,
         work: impl FnOnce(&Fs<S>) -> Result<fs::Attr, FsError>,
     ) {
         match self.answer(operation, work) {
-            Ok(attr) => reply.attr(&self.lifetime(&attr), &file_attr(&attr)),
+            Ok(attr) => reply.attr(&attr, self.attr_kept(&attr)),
             Err(errno) => reply.error(errno),
         }
     }
 
-    /// `size_bytes` 0 asks for the length alone (`getxattr(2)`).
+    /// `room` 0 asks for the length alone (`getxattr(2)`).
     fn answer_xattr(
         &self,
         operation: &'static str,
-        size_bytes: u32,
-        reply: ReplyXattr,
+        room: u32,
+        reply: Reply,
         work: impl FnOnce(&Fs<S>) -> Result<Vec<u8>, FsError>,
     ) {
         let value = match self.answer(operation, work) {
@@ -156,9 +139,9 @@ impl<S: Storage> Adapter<S> {
             Err(errno) => return reply.error(errno),
         };
         match u32::try_from(value.len()) {
-            Ok(len_bytes) if size_bytes == 0 => reply.size(len_bytes),
-            Ok(len_bytes) if len_bytes <= size_bytes => reply.data(&value),
-            Ok(_) | Err(_) => reply.error(Errno::ERANGE),
+            Ok(len_bytes) if room == 0 => reply.xattr_len(len_bytes),
+            Ok(len_bytes) if len_bytes <= room => reply.data(&value),
+            Ok(_) | Err(_) => reply.error(libc::ERANGE),
         }
     }
 }
@@ -169,7 +152,7 @@ fn answer<S: Storage, T>(
     activity: &Activity,
     operation: &'static str,
     work: impl FnOnce(&Fs<S>) -> Result<T, FsError>,
-) -> Result<T, Errno> {
+) -> Outcome<T> {
     match catch_unwind(AssertUnwindSafe(|| work(fs))) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(report(activity, operation, &error)),
@@ -181,21 +164,21 @@ fn answer<S: Storage, T>(
 }
 
 /// The errno of an error. What is no ordinary answer is logged; never a name.
-fn report(activity: &Activity, operation: &'static str, error: &FsError) -> Errno {
-    let errno = Errno::from_i32(error.errno());
-    if matches!(errno, Errno::EIO | Errno::ENOSPC | Errno::EDQUOT) {
+fn report(activity: &Activity, operation: &'static str, error: &FsError) -> i32 {
+    let errno = error.errno();
+    if matches!(errno, libc::EIO | libc::ENOSPC | libc::EDQUOT) {
         activity.failed(operation, error);
     }
-    if errno == Errno::EIO && !error.is_reported() {
+    if errno == libc::EIO && !error.is_reported() {
         log::error!("{operation} failed: {error}");
     } else {
-        log::debug!("{operation}: errno {}", errno.code());
+        log::debug!("{operation}: errno {errno}");
     }
     errno
 }
 
 #[cold]
-fn report_panic(operation: &'static str, panic: &(dyn Any + Send)) -> Errno {
+fn report_panic(operation: &'static str, panic: &(dyn Any + Send)) -> i32 {
     // The place was logged by the panic hook; the message might quote a name.
     let message = panic
         .downcast_ref::<&str>()
@@ -204,225 +187,139 @@ fn report_panic(operation: &'static str, panic: &(dyn Any + Send)) -> Errno {
         .unwrap_or("no message");
     log::error!("{operation} failed: a bug in sero stopped it; the caller gets EIO, the mount goes on");
     log::trace!("the panic's message: {message}");
-    Errno::EIO
+    libc::EIO
 }
 
-fn ino(ino: INodeNo) -> fs::InodeNo {
-    fs::InodeNo(ino.0)
+/// The node that a request is about.
+fn node(request: &Request) -> InodeNo {
+    InodeNo(request.node)
 }
 
-fn handle(handle: FileHandle) -> fs::FileHandle {
-    fs::FileHandle(handle.0)
+fn caller(request: &Request) -> Caller {
+    Caller { uid: request.uid, gid: request.gid, pid: request.pid }
 }
 
 impl<S: Storage> Filesystem for Adapter<S> {
-    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        negotiate::settle(config, self.caching);
-        Ok(())
-    }
-
     // --- names ---
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.answer("lookup", |fs| fs.lookup(ino(parent), name.as_bytes())) {
-            Ok(entry) => {
-                reply.entry(&self.lifetime(&entry.attr), &file_attr(&entry.attr), Generation(entry.generation))
-            }
-            Err(Errno::ENOENT) => reply.entry(&self.lifetime, &self.absent, Generation(0)),
+    fn lookup(&self, request: &Request, name: &[u8], reply: Reply) {
+        match self.answer("lookup", |fs| fs.lookup(node(request), name)) {
+            Ok(entry) => reply.entry(&entry, self.lifetime, self.attr_kept(&entry.attr)),
+            Err(libc::ENOENT) => reply.absent(self.lifetime),
             Err(errno) => reply.error(errno),
         }
     }
 
-    fn forget(&self, _request: &Request, node: INodeNo, lookups: u64) {
+    fn forget(&self, node: u64, lookups: u64) {
         // There is no reply to a forget.
         let _ = self.answer_uncounted("forget", |fs| {
-            fs.forget(ino(node), lookups);
+            fs.forget(InodeNo(node), lookups);
             Ok(())
         });
     }
 
-    fn mknod(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        rdev: u32,
-        reply: ReplyEntry,
-    ) {
-        self.answer_entry("mknod", reply, |fs| {
-            fs.mknod(&caller(request), ino(parent), name.as_bytes(), mode, umask, rdev)
-        });
+    fn mknod(&self, request: &Request, making: Making<'_>, rdev: u32, reply: Reply) {
+        let Making { name, mode, umask } = making;
+        self.answer_entry("mknod", reply, |fs| fs.mknod(&caller(request), node(request), name, mode, umask, rdev));
     }
 
-    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        self.answer_entry("mkdir", reply, |fs| fs.mkdir(&caller(request), ino(parent), name.as_bytes(), mode, umask));
+    fn mkdir(&self, request: &Request, making: Making<'_>, reply: Reply) {
+        let Making { name, mode, umask } = making;
+        self.answer_entry("mkdir", reply, |fs| fs.mkdir(&caller(request), node(request), name, mode, umask));
     }
 
-    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        self.answer_entry("symlink", reply, |fs| {
-            fs.symlink(&caller(request), ino(parent), name.as_bytes(), target.as_os_str().as_bytes())
-        });
+    fn symlink(&self, request: &Request, name: &[u8], target: &[u8], reply: Reply) {
+        self.answer_entry("symlink", reply, |fs| fs.symlink(&caller(request), node(request), name, target));
     }
 
-    fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
-        match self.answer("readlink", |fs| fs.readlink(ino(node))) {
+    fn readlink(&self, request: &Request, reply: Reply) {
+        match self.answer("readlink", |fs| fs.readlink(node(request))) {
             Ok(target) => reply.data(&target),
             Err(errno) => reply.error(errno),
         }
     }
 
-    fn link(&self, _request: &Request, node: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.answer_entry("link", reply, |fs| fs.link(ino(node), ino(parent), name.as_bytes()));
+    fn link(&self, request: &Request, linked: u64, name: &[u8], reply: Reply) {
+        self.answer_entry("link", reply, |fs| fs.link(InodeNo(linked), node(request), name));
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.answer_empty("unlink", reply, |fs| fs.unlink(ino(parent), name.as_bytes()));
+    fn unlink(&self, request: &Request, name: &[u8], reply: Reply) {
+        self.answer_empty("unlink", reply, |fs| fs.unlink(node(request), name));
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.answer_empty("rmdir", reply, |fs| fs.rmdir(ino(parent), name.as_bytes()));
+    fn rmdir(&self, request: &Request, name: &[u8], reply: Reply) {
+        self.answer_empty("rmdir", reply, |fs| fs.rmdir(node(request), name));
     }
 
-    fn rename(
-        &self,
-        _request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        new_parent: INodeNo,
-        new_name: &OsStr,
-        flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
+    fn rename(&self, request: &Request, rename: &Rename<'_>, reply: Reply) {
         self.answer_empty("rename", reply, |fs| {
-            fs.rename(ino(parent), name.as_bytes(), ino(new_parent), new_name.as_bytes(), flags.bits())
+            fs.rename(node(request), rename.name, InodeNo(rename.to), rename.to_name, rename.flags)
         });
     }
 
     // --- attributes ---
 
-    fn getattr(&self, _request: &Request, node: INodeNo, file: Option<FileHandle>, reply: ReplyAttr) {
-        self.answer_attr("getattr", reply, |fs| fs.getattr(ino(node), file.map(handle)));
+    fn getattr(&self, request: &Request, handle: Option<u64>, reply: Reply) {
+        self.answer_attr("getattr", reply, |fs| fs.getattr(node(request), handle.map(FileHandle)));
     }
 
-    fn setattr(
-        &self,
-        request: &Request,
-        node: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size_bytes: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        // The backing stamps it.
-        _ctime: Option<SystemTime>,
-        file: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        let change = SetAttr { mode, uid, gid, size: size_bytes, atime: set_time(atime), mtime: set_time(mtime) };
-        self.answer_attr("setattr", reply, |fs| fs.setattr(&caller(request), ino(node), file.map(handle), change));
-    }
-
-    fn getxattr(&self, _request: &Request, node: INodeNo, name: &OsStr, size_bytes: u32, reply: ReplyXattr) {
-        self.answer_xattr("getxattr", size_bytes, reply, |fs| fs.getxattr(ino(node), name.as_bytes()));
-    }
-
-    fn listxattr(&self, request: &Request, node: INodeNo, size_bytes: u32, reply: ReplyXattr) {
-        self.answer_xattr("listxattr", size_bytes, reply, |fs| fs.listxattr(&caller(request), ino(node)));
-    }
-
-    fn setxattr(
-        &self,
-        request: &Request,
-        node: INodeNo,
-        name: &OsStr,
-        value: &[u8],
-        flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
-        self.answer_empty("setxattr", reply, |fs| {
-            fs.setxattr(&caller(request), ino(node), name.as_bytes(), value, flags)
+    fn setattr(&self, request: &Request, handle: Option<u64>, change: SetAttr, reply: Reply) {
+        self.answer_attr("setattr", reply, |fs| {
+            fs.setattr(&caller(request), node(request), handle.map(FileHandle), change)
         });
     }
 
-    fn removexattr(&self, _request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.answer_empty("removexattr", reply, |fs| fs.removexattr(ino(node), name.as_bytes()));
+    fn getxattr(&self, request: &Request, name: &[u8], room: u32, reply: Reply) {
+        self.answer_xattr("getxattr", room, reply, |fs| fs.getxattr(node(request), name));
     }
 
-    fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
+    fn listxattr(&self, request: &Request, room: u32, reply: Reply) {
+        self.answer_xattr("listxattr", room, reply, |fs| fs.listxattr(&caller(request), node(request)));
+    }
+
+    fn setxattr(&self, request: &Request, name: &[u8], value: &[u8], flags: i32, reply: Reply) {
+        self.answer_empty("setxattr", reply, |fs| fs.setxattr(&caller(request), node(request), name, value, flags));
+    }
+
+    fn removexattr(&self, request: &Request, name: &[u8], reply: Reply) {
+        self.answer_empty("removexattr", reply, |fs| fs.removexattr(node(request), name));
+    }
+
+    fn statfs(&self, _request: &Request, reply: Reply) {
         match self.answer_uncounted("statfs", Fs::statfs) {
-            Ok(space) => reply.statfs(
-                space.blocks,
-                space.blocks_free,
-                space.blocks_available,
-                space.files,
-                space.files_free,
-                space.block_size,
-                space.name_max,
-                space.block_size,
-            ),
+            Ok(space) => reply.space(&space),
             Err(errno) => reply.error(errno),
         }
     }
 
     // --- files ---
 
-    fn create(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        flags: i32,
-        reply: ReplyCreate,
-    ) {
-        match self.answer("create", |fs| fs.create(&caller(request), ino(parent), name.as_bytes(), mode, umask, flags))
-        {
+    fn create(&self, request: &Request, making: Making<'_>, flags: i32, reply: Reply) {
+        let Making { name, mode, umask } = making;
+        match self.answer("create", |fs| fs.create(&caller(request), node(request), name, mode, umask, flags)) {
             Ok((entry, file)) => {
-                self.seeking.opened(INodeNo(entry.attr.ino.0), flags);
-                reply.created(
-                    &self.lifetime,
-                    &file_attr(&entry.attr),
-                    Generation(entry.generation),
-                    FileHandle(file.0),
-                    self.caching.file_flags(),
-                );
+                self.seeking.opened(entry.attr.ino.0, flags);
+                reply.created(&entry, self.lifetime, self.attr_kept(&entry.attr), file.0, self.caching.file_flags());
             }
             Err(errno) => reply.error(errno),
         }
     }
 
-    fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.answer("open", |fs| fs.open(&caller(request), ino(node), flags.0)) {
+    fn open(&self, request: &Request, flags: i32, reply: Reply) {
+        match self.answer("open", |fs| fs.open(&caller(request), node(request), flags)) {
             Ok(file) => {
-                self.seeking.opened(node, flags.0);
-                reply.opened(FileHandle(file.0), self.caching.file_flags());
+                self.seeking.opened(request.node, flags);
+                reply.opened(file.0, self.caching.file_flags());
             }
             Err(errno) => reply.error(errno),
         }
     }
 
-    fn read(
-        &self,
-        _request: &Request,
-        _node: INodeNo,
-        file: FileHandle,
-        offset_bytes: u64,
-        len_bytes: u32,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
+    fn read(&self, _request: &Request, range: Range, reply: Reply) {
+        // Never more than the kernel has room for, so that it fits.
+        let len_bytes = usize::try_from(range.len_bytes).unwrap_or(usize::MAX);
         READ_BUFFER.with_borrow_mut(|buffer| {
-            match self.answer("read", |fs| fs.read(handle(file), offset_bytes, len_bytes as usize, buffer)) {
+            match self.answer("read", |fs| fs.read(FileHandle(range.handle), range.offset_bytes, len_bytes, buffer)) {
                 Ok(()) => {
                     self.activity.read(buffer.len());
                     reply.data(buffer);
@@ -432,21 +329,9 @@ impl<S: Storage> Filesystem for Adapter<S> {
         });
     }
 
-    fn write(
-        &self,
-        request: &Request,
-        _node: INodeNo,
-        file: FileHandle,
-        offset_bytes: u64,
-        data: &[u8],
-        write_flags: WriteFlags,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        let kill_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        match self.answer("write", |fs| fs.write(&caller(request), handle(file), offset_bytes, data, kill_suid)) {
-            // Never more than max_write, so that it fits.
+    fn write(&self, request: &Request, range: Range, data: &[u8], kill_suid: bool, reply: Reply) {
+        let file = FileHandle(range.handle);
+        match self.answer("write", |fs| fs.write(&caller(request), file, range.offset_bytes, data, kill_suid)) {
             Ok(written) => {
                 self.activity.written(written);
                 reply.written(u32::try_from(written).unwrap_or(u32::MAX));
@@ -455,153 +340,84 @@ impl<S: Storage> Filesystem for Adapter<S> {
         }
     }
 
-    fn flush(&self, _request: &Request, _node: INodeNo, file: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, _request: &Request, _handle: u64, reply: Reply) {
         // Never asked again: what close(2) has to report, the writes reported already, and RELEASE commits.
-        let _ = file;
-        reply.error(Errno::ENOSYS);
+        reply.error(libc::ENOSYS);
     }
 
-    fn release(
-        &self,
-        _request: &Request,
-        node: INodeNo,
-        file: FileHandle,
-        flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        _flush: bool,
-        reply: ReplyEmpty,
-    ) {
-        self.seeking.released(node, flags.0);
-        self.answer_empty("release", reply, |fs| fs.release(handle(file)));
+    fn release(&self, request: &Request, handle: u64, flags: i32, reply: Reply) {
+        self.seeking.released(request.node, flags);
+        self.answer_empty("release", reply, |fs| fs.release(FileHandle(handle)));
     }
 
-    fn fsync(&self, _request: &Request, _node: INodeNo, file: FileHandle, data_only: bool, reply: ReplyEmpty) {
-        self.answer_empty("fsync", reply, |fs| fs.fsync(handle(file), data_only));
+    fn fsync(&self, _request: &Request, handle: u64, data_only: bool, reply: Reply) {
+        self.answer_empty("fsync", reply, |fs| fs.fsync(FileHandle(handle), data_only));
     }
 
-    fn fallocate(
-        &self,
-        _request: &Request,
-        _node: INodeNo,
-        file: FileHandle,
-        offset_bytes: u64,
-        len_bytes: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        self.answer_empty("fallocate", reply, |fs| fs.fallocate(handle(file), offset_bytes, len_bytes, mode));
+    fn fallocate(&self, _request: &Request, range: Range, mode: i32, reply: Reply) {
+        self.answer_empty("fallocate", reply, |fs| {
+            fs.fallocate(FileHandle(range.handle), range.offset_bytes, range.len_bytes, mode)
+        });
     }
 
-    fn lseek(
-        &self,
-        _request: &Request,
-        node: INodeNo,
-        file: FileHandle,
-        offset_bytes: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
+    fn lseek(&self, request: &Request, handle: u64, offset_bytes: i64, whence: i32, reply: Reply) {
         let Ok(offset_bytes) = u64::try_from(offset_bytes) else {
-            return reply.error(Errno::ENXIO);
+            return reply.error(libc::ENXIO);
         };
         self.activity.requested();
         let (fs, activity) = (Arc::clone(&self.fs), Arc::clone(&self.activity));
-        self.seeking.when_written_back(node, move || {
-            match answer(&fs, &activity, "lseek", |fs| fs.lseek(handle(file), offset_bytes, whence)) {
-                Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+        self.seeking.when_written_back(request.node, move || {
+            match answer(&fs, &activity, "lseek", |fs| fs.lseek(FileHandle(handle), offset_bytes, whence)) {
+                Ok(found) => reply.offset(found),
                 Err(errno) => reply.error(errno),
             }
         });
     }
 
-    fn ioctl(
-        &self,
-        _request: &Request,
-        _node: INodeNo,
-        _file: FileHandle,
-        _flags: IoctlFlags,
-        _command: u32,
-        _input: &[u8],
-        _output_len_bytes: u32,
-        reply: ReplyIoctl,
-    ) {
+    fn ioctl(&self, _request: &Request, reply: Reply) {
         // What a file without such an ioctl says; lsattr and overlayfs understand it.
-        reply.error(Errno::ENOTTY);
+        reply.error(libc::ENOTTY);
     }
 
     // --- directories ---
 
-    fn opendir(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.answer("opendir", |fs| fs.opendir(ino(node))) {
-            Ok(directory) => reply.opened(FileHandle(directory.0), self.caching.directory_flags()),
+    fn opendir(&self, request: &Request, reply: Reply) {
+        match self.answer("opendir", |fs| fs.opendir(node(request))) {
+            Ok(directory) => reply.opened(directory.0, self.caching.directory_flags()),
             Err(errno) => reply.error(errno),
         }
     }
 
-    fn readdir(
-        &self,
-        _request: &Request,
-        _node: INodeNo,
-        directory: FileHandle,
-        cookie: u64,
-        mut reply: ReplyDirectory,
-    ) {
+    fn readdir(&self, _request: &Request, handle: u64, cookie: u64, mut list: List, reply: Reply) {
         let listed = self.answer("readdir", |fs| {
-            fs.readdir(handle(directory), cookie, &mut |entry| {
-                let full = reply.add(
-                    INodeNo(entry.ino.0),
-                    entry.next_cookie,
-                    file_type(entry.kind),
-                    OsStr::from_bytes(entry.name),
-                );
-                !full
+            fs.readdir(FileHandle(handle), cookie, &mut |entry| {
+                list.add(entry.ino.0, entry.next_cookie, entry.kind, entry.name)
             })
         });
         match listed {
-            Ok(()) => reply.ok(),
+            Ok(()) => reply.data(list.bytes()),
             Err(errno) => reply.error(errno),
         }
     }
 
-    fn readdirplus(
-        &self,
-        _request: &Request,
-        _node: INodeNo,
-        directory: FileHandle,
-        cookie: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
+    fn readdirplus(&self, _request: &Request, handle: u64, cookie: u64, mut list: List, reply: Reply) {
         let listed = self.answer("readdirplus", |fs| {
-            fs.readdirplus(handle(directory), cookie, &mut |entry| {
-                let full = reply.add(
-                    INodeNo(entry.entry.attr.ino.0),
-                    entry.next_cookie,
-                    OsStr::from_bytes(entry.name),
-                    &self.lifetime(&entry.entry.attr),
-                    &file_attr(&entry.entry.attr),
-                    Generation(entry.entry.generation),
-                );
-                !full
+            fs.readdirplus(FileHandle(handle), cookie, &mut |entry| {
+                let kept = self.attr_kept(&entry.entry.attr);
+                list.add_plus(&entry.entry, self.lifetime, kept, entry.next_cookie, entry.name)
             })
         });
         match listed {
-            Ok(()) => reply.ok(),
+            Ok(()) => reply.data(list.bytes()),
             Err(errno) => reply.error(errno),
         }
     }
 
-    fn releasedir(
-        &self,
-        _request: &Request,
-        _node: INodeNo,
-        directory: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
-        self.answer_empty("releasedir", reply, |fs| fs.releasedir(handle(directory)));
+    fn releasedir(&self, _request: &Request, handle: u64, reply: Reply) {
+        self.answer_empty("releasedir", reply, |fs| fs.releasedir(FileHandle(handle)));
     }
 
-    fn fsyncdir(&self, _request: &Request, _node: INodeNo, directory: FileHandle, _data_only: bool, reply: ReplyEmpty) {
-        self.answer_empty("fsyncdir", reply, |fs| fs.fsyncdir(handle(directory)));
+    fn fsyncdir(&self, _request: &Request, handle: u64, _data_only: bool, reply: Reply) {
+        self.answer_empty("fsyncdir", reply, |fs| fs.fsyncdir(FileHandle(handle)));
     }
 }

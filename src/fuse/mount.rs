@@ -1,5 +1,4 @@
-//! Making and ending the mount itself. Not fuser's: that forces nodev and nosuid, and at the end may
-//! unmount what is no longer ours.
+//! Making and ending the mount itself.
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -82,11 +81,6 @@ fn mount_as_root(request: &MountRequest) -> Result<OwnedFd, FuseError> {
 
 fn open_device() -> Result<File, FuseError> {
     OpenOptions::new().read(true).write(true).open(DEVICE).map_err(|source| FuseError::NoDevice { source })
-}
-
-/// Whether each thread can have a channel of its own to the kernel, which takes opening the device again.
-pub(super) fn can_open_device() -> bool {
-    open_device().is_ok()
 }
 
 /// Unmounts a vault: as root directly, as an ordinary user through fusermount3.

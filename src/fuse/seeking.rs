@@ -12,7 +12,8 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use dashmap::DashMap;
-use fuser::{INodeNo, Notifier};
+
+use super::transport::{self, Device};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -21,7 +22,7 @@ pub(super) struct Seeking {
     /// How often each file is open for writing. A file that is not has no dirty pages: close(2) wrote them,
     /// and a mapping keeps its handle.
     writers: DashMap<u64, u64>,
-    notifier: Arc<OnceLock<Notifier>>,
+    device: Arc<OnceLock<Device>>,
     jobs: Sender<Job>,
 }
 
@@ -30,43 +31,43 @@ impl Seeking {
     pub(super) fn start() -> io::Result<Self> {
         let (sender, jobs) = mpsc::channel::<Job>();
         thread::Builder::new().name("seeking".to_owned()).spawn(move || jobs.into_iter().for_each(|job| job()))?;
-        Ok(Self { writers: DashMap::new(), notifier: Arc::default(), jobs: sender })
+        Ok(Self { writers: DashMap::new(), device: Arc::default(), jobs: sender })
     }
 
     /// Where the session puts its way to the kernel once it has one.
-    pub(super) fn notifier(&self) -> Arc<OnceLock<Notifier>> {
-        Arc::clone(&self.notifier)
+    pub(super) fn device(&self) -> Arc<OnceLock<Device>> {
+        Arc::clone(&self.device)
     }
 
     /// A handle was opened.
-    pub(super) fn opened(&self, node: INodeNo, flags: i32) {
+    pub(super) fn opened(&self, node: u64, flags: i32) {
         if is_for_writing(flags) {
-            let mut count = self.writers.entry(node.0).or_default();
+            let mut count = self.writers.entry(node).or_default();
             *count = count.saturating_add(1);
         }
     }
 
     /// A handle was released; the kernel repeats the flags that it was opened with.
-    pub(super) fn released(&self, node: INodeNo, flags: i32) {
+    pub(super) fn released(&self, node: u64, flags: i32) {
         if !is_for_writing(flags) {
             return;
         }
-        if let Some(mut count) = self.writers.get_mut(&node.0) {
+        if let Some(mut count) = self.writers.get_mut(&node) {
             *count = count.saturating_sub(1);
         }
-        self.writers.remove_if(&node.0, |_, count| *count == 0);
+        self.writers.remove_if(&node, |_, count| *count == 0);
     }
 
     /// Runs `answer` when the daemon knows all of the file: at once, or in the thread after a write-back.
-    pub(super) fn when_written_back(&self, node: INodeNo, answer: impl FnOnce() + Send + 'static) {
-        if !self.writers.contains_key(&node.0) {
+    pub(super) fn when_written_back(&self, node: u64, answer: impl FnOnce() + Send + 'static) {
+        if !self.writers.contains_key(&node) {
             return answer();
         }
-        let notifier = Arc::clone(&self.notifier);
+        let device = Arc::clone(&self.device);
         let job: Job = Box::new(move || {
-            if let Some(notifier) = notifier.get()
-                // Dropping cached pages writes the dirty ones first. All of the file: negative is "to the end".
-                && let Err(error) = notifier.inval_inode(node, 0, -1)
+            if let Some(device) = device.get()
+                // Dropping cached pages writes the dirty ones first.
+                && let Err(error) = transport::invalidate(device, node)
             {
                 log::debug!("a file was not written back before a seek: {error}");
             }
@@ -90,7 +91,7 @@ mod tests {
     #[test]
     fn only_files_that_are_open_for_writing_wait() {
         let seeking = Seeking::start().unwrap();
-        let node = INodeNo(7);
+        let node = 7;
         let answered_by = || {
             let (sender, receiver) = mpsc::channel();
             seeking.when_written_back(node, move || sender.send(thread::current().id()).unwrap());

@@ -6,17 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
-use fuser::{Config, Session, SessionACL};
-
 use super::activity::Activity;
 use super::adapter::{Adapter, Caching};
 use super::error::FuseError;
 use super::mount::{self, MountRequest, Unmount};
 use super::mountinfo::DeviceNumber;
+use super::negotiate;
+use super::transport::Session;
 use crate::fs::{Fs, Storage};
-
-/// A second thread keeps an fsync from blocking everything else.
-const THREADS: usize = 2;
 
 /// A vault that is mounted and answers. Dropping it changes nothing; the mount ends by an unmount, from
 /// here or from outside.
@@ -39,8 +36,8 @@ pub fn serve<S: Storage>(
     let connection = mount::mount(request)?;
     let device = mount::device_at(&request.mountpoint);
     let activity = Arc::<Activity>::default();
-    let session =
-        Adapter::new(filesystem, caching, Arc::clone(&activity)).and_then(|adapter| start(adapter, connection, ended));
+    let session = Adapter::new(filesystem, caching, Arc::clone(&activity))
+        .and_then(|adapter| start(adapter, caching, connection, ended));
     if let Err(source) = session {
         // Nothing answers there: out of the way with it.
         if let Err(error) = mount::unmount(&request.mountpoint, Unmount::Lazily) {
@@ -56,30 +53,17 @@ pub fn serve<S: Storage>(
 
 fn start<S: Storage>(
     adapter: Adapter<S>,
+    caching: Caching,
     connection: std::os::fd::OwnedFd,
     ended: impl FnOnce(io::Result<()>) + Send + 'static,
 ) -> io::Result<()> {
-    let mut config = Config::default();
-    config.n_threads = Some(THREADS);
-    config.clone_fd = mount::can_open_device();
-    // The kernel lets in whom the mount's options allow. Its own threads write cached pages back as uid 0,
-    // which fuser's narrower settings would refuse.
-    config.acl = SessionACL::All;
-    let notifier = adapter.notifier();
+    let device = adapter.device();
     // INIT is answered in here.
-    let session = Session::from_fd(adapter, connection, SessionACL::All, config)?;
+    let session = Session::begin(adapter, connection, |agreement| negotiate::settle(agreement, caching))?;
     // Set once only, here.
-    let _ = notifier.set(session.notifier());
-    thread::Builder::new().name("session".to_owned()).spawn(move || ended(normal_end(session.run())))?;
+    let _ = device.set(session.device());
+    thread::Builder::new().name("session".to_owned()).spawn(move || ended(session.run()))?;
     Ok(())
-}
-
-/// An aborted connection ends a session as an unmount does; there is nobody left to be served.
-fn normal_end(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ECONNABORTED)) => Ok(()),
-        result => result,
-    }
 }
 
 impl MountedSession {

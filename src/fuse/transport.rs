@@ -1,0 +1,24 @@
+//! The way to the kernel: FUSE's protocol over `/dev/fuse`.
+//!
+//! | file | what |
+//! |---|---|
+//! | `abi` | the protocol's words |
+//! | `request`, `reply` | requests taken apart, answers put together |
+//! | `dispatch` | [`Filesystem`]: what is served, one method for each kind of request |
+//! | `session`, `seat` | the threads that read and answer |
+//!
+//! It is sero's own for the sake of its threads: what a request costs is mostly what it takes to wake whoever answers it
+//! (docs/performance.md).
+
+mod abi;
+mod dispatch;
+mod reply;
+mod request;
+mod seat;
+mod session;
+
+pub(super) use abi::{init, open};
+pub(super) use dispatch::{Filesystem, Making, Range, Rename};
+pub(super) use reply::{Device, List, Reply, invalidate};
+pub(super) use request::Request;
+pub(super) use session::{Agreement, Session};

@@ -1,0 +1,306 @@
+//! [`Session`]: agrees with the kernel (INIT), reads requests, and has them answered, until the mount ends.
+//!
+//! Nearly all requests come from a caller that waits and asks again as soon as it has its answer, so that what a request
+//! costs is mostly what it takes to wake the daemon. Therefore the reader (see [`Seat`]) looks for the next request for a
+//! few microseconds before it sleeps, as long as that is worth while ([`Gaze`]). What is known to take long is done while
+//! another thread reads.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::io::Errno;
+
+use super::abi::{self, IN_HEADER_LEN, MIN_READ_BUFFER, OUT_HEADER_LEN, WRITE_IN_LEN, init, opcode};
+use super::dispatch::{Filesystem, dispatch};
+use super::reply::{Device, Reply};
+use super::request::{Fields, Request};
+use super::seat::Seat;
+
+/// Threads that serve one mount. One is enough for what takes microseconds; the others are for what waits for the
+/// backing, and for large reads and writes.
+const THREADS: usize = 4;
+/// Reads and writes from this size on are worth a thread of their own.
+const LARGE_BYTES: u32 = 32 << 10;
+/// A sync that takes longer, on the average, is done while another thread reads.
+const SLOW_SYNC: Duration = Duration::from_micros(150);
+/// After so many requests that were there already, another thread reads while this one works.
+const BACKLOG: u32 = 4;
+/// How long the next request is looked for before the reader sleeps.
+const GAZE: Duration = Duration::from_micros(40);
+
+/// What was agreed with the kernel.
+pub(crate) struct Agreement {
+    /// What the kernel offers; what is taken of it is set to `taken`.
+    pub offered: u64,
+    pub taken: u64,
+    pub max_write_bytes: u32,
+    pub max_readahead_bytes: u32,
+    pub max_background: u16,
+}
+
+/// A mount that is being served.
+pub(crate) struct Session<F> {
+    filesystem: Arc<F>,
+    device: Device,
+    max_write_bytes: u32,
+    seat: Seat,
+    /// Nanoseconds that a sync takes, on the average.
+    sync_nanos: AtomicU64,
+    gazes: bool,
+}
+
+impl<F: Filesystem> Session<F> {
+    /// Answers INIT, by what `settle` makes of the kernel's offer.
+    pub fn begin(filesystem: F, connection: OwnedFd, settle: impl FnOnce(&mut Agreement)) -> io::Result<Self> {
+        let device = Arc::new(connection);
+        let max_write_bytes = agree(&device, settle)?;
+        // Whoever sleeps does so in poll(2).
+        fcntl_setfl(&device, OFlags::NONBLOCK)?;
+        let gazes = thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
+        let filesystem = Arc::new(filesystem);
+        Ok(Self { filesystem, device, max_write_bytes, seat: Seat::default(), sync_nanos: AtomicU64::new(0), gazes })
+    }
+
+    /// The way to the kernel, for notifications.
+    pub fn device(&self) -> Device {
+        self.device.clone()
+    }
+
+    /// Serves until the mount ends.
+    pub fn run(self) -> io::Result<()> {
+        thread::scope(|scope| {
+            thread::Builder::new().name("watch".to_owned()).spawn_scoped(scope, || self.seat.watch())?;
+            let mut others = Vec::with_capacity(THREADS);
+            let mut outcome = Ok(());
+            for number in 1..THREADS {
+                match thread::Builder::new().name(format!("fuse-{number}")).spawn_scoped(scope, || self.serve()) {
+                    Ok(thread) => others.push(thread),
+                    // With fewer it goes on, too.
+                    Err(error) => log::warn!("a thread was not started: {error}"),
+                }
+            }
+            outcome = outcome.and(self.serve());
+            for thread in others {
+                let served =
+                    thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread of the mount ended early")));
+                outcome = outcome.and(served);
+            }
+            outcome
+        })
+    }
+
+    fn serve(&self) -> io::Result<()> {
+        let room = (self.max_write_bytes as usize + IN_HEADER_LEN + WRITE_IN_LEN).max(MIN_READ_BUFFER);
+        let mut buffer = vec![0; room];
+        let mut gaze = Gaze::new(self.gazes);
+        while let Some(turn) = self.seat.take() {
+            let mut at_once = 0;
+            while self.seat.has(turn) {
+                let received = match self.receive(&mut buffer, &mut gaze) {
+                    Ok(Some(received)) => received,
+                    Ok(None) => {
+                        self.seat.end();
+                        return Ok(());
+                    }
+                    Err(error) => {
+                        self.seat.end();
+                        return Err(error);
+                    }
+                };
+                let Some((request, fields)) = buffer.get(..received.len).and_then(Request::parse) else {
+                    log::error!("the kernel sent {} bytes that are no request", received.len);
+                    continue;
+                };
+                at_once = if received.waited { 0 } else { at_once + 1 };
+                if self.takes_long(&request, fields, received.len) || at_once > BACKLOG {
+                    self.seat.leave(turn);
+                    self.work(&request, fields);
+                } else {
+                    self.seat.begin(request.unique);
+                    self.work(&request, fields);
+                    self.seat.done(request.unique);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn takes_long(&self, request: &Request, mut fields: Fields<'_>, len: usize) -> bool {
+        match request.opcode {
+            opcode::WRITE => len >= LARGE_BYTES as usize,
+            opcode::READ => fields.skip(16).and_then(|()| fields.u32()).is_some_and(|len| len >= LARGE_BYTES),
+            opcode::FSYNC | opcode::FSYNCDIR => {
+                u128::from(self.sync_nanos.load(Ordering::Relaxed)) > SLOW_SYNC.as_nanos()
+            }
+            opcode::FALLOCATE => true,
+            _ => false,
+        }
+    }
+
+    fn work(&self, request: &Request, fields: Fields<'_>) {
+        let started = matches!(request.opcode, opcode::FSYNC | opcode::FSYNCDIR).then(Instant::now);
+        dispatch(&*self.filesystem, request, fields, &self.device);
+        if let Some(started) = started {
+            let took = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            // A moving average over about eight; two at once may lose one.
+            let before = self.sync_nanos.load(Ordering::Relaxed);
+            self.sync_nanos.store((before - before / 8).saturating_add(took / 8), Ordering::Relaxed);
+        }
+    }
+
+    /// The next request; None: the mount is gone.
+    fn receive(&self, buffer: &mut [u8], gaze: &mut Gaze) -> io::Result<Option<Received>> {
+        let mut since = None;
+        loop {
+            match rustix::io::read(&*self.device, &mut *buffer) {
+                Ok(len) => {
+                    gaze.found(since);
+                    return Ok(Some(Received { len, waited: since.is_some() }));
+                }
+                Err(Errno::AGAIN) => {
+                    let since = *since.get_or_insert_with(Instant::now);
+                    if !gaze.goes_on(since) {
+                        gaze.sleeps();
+                        match poll(&mut [PollFd::new(&*self.device, PollFlags::IN)], None) {
+                            Ok(_) | Err(Errno::INTR) => {}
+                            Err(errno) => return Err(errno.into()),
+                        }
+                    }
+                }
+                // A caller that was killed before its request was read.
+                Err(Errno::INTR | Errno::NOENT) => {}
+                Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(None),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+/// A request that was read.
+struct Received {
+    len: usize,
+    /// It was not there at once.
+    waited: bool,
+}
+
+/// Whether to look for the next request for a moment. A look that finds one saves the time to wake up; one that does not
+/// costs a few microseconds of a CPU. It is done as long as it usually finds one.
+struct Gaze {
+    allowed: bool,
+    /// Up to [`Self::MOST`]; looks are taken while there is any.
+    hope: u32,
+    looked: bool,
+}
+
+impl Gaze {
+    const MOST: u32 = 8;
+    /// What a look in vain costs.
+    const LOST: u32 = 2;
+
+    fn new(allowed: bool) -> Self {
+        Self { allowed, hope: Self::MOST / 2, looked: false }
+    }
+
+    /// Nothing was there; true to look again.
+    fn goes_on(&mut self, since: Instant) -> bool {
+        if !self.allowed || self.hope == 0 || since.elapsed() >= GAZE {
+            return false;
+        }
+        self.looked = true;
+        std::hint::spin_loop();
+        true
+    }
+
+    /// The reader sleeps now.
+    fn sleeps(&mut self) {
+        if std::mem::take(&mut self.looked) {
+            self.hope = self.hope.saturating_sub(Self::LOST);
+        }
+    }
+
+    /// A request came, after looks since `since`, or a sleep.
+    fn found(&mut self, since: Option<Instant>) {
+        // Also what a look would have found: a sleep takes longer by two wake-ups, the caller's and this one's.
+        let soon = std::mem::take(&mut self.looked) || since.is_some_and(|since| since.elapsed() < 4 * GAZE);
+        if soon {
+            self.hope = (self.hope + 1).min(Self::MOST);
+        }
+    }
+}
+
+/// Reads INIT and answers it; returns the largest write that was agreed on.
+fn agree(device: &Device, settle: impl FnOnce(&mut Agreement)) -> io::Result<u32> {
+    let refused = |what: &str| io::Error::new(io::ErrorKind::Unsupported, what.to_owned());
+    let mut buffer = vec![0; MIN_READ_BUFFER];
+    loop {
+        let len = match rustix::io::read(&**device, &mut buffer[..]) {
+            Ok(len) => len,
+            Err(Errno::INTR | Errno::NOENT | Errno::AGAIN) => continue,
+            Err(errno) => return Err(errno.into()),
+        };
+        let (request, mut fields) = buffer
+            .get(..len)
+            .and_then(Request::parse)
+            .filter(|(request, _)| request.opcode == opcode::INIT)
+            .ok_or_else(|| refused("the kernel did not begin with INIT"))?;
+        let reply = Reply::new(device, request.unique);
+        let mut word = || fields.u32().ok_or_else(|| refused("the kernel's INIT is cut"));
+        let (major, _minor) = (word()?, word()?);
+        if major > abi::MAJOR {
+            // It asks again in the version that this names.
+            reply.data(&[abi::MAJOR.to_ne_bytes(), abi::MINOR.to_ne_bytes()].concat());
+            continue;
+        }
+        if major < abi::MAJOR {
+            reply.error(libc::EPROTO);
+            return Err(refused("the kernel's FUSE is too old"));
+        }
+        let (readahead, flags) = (word()?, word()?);
+        let mut offered = u64::from(flags);
+        if offered & init::INIT_EXT != 0 {
+            offered |= u64::from(word()?) << 32;
+        }
+        let mut agreement = Agreement {
+            offered,
+            taken: 0,
+            max_write_bytes: 128 << 10,
+            max_readahead_bytes: readahead,
+            max_background: 16,
+        };
+        settle(&mut agreement);
+        reply.data(&answer(&agreement, readahead));
+        return Ok(agreement.max_write_bytes);
+    }
+}
+
+/// The answer to INIT.
+fn answer(agreement: &Agreement, readahead: u32) -> Vec<u8> {
+    // These say how the protocol is spoken, and are no choice.
+    let base = init::ASYNC_READ | init::BIG_WRITES | init::MAX_PAGES | init::INIT_EXT;
+    let taken = (agreement.taken | base) & agreement.offered;
+    let pages = u16::try_from(agreement.max_write_bytes.div_ceil(4096)).unwrap_or(u16::MAX);
+    let mut out = Vec::with_capacity(64);
+    let mut put = |bytes: &[u8]| out.extend_from_slice(bytes);
+    put(&abi::MAJOR.to_ne_bytes());
+    put(&abi::MINOR.to_ne_bytes());
+    put(&agreement.max_readahead_bytes.min(readahead).to_ne_bytes());
+    put(&(taken as u32).to_ne_bytes());
+    put(&agreement.max_background.to_ne_bytes());
+    // Where the kernel calls it congestion.
+    put(&(agreement.max_background / 4 * 3).to_ne_bytes());
+    put(&agreement.max_write_bytes.to_ne_bytes());
+    // Times are kept to the nanosecond.
+    put(&1_u32.to_ne_bytes());
+    put(&pages.to_ne_bytes());
+    put(&0_u16.to_ne_bytes());
+    put(&((taken >> 32) as u32).to_ne_bytes());
+    put(&[0; 64 - 36]);
+    debug_assert_eq!(out.len() + OUT_HEADER_LEN, 80);
+    out
+}
