@@ -148,6 +148,7 @@ impl<S: Storage> Vault<S> {
         if self.core.is_read_only() {
             return Ok(());
         }
+        self.core.watch_clock()?;
         let ticks = self.ticks.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         if ticks.is_multiple_of(TICKS_PER_SYNC) {
             self.core.make_durable()?;
@@ -162,7 +163,10 @@ impl<S: Storage> Vault<S> {
     /// Makes everything written so far durable (`syncfs(2)` of the mount).
     pub fn sync(&self) -> Result<()> {
         self.core.make_durable()?;
-        self.core.storage.sync_all().map_err(|e| self.core.sync_failed("sync the backing", e))
+        let attributes = self.core.all_changed_attributes();
+        self.core.storage.sync_all().map_err(|e| self.core.sync_failed("sync the backing", e))?;
+        self.core.attributes_synced(&attributes);
+        Ok(())
     }
 
     /// A checkpoint now (tests, and before a backup).

@@ -16,10 +16,13 @@ mod crash {
     pub mod world;
 
     mod attacks;
+    mod cases;
     mod faults;
+    mod full_journal;
     mod mutation;
     mod nested;
     mod regressions;
     mod runs;
     mod sequences;
+    mod threads;
 }

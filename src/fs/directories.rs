@@ -51,10 +51,15 @@ impl<S: Storage> Fs<S> {
     /// Makes the entries of a directory durable.
     pub fn fsyncdir(&self, handle: FileHandle) -> Result<()> {
         let open = self.open_directory(handle)?;
-        if open.node.folder()?.is_removed() {
+        let folder = open.node.folder()?;
+        if folder.is_removed() {
             return Ok(());
         }
-        self.sync_directory(&open.node)
+        // Also if no name in it was changed: its own attributes may have been.
+        let change = folder.last_change();
+        self.directory(&open.node)?.sync()?;
+        folder.synced(change);
+        Ok(())
     }
 
     /// Lists entries from `offset` on (0: from the start) until `sink` does not accept one. An error after the

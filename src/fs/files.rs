@@ -18,6 +18,7 @@ pub(super) struct OpenFile<S: Storage> {
     pub file: Arc<VaultFile<S>>,
     /// Who opened it.
     pub opener: Caller,
+    for_writing: bool,
     /// A read through this handle was noted.
     read: AtomicBool,
 }
@@ -58,14 +59,20 @@ impl<S: Storage> Fs<S> {
         if truncates {
             self.truncate_file(caller, &node, &file, 0)?;
         }
-        Ok(self.new_file_handle(caller, &node, file))
+        Ok(self.new_file_handle(caller, &node, file, truncates || flags & libc::O_ACCMODE != libc::O_RDONLY))
     }
 
     /// A handle on an open file. The kernel has a reference to the node, so that it is in the table.
-    pub(super) fn new_file_handle(&self, caller: &Caller, node: &Arc<Node<S>>, file: Arc<VaultFile<S>>) -> FileHandle {
+    pub(super) fn new_file_handle(
+        &self,
+        caller: &Caller,
+        node: &Arc<Node<S>>,
+        file: Arc<VaultFile<S>>,
+        for_writing: bool,
+    ) -> FileHandle {
         self.table.hold(node);
-        let file =
-            OpenFile { node: node.clone(), file: node.opened(file), opener: *caller, read: AtomicBool::new(false) };
+        let file = node.opened(file);
+        let file = OpenFile { node: node.clone(), file, opener: *caller, for_writing, read: AtomicBool::new(false) };
         let handle = self.new_handle();
         self.files.insert(handle, Arc::new(file));
         handle
@@ -129,9 +136,12 @@ impl<S: Storage> Fs<S> {
         }
     }
 
-    /// One of the caller's descriptors was closed: what can fail is to fail now.
+    /// One of the caller's descriptors was closed: what can fail is to fail now. Who only read is not told what another's
+    /// writes came to.
     pub fn flush(&self, handle: FileHandle) -> Result<()> {
-        self.file(handle)?.commit()
+        let open = self.file(handle)?;
+        let outcome = open.commit();
+        if open.for_writing { outcome } else { Ok(()) }
     }
 
     /// Closes a handle.

@@ -157,7 +157,7 @@ impl<S: Storage> Fs<S> {
         flags: i32,
     ) -> Result<(Entry, FileHandle)> {
         match self.make_file(caller, parent, name, mode, umask) {
-            Ok((entry, node, file)) => Ok((entry, self.new_file_handle(caller, &node, file))),
+            Ok((entry, node, file)) => Ok((entry, self.new_file_handle(caller, &node, file, true))),
             Err(error) if error.errno() == libc::EEXIST && flags & libc::O_EXCL == 0 => {
                 let entry = self.lookup(parent, name)?;
                 match self.open(caller, entry.attr.ino, flags) {

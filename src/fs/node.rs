@@ -303,9 +303,13 @@ impl<S: Storage> Folder<S> {
         self.removed.store(true, Ordering::Release);
     }
 
+    pub fn last_change(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
     /// The number of the last change, if it is not known to be durable.
     pub fn unsynced_change(&self) -> Option<u64> {
-        let last = self.changes.load(Ordering::Acquire);
+        let last = self.last_change();
         (self.synced.load(Ordering::Acquire) < last).then_some(last)
     }
 

@@ -189,7 +189,17 @@ impl<S: Storage> Vault<S> {
         work: impl FnOnce(Target<'_, S>) -> io::Result<()>,
     ) -> Result<()> {
         self.core.ensure_writable()?;
-        self.reach(node, work)?.map_err(|e| VaultError::io(context, e))
+        let mut regular = None;
+        let outcome = self.reach(node, |target| {
+            work(target)?;
+            if !matches!(node, NodeRef::Directory(_)) {
+                let stat = self.core.storage.stat(target)?;
+                regular = (stat.kind() == FileKind::Regular).then_some(stat.ino);
+            }
+            Ok(())
+        })?;
+        outcome.map_err(|e| VaultError::io(context, e))?;
+        regular.map_or(Ok(()), |ino| self.core.attributes_changed(ino))
     }
 
     /// Calls with what the backing knows the inode by.

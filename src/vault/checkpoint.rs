@@ -166,9 +166,11 @@ impl<S: Storage> VaultCore<S> {
         }
         if !new.is_empty() {
             let sync = || self.storage.sync_all();
+            let attributes = self.all_changed_attributes();
             self.tree.settle_by(|| {
                 switches::barrier("tick.epoch-synced", sync).map_err(|e| self.sync_failed("sync the backing", e))
             })?;
+            self.attributes_synced(&attributes);
             for ino in new {
                 self.settle_volatile(ino, ended);
             }

@@ -20,6 +20,7 @@ use crate::format::header::Birth;
 use crate::format::record::{FileId, Lsn, Operation, Time};
 use crate::storage::{Storage, Timestamp};
 
+mod attributes;
 mod files;
 mod names;
 mod scratch;
@@ -60,6 +61,7 @@ pub(crate) struct VaultCore<S: Storage> {
     uncommitted: Mutex<HashMap<u64, Arc<VaultFile<S>>>>,
     synced: Mutex<HashSet<u64>>,
     renamed: Mutex<Renamed>,
+    changed: Mutex<attributes::Changed>,
     pub journaled: Mutex<BTreeMap<FileId, Arc<VaultFile<S>>>>,
     next_file_id: AtomicU32,
     dirty_nodes: AtomicUsize,
@@ -130,6 +132,7 @@ impl<S: Storage> VaultCore<S> {
             uncommitted: Mutex::default(),
             synced: Mutex::default(),
             renamed: Mutex::default(),
+            changed: Mutex::default(),
             journaled: Mutex::default(),
             next_file_id: AtomicU32::new(1),
             dirty_nodes: AtomicUsize::new(0),
@@ -248,6 +251,23 @@ impl<S: Storage> VaultCore<S> {
         let mut epoch = self.epoch.lock();
         epoch.durable = durable;
         epoch.began = began;
+    }
+
+    /// Where the clock of the backing was set back, the first epoch that is not durable begins now: otherwise a crash would
+    /// find its files older than their window.
+    pub fn watch_clock(&self) -> Result<()> {
+        let now = self.storage.now();
+        let durable = {
+            let mut epoch = self.epoch.lock();
+            if now >= epoch.began {
+                return Ok(());
+            }
+            epoch.began = now;
+            epoch.durable
+        };
+        let window_start = (now.seconds, now.nanoseconds);
+        let appended = self.append(&[(Operation::Epoch { durable, window_start }, &[])])?;
+        self.sync_journal(appended.lsn)
     }
 
     pub fn session_mark(&self) -> SessionMark {

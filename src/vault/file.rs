@@ -21,6 +21,7 @@ use parking_lot::{Mutex, RwLock};
 use super::core::VaultCore;
 use super::directory::{Directory, Location};
 use super::error::{Result, VaultError};
+use super::journal;
 use super::tree::TagTree;
 use crate::crypto::entropy;
 use crate::format::geometry::PageIndex;
@@ -107,6 +108,9 @@ struct Journaled {
     named_in: Option<SegmentSeq>,
     /// The segment in which it was last recorded that the home may be longer than it should.
     extending_in: Option<SegmentSeq>,
+    /// The blob's image in the journal for which `State::seq` was raised: a checkpoint that did not come to its end is
+    /// begun again.
+    raised_for: Option<journal::Location>,
     /// The last segment in which pages were dropped: until it is retired, a hole is not a fresh page.
     dropped_in: Option<SegmentSeq>,
     /// The record that made everything in the home before it count for nothing.
@@ -132,7 +136,7 @@ impl<S: Storage> VaultFile<S> {
     pub(crate) fn new_empty(core: &Arc<VaultCore<S>>, location: Location<S>, file: S::File, stat: &Stat) -> Self {
         let keys = Keys::new(core, entropy::array());
         let under = keys.version().0;
-        let home = Home { file, keys, overlay: HashMap::new(), path: location.backing_path() };
+        let home = Home { file, keys, overlay: HashMap::new(), path: location.backing_path(), quiet: false };
         let state = State {
             home,
             body: Body::Blob { seal: None, sealed: None },
@@ -264,13 +268,16 @@ impl<S: Storage> VaultFile<S> {
             .storage
             .set_times(Target::File(&state.home.file), atime, mtime)
             .map_err(|e| VaultError::io("set a file's times", e))?;
+        let mut journaled = false;
         if let SetTime::To(time) = mtime {
             state.mtime = Some(time);
             if state.base != Base::Volatile && state.journal.touched {
                 self.record_length(&mut state)?;
+                journaled = true;
             }
         }
-        Ok(())
+        // The journal speaks of the modification time alone. (The kernel's cache sets that before each of its syncs.)
+        if journaled && atime == SetTime::Keep { Ok(()) } else { self.core.attributes_changed(self.ino) }
     }
 }
 

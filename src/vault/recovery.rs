@@ -25,7 +25,7 @@ use crate::crypto::aead::{AeadKey, Tag};
 use crate::format::geometry::{BlockIndex, HEADER_LEN, PAGE_BYTES, PAGE_LEN, PageIndex, page_block};
 use crate::format::header::{Birth, Header};
 use crate::format::record::{FileId, JournalId, Lsn, Operation, Placement, Record, SegmentHeader, SegmentSeq};
-use crate::storage::{Access, FileKind, Storage, Target, read_into};
+use crate::storage::{Access, FileKind, Storage, Target, Timestamp, read_into};
 
 pub(crate) mod places;
 
@@ -291,8 +291,8 @@ fn remember_window<S: Storage>(core: &Arc<VaultCore<S>>, segments: &[Segment<S>]
         session: newest.header.session,
         durable_epoch: newest.header.durable_epoch,
         start: time(newest.header.window_start),
-        // A clock that was set back must not leave the window empty.
-        end: core.storage.now().max(time(newest.header.window_start)),
+        // When the crash was cannot be told: the clock may have been set back since. What is made from now on is known.
+        end: Timestamp { seconds: i64::MAX, nanoseconds: 0 },
     };
     for (_, record) in segments.iter().flat_map(|segment| &segment.records) {
         for operation in &record.operations {
@@ -532,15 +532,18 @@ fn replay<S: Storage>(
     files: BTreeMap<FileId, Folded>,
     report: &mut Recovery,
 ) -> Result<()> {
+    let nameless = files.values().filter(|folded| folded.paths.iter().any(Vec::is_empty)).map(|folded| &folded.plan);
+    let nameless = places::search(core, root, nameless);
     for (id, folded) in files {
         core.file_ids_used(id.0.saturating_add(1));
         // The last rename is the most likely to have happened; the header says which file it is.
         let mut found = None;
         let mut refused = None;
-        let folded_ino = folded.plan.ino;
+        let by_content = nameless.of(&folded.plan);
         let mut plan = Some(folded.plan);
         for path in folded.paths.iter().rev() {
-            let Some(location) = places::find(root, path, folded_ino)? else { continue };
+            let place = if path.is_empty() { by_content.clone() } else { places::locate(root, path)? };
+            let Some(location) = place else { continue };
             let Ok(stat) = location.stat() else { continue };
             if stat.kind() != FileKind::Regular {
                 continue;

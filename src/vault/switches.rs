@@ -20,6 +20,7 @@ pub const ALL: &[&str] = &[
     "file.dropped-is-not-fresh",
     "file.superseded-is-synced",
     "file.sync-new-home",
+    "file.attributes-are-synced",
     "checkpoint.journal-synced-before-homes",
     "checkpoint.homes-synced-before-retirement",
     "checkpoint.retirement-synced-before-reuse",

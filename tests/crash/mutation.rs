@@ -7,6 +7,7 @@ use sero::vault::switches::{ALL, take_out, was_met};
 
 use super::attacks;
 use super::budget::scale;
+use super::cases;
 use super::check::Violation;
 use super::explore::{Depth, crash_now, explore};
 use super::ops::{BLOB, INNER, LONG, Op, PAGED};
@@ -151,6 +152,11 @@ fn find(switch: &'static str, limit: Duration) -> Option<Violation> {
             }
         }
         if let Err(violation) = attacks::quick() {
+            return Some(violation);
+        }
+        if switch == "file.attributes-are-synced"
+            && let Err(violation) = cases::mode_in_the_journal()
+        {
             return Some(violation);
         }
         if switch == "file.base-is-synced"

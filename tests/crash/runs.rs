@@ -1,4 +1,4 @@
-//! Long random runs: crash somewhere, go on with what is left, crash again.
+//! Long random runs: crash somewhere, go on with what is left, crash again. `SERO_CRASH_RUN=SEED,SEED` repeats these alone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -54,11 +54,16 @@ fn long_random_runs() {
     let mut seed = first_seed() * 1_000_000;
     let mut violations = Vec::new();
     let mut runs = 0;
-    // Without a length of its own, as in CI, always the same runs: a thousand at the most. (Longer runs: see "What is not
-    // covered yet" in docs/testing.md for a seed that is known to fail.)
-    let bounded = std::env::var_os("SERO_CRASH_SECONDS").is_none();
-    while !deadline.is_over() && violations.len() < 5 && !(bounded && runs >= 1000) {
-        seed += 1;
+    let only = std::env::var("SERO_CRASH_RUN").ok();
+    let mut only: Vec<u64> =
+        only.iter().flat_map(|seeds| seeds.split(',')).filter_map(|seed| seed.parse().ok()).collect();
+    let repeats = !only.is_empty();
+    while !deadline.is_over() && violations.len() < 5 {
+        seed = match only.pop() {
+            Some(seed) => seed,
+            None if repeats => break,
+            None => seed + 1,
+        };
         runs += 1;
         let outcome = catch_unwind(AssertUnwindSafe(|| run(prepared(), seed, 1 + seed % 3, 12 + seed % 30)))
             .unwrap_or_else(|_| Err("a panic while it ran (see above)".into()));

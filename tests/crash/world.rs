@@ -90,11 +90,15 @@ impl Prepared {
     pub fn open(&self, disk: &SimDisk) -> Result<Arc<Vault<SimStorage>>, VaultError> {
         open(disk, &self.secret)
     }
+
+    /// As [`Self::open`], perhaps without changing anything.
+    pub fn open_as(&self, disk: &SimDisk, mode: Mode) -> Result<Arc<Vault<SimStorage>>, VaultError> {
+        Vault::open(disk.storage(), UnlockedKeys::from_exposed(&disk.storage(), &self.secret)?, mode)
+    }
 }
 
 fn open(disk: &SimDisk, secret: &[u8]) -> Result<Arc<Vault<SimStorage>>, VaultError> {
-    let keys = UnlockedKeys::from_exposed(&disk.storage(), secret)?;
-    Vault::open(disk.storage(), keys, Mode::ReadWrite)
+    Vault::open(disk.storage(), UnlockedKeys::from_exposed(&disk.storage(), secret)?, Mode::ReadWrite)
 }
 
 /// An open vault and what is known of it.

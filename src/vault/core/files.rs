@@ -148,9 +148,12 @@ impl<S: Storage> VaultCore<S> {
         self.volatile.lock().remove(&ino);
     }
 
-    /// Inodes made in epochs up to `epoch` that are not known to be durable.
+    /// Inodes made in epochs up to `epoch` that are not known to be durable. Open files without a name do not count:
+    /// nothing of them has to survive.
     pub fn volatile_until(&self, epoch: u32) -> Vec<u64> {
-        self.volatile.lock().iter().filter(|(_, volatile)| volatile.born <= epoch).map(|(ino, _)| *ino).collect()
+        let volatile = self.volatile.lock();
+        let until = volatile.iter().filter(|(_, volatile)| volatile.born <= epoch).map(|(ino, _)| *ino);
+        until.filter(|ino| self.file(*ino).is_none_or(|file| !file.is_unlinked())).collect()
     }
 
     pub fn is_synced(&self, ino: u64) -> bool {
@@ -168,12 +171,9 @@ impl<S: Storage> VaultCore<S> {
         }
     }
 
-    /// Whether files are left that were made up to this epoch and may not be durable. Files without a name do not
-    /// count: nothing of them has to survive.
+    /// Whether files are left that were made up to this epoch and may not be durable.
     pub fn has_volatile_until(&self, epoch: u32) -> bool {
-        self.volatile_until(epoch)
-            .into_iter()
-            .any(|ino| self.file(ino).is_none_or(|file| file.is_volatile() && !file.is_unlinked()))
+        self.volatile_until(epoch).into_iter().any(|ino| self.file(ino).is_none_or(|file| file.is_volatile()))
     }
 
     pub fn remember_synced(&self, ino: u64) {

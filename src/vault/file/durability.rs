@@ -64,8 +64,10 @@ impl<S: Storage> VaultFile<S> {
             let mut state = self.state.write();
             if state.base == Base::Volatile {
                 state.commit_home(&self.core)?;
+                let attributes = self.core.changed_attributes(self.ino);
                 let sync = || self.core.storage.sync_file(&state.home.file);
                 switches::barrier("file.sync-new-home", sync).map_err(|e| self.core.sync_failed("sync a file", e))?;
+                self.core.attributes_synced(&attributes);
                 self.become_durable(&mut state, true);
                 return Ok(());
             }
@@ -76,6 +78,7 @@ impl<S: Storage> VaultFile<S> {
             let mut state = self.state.write();
             // A background sync may have begun with it, and not be over.
             self.sync_base(&mut state)?;
+            self.core.sync_attributes(self.ino, &state.home.file)?;
             self.record_pending(&mut state)?;
             state.journal.last
         };
@@ -153,7 +156,9 @@ impl<S: Storage> VaultFile<S> {
         let State { home, body, size, journal, .. } = &mut *state;
         let Body::Paged(tree) = body else {
             // A blob's images are whole files, header and all.
-            if home.overlay.get(&BlockIndex::ROOT).is_some_and(|at| at.segment == current) {
+            let image = home.overlay.get(&BlockIndex::ROOT).copied().filter(|at| at.segment == current);
+            if image.is_some() && journal.raised_for != image {
+                journal.raised_for = image;
                 state.seq += 1;
             }
             return Ok(());

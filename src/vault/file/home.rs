@@ -122,6 +122,8 @@ pub(crate) struct Home<S: Storage> {
     pub overlay: HashMap<BlockIndex, journal::Location>,
     /// For messages: the home's path in the backing when it was opened.
     pub path: String,
+    /// What a crash may have left is being looked at: what does not verify is no news, and who looks says what is left.
+    pub quiet: bool,
 }
 
 /// A home together with the vault that it belongs to: what reads need.
@@ -137,6 +139,10 @@ impl<S: Storage> Home<S> {
 
     /// Says once, in the log, what does not verify.
     pub fn integrity(&self, page: Option<PageIndex>, reason: &str) -> VaultError {
+        if self.quiet {
+            let (path, page) = (self.path.clone(), page.map(|page| page.0));
+            return VaultError::Integrity(IntegrityError { path, page, reason: reason.to_owned() });
+        }
         VaultError::Integrity(IntegrityError::report(&self.path, page.map(|page| page.0), reason))
     }
 

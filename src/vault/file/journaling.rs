@@ -1,9 +1,11 @@
 //! A durable file's changes in the journal.
 
+use std::collections::BTreeSet;
+
 use super::{Base, Body, State, VaultFile};
 use crate::crypto::entropy;
 use crate::format::geometry::{
-    BlockIndex, PAGE_BYTES, PAGE_LEN, PageIndex, SIZE_MAX, home_len, page_block, page_count,
+    BlockIndex, PAGE_BYTES, PAGE_LEN, PageIndex, Path, SIZE_MAX, home_len, page_block, page_count,
 };
 use crate::format::header::Seal;
 use crate::format::record::{FileId, Operation, PageSeal, Placement, Time};
@@ -53,8 +55,10 @@ impl<S: Storage> VaultFile<S> {
         if state.base == (Base::Durable { synced: false }) {
             if !self.core.is_synced(self.ino) {
                 self.location().settle()?;
+                let attributes = self.core.changed_attributes(self.ino);
                 let sync = || self.core.storage.sync_file(&state.home.file);
                 switches::barrier("file.base-is-synced", sync).map_err(|e| self.core.sync_failed("sync a file", e))?;
+                self.core.attributes_synced(&attributes);
                 // Not only here: opened again, it must not be taken for a new file, which is written in place.
                 self.core.forget_volatile(self.ino);
                 self.core.remember_synced(self.ino);
@@ -224,6 +228,22 @@ impl<S: Storage> VaultFile<S> {
                 state.journal.reserved = end;
             } else {
                 state.journal.reserved = from + wanted;
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Self::reserve_home`], for pages between others that a hole of the home stands for, and the nodes above them.
+    pub(super) fn reserve_holes(&self, state: &State<S>, pages: &[PageIndex]) -> Result<()> {
+        let mut blocks: BTreeSet<BlockIndex> = pages.iter().map(|page| page_block(*page)).collect();
+        for path in pages.iter().filter_map(|page| Path::to(*page)) {
+            blocks.extend(path.steps().iter().map(|(node, _)| node.block));
+        }
+        blocks.remove(&BlockIndex::ROOT);
+        for block in blocks {
+            let from = block.offset_bytes();
+            if from < state.home_len {
+                self.core.reserve(&state.home.file, from, PAGE_BYTES.min(state.home_len - from))?;
             }
         }
         Ok(())

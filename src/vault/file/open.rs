@@ -24,12 +24,15 @@ impl<S: Storage> VaultFile<S> {
     pub(crate) fn open(core: &Arc<VaultCore<S>>, location: Location<S>, file: S::File, stat: &Stat) -> Result<Self> {
         let base = core.base_of(stat.ino);
         let window = core.window_of(stat, base);
-        match (Self::read_state(core, &location, file, stat.size_bytes, base), window) {
+        match (Self::read_state(core, &location, file, stat.size_bytes, base, window.is_some()), window) {
             (Ok(state), Some(_)) if core.windows.read().may_have_cost(stat, state.birth) => {
                 let birth = state.birth;
                 Self::settle(core, location, state.home.file, stat, birth)
             }
-            (Ok(state), _) => Ok(Self::with_state(core, location, stat.ino, state)),
+            (Ok(mut state), _) => {
+                state.home.quiet = false;
+                Ok(Self::with_state(core, location, stat.ino, state))
+            }
             (Err((VaultError::Integrity(_), file)), Some(window)) => {
                 // Not durable, still: another crash before it is must find it in the same window.
                 let birth = Birth { session: window.session, epoch: window.durable_epoch.saturating_add(1) };
@@ -59,6 +62,7 @@ impl<S: Storage> VaultFile<S> {
         file: S::File,
         length: u64,
         base: Base,
+        quiet: bool,
     ) -> std::result::Result<State<S>, (VaultError, S::File)> {
         let wanted = if length <= BLOB_MAX + HEADER_LEN as u64 { length } else { PAGE_BYTES };
         let mut start = vec![0; wanted as usize];
@@ -68,7 +72,8 @@ impl<S: Storage> VaultFile<S> {
             Err(error) => return Err((VaultError::io("read a file", error), file)),
         }
         let salt = Header::salt(&start).unwrap_or_default();
-        let home = Home { file, keys: Keys::found(core, salt), overlay: HashMap::new(), path: location.backing_path() };
+        let path = location.backing_path();
+        let home = Home { file, keys: Keys::found(core, salt), overlay: HashMap::new(), path, quiet };
         let header = match home.keys.open_header(&start) {
             Ok(header) => header,
             Err(error) => return Err((home.integrity(None, &error.to_string()), home.file)),
@@ -129,7 +134,9 @@ impl<S: Storage> VaultFile<S> {
         let mut this = Self::new_empty(core, location, file, stat);
         let state = this.state.get_mut();
         state.birth = birth;
+        state.home.quiet = true;
         let (kept, whole) = Self::verified_prefix(core, state, stat.size_bytes);
+        state.home.quiet = false;
         if !whole {
             log::warn!("{path}: made shortly before a crash and never synced: {kept} bytes of it are left");
         }

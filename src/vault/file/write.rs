@@ -102,8 +102,13 @@ impl<S: Storage> VaultFile<S> {
             Ok((pages, _)) => self.may_go_home(state, &mut tree, pages),
             Err(_) => Ok(false),
         };
+        let holes = match (&sealed, &home) {
+            (Ok((pages, _)), Ok(false)) => holes_among(&tree, pages),
+            _ => Vec::new(),
+        };
         state.body = Body::Paged(tree);
         let ((pages, images), home) = (sealed?, home?);
+        self.reserve_holes(state, &holes)?;
         state.mtime = Some(self.core.storage.now());
         if home {
             self.write_fresh_home(state, &pages, &images, new_size)
@@ -143,6 +148,11 @@ impl<S: Storage> VaultFile<S> {
             _ => Ok(false),
         }
     }
+}
+
+/// Those of the pages that are holes. Their nodes are in memory.
+fn holes_among(tree: &TagTree, pages: &[(PageIndex, Seal)]) -> Vec<PageIndex> {
+    pages.iter().map(|(page, _)| *page).filter(|page| matches!(tree.cached_seal(*page), Ok(Some(None)))).collect()
 }
 
 impl<S: Storage> State<S> {

@@ -1,12 +1,17 @@
-//! Where a file of the journal is: by its path, or by its inode if it had no name that was known.
+//! Where a file of the journal is: by its path, or, if it had no name that was known, by its header.
 
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
-use crate::storage::{FileKind, Storage};
+use crate::format::geometry::HEADER_LEN;
+use crate::format::header::{Header, Salt};
+use crate::storage::{FileKind, Storage, read_into};
+use crate::vault::core::VaultCore;
 use crate::vault::directory::{Directory, Location};
 use crate::vault::error::{Result, VaultError};
+use crate::vault::file::replay::Plan;
 
 /// What the journal names a file by: path, NUL, inode number. The inode tells it from another that has taken its
 /// name; the path is empty if the name that was known is gone and others are left.
@@ -21,38 +26,67 @@ pub(super) fn parse(text: &[u8]) -> (&[u8], Option<u64>) {
     (path, ino)
 }
 
-/// The place at a path, or of an inode if the path is empty.
-pub(super) fn find<S: Storage>(root: &Arc<Directory<S>>, path: &[u8], ino: Option<u64>) -> Result<Option<Location<S>>> {
-    match ino {
-        Some(ino) if path.is_empty() => Ok(search(root, ino)),
-        _ => locate(root, path),
+/// Where files are that the journal has no name for.
+pub(super) struct Nameless<S: Storage> {
+    by_salt: HashMap<Salt, Location<S>>,
+    by_ino: HashMap<u64, Location<S>>,
+}
+
+impl<S: Storage> Nameless<S> {
+    /// By what stands at the start of its header; by its inode, which is another in a copy of the vault, only where no
+    /// header is found that could be it: then it was torn.
+    pub fn of(&self, plan: &Plan) -> Option<Location<S>> {
+        let by_salt = plan.identities.iter().rev().find_map(|(salt, _)| self.by_salt.get(salt));
+        by_salt.or_else(|| plan.ino.and_then(|ino| self.by_ino.get(&ino))).cloned()
     }
 }
 
-/// Looks through the whole tree. What cannot be listed is left out.
-fn search<S: Storage>(root: &Arc<Directory<S>>, ino: u64) -> Option<Location<S>> {
-    let mut pending = vec![root.clone()];
+/// Looks for files through the whole tree, for all of them at once. What cannot be listed or read is left out.
+pub(super) fn search<'a, S: Storage>(
+    core: &VaultCore<S>,
+    root: &Arc<Directory<S>>,
+    plans: impl Iterator<Item = &'a Plan>,
+) -> Nameless<S> {
+    let mut found = Nameless { by_salt: HashMap::new(), by_ino: HashMap::new() };
+    let (mut salts, mut inodes) = (HashSet::new(), HashSet::new());
+    for plan in plans {
+        salts.extend(plan.identities.iter().map(|(salt, _)| *salt));
+        inodes.extend(plan.ino);
+    }
+    let mut pending = if salts.is_empty() { Vec::new() } else { vec![root.clone()] };
     while let Some(directory) = pending.pop() {
-        let mut below = Vec::new();
-        let mut found = None;
+        let (mut below, mut files) = (Vec::new(), Vec::new());
         let _ = directory.list(0, &mut |entry| {
             match entry.kind {
                 FileKind::Directory => below.push(entry.name.to_vec()),
-                _ if entry.ino == ino => found = Some(entry.name.to_vec()),
+                FileKind::Regular | FileKind::Unknown => files.push((entry.name.to_vec(), entry.ino)),
                 _ => {}
             }
-            found.is_none()
+            true
         });
-        if let Some(location) = found.and_then(|name| directory.locate(&name).ok()) {
-            return Some(location);
+        for (name, ino) in files {
+            let Ok(location) = directory.locate(&name) else { continue };
+            if let Some(salt) = read_salt(core, &location).filter(|salt| salts.contains(salt)) {
+                found.by_salt.insert(salt, location.clone());
+            }
+            if inodes.contains(&ino) {
+                found.by_ino.insert(ino, location);
+            }
         }
         pending.extend(below.iter().filter_map(|name| directory.open_child(name).ok()));
     }
-    None
+    found
+}
+
+fn read_salt<S: Storage>(core: &VaultCore<S>, location: &Location<S>) -> Option<Salt> {
+    let file = location.open_backing(&location.stat().ok()?).ok()?;
+    let mut start = [0; HEADER_LEN];
+    let read = read_into(&core.storage, &file, &mut start, 0).ok()?;
+    Header::salt(start.get(..read)?).ok()
 }
 
 /// The place at a path of the backing, if its directories are there.
-fn locate<S: Storage>(root: &Arc<Directory<S>>, path: &[u8]) -> Result<Option<Location<S>>> {
+pub(super) fn locate<S: Storage>(root: &Arc<Directory<S>>, path: &[u8]) -> Result<Option<Location<S>>> {
     let mut names: Vec<OsString> =
         path.split(|byte| *byte == b'/').skip(1).map(|name| OsString::from_vec(name.to_vec())).collect();
     let Some(entry) = names.pop() else { return Ok(None) };

@@ -1,0 +1,316 @@
+//! What the alphabet of the sequences has no word for: clocks that are set back, attributes, copies of a crashed vault,
+//! holes on a full disk.
+
+use std::path::Path;
+use std::time::Duration;
+
+use sero::storage::{FileKind, SetTime, SimDisk, Stat, Timestamp};
+use sero::vault::{Mode, NodeRef, Vault, VaultError};
+
+use super::check::{End, Violation, explain, look, survives};
+use super::explore::POLICIES;
+use super::ops::{BLOB, INNER, Op, PAGED};
+use super::world::{Prepared, Stop, World, prepared};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn apply(world: &mut World, ops: &[Op]) {
+    for op in ops {
+        world.apply(op).unwrap_or_else(|stop| panic!("{op:?}: {stop:?}"));
+    }
+}
+
+fn set_back(disk: &SimDisk, by: Duration) {
+    let clock = sero::storage::Storage::now(&disk.storage());
+    disk.set_clock(Timestamp { seconds: clock.seconds - by.as_secs() as i64, ..clock });
+}
+
+/// New files of several sizes, none of them synced, some still open.
+fn never_synced() -> Vec<Op> {
+    vec![
+        Op::Create("new"),
+        Op::Append { path: "new", len: 90_000 },
+        Op::Create("dir/new"),
+        Op::Append { path: "dir/new", len: 9000 },
+        Op::Close("dir/new"),
+        Op::Mkdir("made"),
+        Op::Create("made/file"),
+        Op::Append { path: "made/file", len: 40_000 },
+    ]
+}
+
+/// Crashes in all ways, with something done to each disk before it is opened again.
+fn crash_and(world: &World, then: impl Fn(&SimDisk)) {
+    for (name, policy) in POLICIES {
+        for seed in 0..6 {
+            let disk = world.disk.crash(&policy, seed);
+            then(&disk);
+            survives(prepared(), &disk, &world.model, End::PowerCut)
+                .unwrap_or_else(|violation| panic!("{name}, seed {seed}: {violation}"));
+        }
+    }
+}
+
+/// What a crash left half-made was not recognised, as it seemed to be older than the session, or newer than the mount
+/// after the crash.
+#[test]
+fn a_clock_that_is_set_back_hides_no_leftovers() {
+    // While it is off.
+    let mut world = prepared().world();
+    world.disk.advance(HOUR);
+    apply(&mut world, &never_synced());
+    crash_and(&world, |disk| set_back(disk, HOUR / 2));
+    crash_and(&world, |disk| set_back(disk, HOUR * 24 * 365));
+    // While it is mounted.
+    let mut world = prepared().world();
+    set_back(&world.disk, HOUR);
+    world.vault().tick().expect("a tick");
+    apply(&mut world, &never_synced());
+    crash_and(&world, |_| {});
+    // Both.
+    crash_and(&world, |disk| set_back(disk, HOUR));
+}
+
+/// After a change of the page keys, files that were made before it were not taken for files of this mount.
+#[test]
+fn a_change_of_page_keys_hides_no_leftovers() {
+    let mut world = prepared().world();
+    apply(&mut world, &[Op::Create("early"), Op::Append { path: "early", len: 50_000 }, Op::Close("early")]);
+    apply(&mut world, &[Op::ShortSession]);
+    apply(&mut world, &never_synced());
+    apply(&mut world, &[Op::Write { path: PAGED, at: 0, len: 50_000 }, Op::Fsync(PAGED), Op::Checkpoint]);
+    crash_and(&world, |_| {});
+}
+
+/// As `cp -a` would: the same tree with other inodes, made now.
+fn copied(disk: &SimDisk) -> SimDisk {
+    let copy = SimDisk::new(11);
+    copy.set_clock(sero::storage::Storage::now(&disk.storage()));
+    for number in 0..40 {
+        copy.raw_write(format!("filler {number}"), b"").expect("it is written");
+    }
+    let mut inodes: Vec<(u64, std::path::PathBuf)> = Vec::new();
+    for entry in disk.raw_list() {
+        let ino = disk.raw_stat(&entry.path).expect("it is there").ino;
+        match entry.kind {
+            FileKind::Directory => copy.raw_make_dir(&entry.path),
+            FileKind::Symlink => copy.raw_symlink(&entry.path, &disk.raw_read(&entry.path).expect("it is read")),
+            _ => match inodes.iter().find(|(known, _)| *known == ino) {
+                Some((_, first)) => copy.raw_link(first, &entry.path),
+                None => copy.raw_write(&entry.path, &disk.raw_read(&entry.path).expect("it is read")),
+            },
+        }
+        .unwrap_or_else(|error| panic!("{}: {error}", entry.path.display()));
+        inodes.push((ino, entry.path));
+    }
+    for number in 0..40 {
+        copy.raw_remove(format!("filler {number}")).expect("it is removed");
+    }
+    copy
+}
+
+/// A copy of a crashed vault has other inode numbers: files whose known name was gone were looked for by those.
+#[test]
+fn a_crashed_vault_that_was_copied_is_recovered() {
+    let cases: [&[Op]; 3] = [
+        &[
+            Op::Link(INNER, "new"),
+            Op::UnlinkOpen(INNER),
+            Op::Write { path: "new", at: 1998, len: 154 },
+            Op::Write { path: PAGED, at: 9000, len: 30_000 },
+            Op::Sync,
+        ],
+        &[
+            Op::Write { path: INNER, at: 0, len: 9000 },
+            Op::Link(INNER, "new"),
+            Op::UnlinkOpen(INNER),
+            Op::Write { path: "new", at: 1998, len: 9000 },
+            Op::Link(BLOB, "dir/other"),
+            Op::UnlinkOpen(BLOB),
+            Op::Truncate { path: "dir/other", size: 0 },
+            Op::Write { path: "dir/other", at: 0, len: 100 },
+            Op::Sync,
+        ],
+        &[Op::Write { path: PAGED, at: 9000, len: 30_000 }, Op::Rename(PAGED, BLOB), Op::Fsync(BLOB)],
+    ];
+    for ops in cases {
+        let mut world = prepared().world();
+        apply(&mut world, ops);
+        for (name, policy) in POLICIES {
+            for seed in 0..4 {
+                let copy = copied(&world.disk.crash(&policy, seed));
+                survives(prepared(), &copy, &world.model, End::PowerCut)
+                    .unwrap_or_else(|violation| panic!("{ops:?}, {name}, seed {seed}: {violation}"));
+            }
+        }
+    }
+}
+
+fn backing_stat(prepared: &Prepared, disk: &SimDisk, path: &str) -> Stat {
+    let vault = prepared.open(disk).unwrap_or_else(|error| panic!("it does not open: {error}"));
+    let (directory, name) = match path.split_once('/') {
+        Some((above, name)) => (vault.root().open_child(above.as_bytes()).expect("it opens"), name),
+        None => (vault.root(), path),
+    };
+    directory.lookup(name.as_bytes()).expect("it is there")
+}
+
+/// `fsync` keeps mode, owner, times and attributes, too, as ext4 does; also of a file that had been synced before, and
+/// has changes in the journal.
+#[test]
+fn a_sync_keeps_the_attributes() {
+    let time = Timestamp { seconds: 1_234_567_890, nanoseconds: 5 };
+    for (path, before) in [
+        (PAGED, vec![]),
+        (PAGED, vec![Op::Write { path: PAGED, at: 5000, len: 10 }, Op::Fsync(PAGED)]),
+        (INNER, vec![Op::Write { path: INNER, at: 5000, len: 10 }, Op::Fsync(INNER), Op::Checkpoint]),
+        (BLOB, vec![Op::Append { path: BLOB, len: 10 }]),
+        ("new", vec![Op::Create("new"), Op::Append { path: "new", len: 10 }, Op::Close("new")]),
+        ("new", vec![Op::Create("new"), Op::Append { path: "new", len: 10 }, Op::Close("new"), Op::Tick]),
+    ] {
+        let mut world = prepared().world();
+        apply(&mut world, &before);
+        let vault = world.vault().clone();
+        let (directory, name) = match path.split_once('/') {
+            Some((above, name)) => (vault.root().open_child(above.as_bytes()).expect("it opens"), name),
+            None => (vault.root(), path),
+        };
+        let node = NodeRef::Entry(&directory, name.as_bytes());
+        vault.set_mode(node, 0o751).expect("set_mode");
+        vault.set_owner(node, Some(12), Some(34)).expect("set_owner");
+        let file = directory.open_file(name.as_bytes()).expect("it opens");
+        file.set_times(SetTime::To(time), SetTime::To(time)).expect("set_times");
+        file.sync().expect("sync");
+        for (policy_name, policy) in POLICIES {
+            for seed in 0..6 {
+                let disk = world.disk.crash(&policy, seed);
+                let stat = backing_stat(prepared(), &disk, path);
+                let found = (stat.mode & 0o7777, stat.uid, stat.gid, stat.atime, stat.mtime);
+                assert_eq!(found, (0o751, 12, 34, time, time), "{path} after {before:?}, {policy_name}, seed {seed}");
+            }
+        }
+        drop(file);
+        drop(directory);
+    }
+}
+
+/// The same for a mode that is set after each write to a file that stays open.
+#[test]
+fn a_sync_keeps_the_mode_of_a_file_in_the_journal() {
+    mode_in_the_journal().unwrap_or_else(|violation| panic!("{violation}"));
+}
+
+/// What the mutation check needs of this.
+pub fn mode_in_the_journal() -> Result<(), Violation> {
+    let mut world = prepared().world();
+    for round in 0..4 {
+        apply(&mut world, &[Op::Write { path: PAGED, at: 5000 * round, len: 10 }, Op::Fsync(PAGED)]);
+        let mode = 0o600 + round as u32;
+        let root = world.vault().root();
+        world.vault().set_mode(NodeRef::Entry(&root, PAGED.as_bytes()), mode).expect("set_mode");
+        apply(&mut world, &[Op::Fsync(PAGED)]);
+        for (name, policy) in POLICIES {
+            let found = backing_stat(prepared(), &world.disk.crash(&policy, round), PAGED).mode & 0o777;
+            if found != mode {
+                return Err(format!("mode {found:o} instead of {mode:o}, {name}, round {round}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A small write into a hole is journaled; the space that the checkpoint needs in the home is taken when it is written.
+#[test]
+fn a_hole_is_written_on_a_full_disk() {
+    let refused = |outcome: Result<(), Stop>| match outcome {
+        Ok(()) => false,
+        Err(Stop::Error(VaultError::Io { source, .. })) if source.raw_os_error() == Some(libc::ENOSPC) => true,
+        Err(other) => panic!("not a full disk's error: {other:?}"),
+    };
+    let mut seen = 0;
+    for spare in 0..12 {
+        let mut world = prepared().world();
+        apply(&mut world, &[Op::Truncate { path: PAGED, size: 40_000 }, Op::Truncate { path: PAGED, size: 3_000_000 }]);
+        apply(&mut world, &[Op::Sync, Op::Checkpoint, Op::Checkpoint]);
+        world.disk.set_capacity(Some(world.disk.used_bytes() + spare * 4096));
+        for number in 0..6 {
+            let write = Op::Write { path: PAGED, at: 1_000_000 + number * 200_000, len: 5000 };
+            if refused(world.apply(&write)) {
+                seen += 1;
+                world.adopt_live().expect("it reads as before");
+            }
+        }
+        apply(&mut world, &[Op::Fsync(PAGED), Op::Checkpoint]);
+        let disk = world.disk.crash(&POLICIES[0].1, spare);
+        disk.set_capacity(None);
+        survives(prepared(), &disk, &world.model, End::PowerCut).unwrap_or_else(|violation| panic!("{violation}"));
+    }
+    assert!(seen > 0, "no disk was too full");
+}
+
+/// Closing a new and empty file says that there is no room for it.
+#[test]
+fn an_empty_file_on_a_full_disk() {
+    let mut world = prepared().world();
+    world.apply(&Op::Create("new")).expect("it is made");
+    world.disk.set_capacity(Some(world.disk.used_bytes()));
+    match world.apply(&Op::Close("new")) {
+        Err(Stop::Error(VaultError::Io { source, .. })) if source.raw_os_error() == Some(libc::ENOSPC) => {}
+        other => panic!("closed on a full disk: {other:?}"),
+    }
+    // Without a name, it needs no room any more.
+    world.apply(&Op::Unlink("new")).expect("it is unlinked");
+    world.seal().expect("nothing is in the way of sealing");
+}
+
+/// Nothing that was synced is missing where nothing is written, and nothing is written.
+#[test]
+fn a_read_only_mount_of_a_crashed_vault_shows_the_newest_state() {
+    let cases: [&[Op]; 4] = [
+        &[Op::Write { path: PAGED, at: 4000, len: 30_000 }, Op::Append { path: BLOB, len: 30_000 }, Op::Sync],
+        &[Op::Truncate { path: PAGED, size: 0 }, Op::Append { path: PAGED, len: 100_000 }, Op::Fsync(PAGED)],
+        &[
+            Op::Write { path: INNER, at: 0, len: 9000 },
+            Op::Checkpoint,
+            Op::Rename(INNER, "out"),
+            Op::Write { path: "out", at: 100, len: 50_000 },
+            Op::Fsync("out"),
+        ],
+        &[
+            Op::Create("new"),
+            Op::Append { path: "new", len: 90_000 },
+            Op::Write { path: PAGED, at: 0, len: 100 },
+            Op::Fsync(PAGED),
+        ],
+    ];
+    for ops in cases {
+        let mut world = prepared().world();
+        apply(&mut world, ops);
+        for (name, policy) in POLICIES {
+            for seed in 0..4 {
+                let disk = world.disk.crash(&policy, seed);
+                let all = |disk: &SimDisk| -> Vec<_> {
+                    let read = |path: &Path| disk.raw_read(path).unwrap_or_default();
+                    disk.raw_list().iter().map(|entry| (entry.path.clone(), read(&entry.path))).collect()
+                };
+                let before = all(&disk);
+                let vault = prepared().open_as(&disk, Mode::ReadOnly).unwrap_or_else(|error| panic!("{error}"));
+                let found = look(&vault).unwrap_or_else(|reason| panic!("{name}, seed {seed}: {reason}"));
+                explain(&world.model, &found, End::PowerCut)
+                    .unwrap_or_else(|reason| panic!("{ops:?}, {name}, seed {seed}: {reason}"));
+                let root = vault.root();
+                assert!(matches!(
+                    root.open_file(PAGED.as_bytes()).map(|file| file.write(0, b"x")),
+                    Ok(Err(_)) | Err(_)
+                ));
+                drop((found, root));
+                vault.seal().expect("there is nothing to seal");
+                drop::<std::sync::Arc<Vault<_>>>(vault);
+                assert!(before == all(&disk), "{name}, seed {seed}: a read-only mount changed the backing");
+                // And the next mount for writing does what has to be done.
+                survives(prepared(), &disk, &world.model, End::PowerCut)
+                    .unwrap_or_else(|violation| panic!("{name}, seed {seed}: {violation}"));
+            }
+        }
+    }
+}
