@@ -19,7 +19,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock, RwLockWriteGuard};
 use super::error::{FsError, Result};
 use super::types::{Attr, InodeNo};
 use super::xattrs::Knowledge;
-use crate::vault::{Directory, FileKind, Pin, Storage, Timestamp, VaultFile};
+use crate::vault::{Directory, FileKind, Pin, SetTime, Storage, Timestamp, VaultFile};
 
 /// How many names of one inode are remembered. More are found again by asking the vault.
 const NAMES_KEPT: usize = 8;
@@ -203,6 +203,8 @@ impl<S: Storage> Node<S> {
         }
         let name = Name::new(parent, name);
         folder.children.lock().insert(name.name.clone(), Arc::downgrade(self));
+        // Nearly all have one name for ever, and there can be a million of them in memory.
+        state.names.reserve_exact(1);
         state.names.push(name);
         // Not needed any more; what it holds is closed after the lock is gone.
         let anchor = state.anchor.take();
@@ -262,6 +264,29 @@ impl<S: Storage> Node<S> {
         state.attr.size_bytes = size_bytes;
         drop(state);
         self.uncommitted.store(true, Ordering::Release);
+    }
+
+    /// A regular file without a name, as far as is known.
+    pub fn is_removed_file(&self) -> bool {
+        let state = self.state();
+        self.kind == FileKind::Regular && state.attr.nlink == 0 && state.names.is_empty()
+    }
+
+    /// Sets times in memory alone, of an inode that is gone with the last reference to it.
+    pub fn set_last_times(&self, (atime, mtime): (SetTime, SetTime), now: Timestamp) -> Attr {
+        let mut state = self.state();
+        let set = |time: &mut Timestamp, to| match to {
+            SetTime::Keep => {}
+            SetTime::Now => *time = now,
+            SetTime::To(given) => *time = given,
+        };
+        set(&mut state.attr.atime, atime);
+        set(&mut state.attr.mtime, mtime);
+        state.attr.ctime = now;
+        // What is known is all that there will be; another answer would undo these.
+        state.version = state.version.wrapping_add(1);
+        state.fresh = true;
+        state.attr
     }
 
     /// Notes that one handle more is open on `file`, and returns the file that all of them use.

@@ -78,7 +78,7 @@ impl<S: Storage> Fs<S> {
         };
         let anchor = match self.live_file(&node) {
             Some(file) => Some(Anchor::File(file)),
-            None => pin(directory, name),
+            None => pin(directory, name, node.kind),
         };
         let target = match node.kind {
             // A removed link can only be read by who held it open without following it.
@@ -113,8 +113,8 @@ impl<S: Storage> Fs<S> {
     }
 }
 
-fn pin<S: Storage>(directory: &Arc<Directory<S>>, name: &[u8]) -> Option<Anchor<S>> {
-    match directory.pin(name) {
+fn pin<S: Storage>(directory: &Arc<Directory<S>>, name: &[u8], kind: FileKind) -> Option<Anchor<S>> {
+    match directory.pin(name, kind) {
         Ok(pin) => Some(Anchor::Pin(Arc::new(pin))),
         Err(error) => {
             // The removal goes on, and says what is wrong if the entry is.

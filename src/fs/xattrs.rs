@@ -231,14 +231,22 @@ impl<S: Storage> Fs<S> {
         if flags != 0 {
             check_flags(flags, self.acl(node, kind)?.is_some())?;
         }
-        {
+        // `cp -a` sets on every file an ACL that says what the permissions say, and the backing would not keep it.
+        let says_nothing = {
             let mut known = node.xattrs.lock();
-            *known.no_acl(kind) = false;
-            self.reach(node, |inode| self.vault.set_acl(inode, kind, value))?;
-            node.touch();
-        }
+            let says_nothing = kind == AclKind::Access
+                && known.no_access_acl
+                && !self.options.changes_elsewhere
+                && is_of_mode(value, node.last_attr().mode());
+            if !says_nothing {
+                *known.no_acl(kind) = false;
+                self.reach(node, |inode| self.vault.set_acl(inode, kind, value))?;
+                node.touch();
+            }
+            says_nothing
+        };
         if kind == AclKind::Access {
-            let attr = self.attr(node)?;
+            let attr = if says_nothing { node.last_attr() } else { self.attr(node)? };
             let lost = privileges::lost_by_acl(&attr, caller);
             if lost != 0 {
                 self.set_mode(node, attr.mode() & !lost)?;
@@ -246,6 +254,17 @@ impl<S: Storage> Fs<S> {
         }
         Ok(())
     }
+}
+
+/// Whether an ACL, as `setxattr(2)` takes it (version 2, then tag, permissions and id of each entry), has the entries of
+/// owner, group and others alone, with the permissions of this mode.
+fn is_of_mode(acl: &[u8], mode: u32) -> bool {
+    let entry = |tag: u16, bits: u32| {
+        let [tag, permissions] = [tag, (bits & 7) as u16].map(u16::to_le_bytes);
+        [tag, permissions, [0xff; 2], [0xff; 2]].concat()
+    };
+    let entries = [entry(0x01, mode >> 6), entry(0x04, mode >> 3), entry(0x20, mode)].concat();
+    acl.strip_prefix(&2_u32.to_le_bytes()).is_some_and(|given| given == entries)
 }
 
 fn check_flags(flags: i32, exists: bool) -> Result<()> {
@@ -286,6 +305,17 @@ mod tests {
         assert!(!may_have(FileKind::Symlink, b"user.a"));
         assert!(!may_have(FileKind::Fifo, b"user.a"));
         assert!(may_have(FileKind::Symlink, b"security.selinux"));
+    }
+
+    #[test]
+    fn an_acl_that_says_what_the_mode_says() {
+        let acl = b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x04\0\x04\0\xff\xff\xff\xff\x20\0\x04\0\xff\xff\xff\xff";
+        assert!(is_of_mode(acl, 0o644) && is_of_mode(acl, 0o4644));
+        assert!(!is_of_mode(acl, 0o640) && !is_of_mode(acl, 0o755));
+        for len in 0..acl.len() {
+            assert!(!is_of_mode(&acl[..len], 0o644), "{len}");
+        }
+        assert!(!is_of_mode(&[acl.as_slice(), &acl[4..12]].concat(), 0o644));
     }
 
     #[test]

@@ -204,15 +204,18 @@ impl<S: Storage> Directory<S> {
         Ok(target.to_vec())
     }
 
-    /// Holds what has this name.
-    pub fn pin(&self, name: &[u8]) -> Result<Pin<S>> {
+    /// Holds what has this name, an inode of this kind.
+    pub fn pin(&self, name: &[u8], kind: FileKind) -> Result<Pin<S>> {
         let location = self.locate(name)?;
         let pin = location
             .with_dir(|dir| self.core.storage.pin(dir, &location.entry))?
             .map_err(|e| VaultError::io("hold an inode", e))?;
-        let stat = self.core.storage.stat(Target::Pin(&pin)).map_err(|e| VaultError::io("read attributes", e))?;
-        let target_len = match stat.kind() {
-            FileKind::Symlink => Some(links::target_len(&self.core, &location, stat.size_bytes)?),
+        let target_len = match kind {
+            FileKind::Symlink => {
+                let stat =
+                    self.core.storage.stat(Target::Pin(&pin)).map_err(|e| VaultError::io("read attributes", e))?;
+                Some(links::target_len(&self.core, &location, stat.size_bytes)?)
+            }
             _ => None,
         };
         Ok(Pin { pin, target_len })

@@ -85,7 +85,7 @@ fn attributes_are_set_through_every_reference() {
     let (_, file) = root.make_file(b"file", &FILE).unwrap();
     let dir = subdir(&root, b"dir");
     root.make_symlink(b"link", b"target", &FILE).unwrap();
-    let pin = root.pin(b"file").unwrap();
+    let pin = root.pin(b"file", FileKind::Regular).unwrap();
     let time = Timestamp { seconds: -5, nanoseconds: 7 };
     for (index, node) in
         [NodeRef::Entry(&root, b"file"), NodeRef::File(&file), NodeRef::Pinned(&pin), NodeRef::Directory(&dir)]

@@ -1,6 +1,7 @@
 //! Symbolic links: targets of all lengths, and their pieces.
 
 use super::*;
+use sero::vault::FileKind;
 
 fn pieces(test: &TestVault) -> usize {
     fs::read_dir(test.backing.path().join("private/links")).map_or(0, Iterator::count)
@@ -19,7 +20,7 @@ fn targets_of_all_lengths_round_trip() {
         let name = format!("{len}").into_bytes();
         assert_eq!(test.root().read_symlink(&name).unwrap(), vec![b't'; len]);
         assert_eq!(test.root().lookup(&name).unwrap().size_bytes, len as u64);
-        let pin = test.root().pin(&name).unwrap();
+        let pin = test.root().pin(&name, FileKind::Symlink).unwrap();
         assert_eq!(test.vault().stat(sero::vault::NodeRef::Pinned(&pin)).unwrap().size_bytes, len as u64);
     }
     assert!(pieces(&test) > 0);
