@@ -3,6 +3,7 @@
 //! A command takes its arguments and the [`Context`], and returns a [`failure::Failure`] if it fails: one
 //! sentence on standard error, and an exit code that scripts can rely on ([`ExitCode`], docs/cli.md).
 
+mod attempts;
 mod background;
 mod bench;
 mod completions;
@@ -13,15 +14,19 @@ mod exit_code;
 mod failure;
 mod import;
 mod info;
+mod kdf;
+mod key;
 mod key_sources;
 mod keyslots;
 mod logging;
 mod man;
 mod mount;
 mod mountpoint;
+mod new_secret;
 mod opening;
 mod passphrase;
 mod paths;
+mod policy;
 #[allow(dead_code, reason = "each long command uses a part of it")]
 mod progress;
 mod seal;
@@ -84,6 +89,8 @@ enum Command {
     Import(import::ImportArguments),
     /// Show what is mounted, and how it is: use, limits, errors
     Status(status::StatusArguments),
+    /// Show, add, remove, change and test the ways into a vault
+    Key(key::KeyArguments),
     /// Show what a vault says about itself, without the passphrase
     Info(info::InfoArguments),
     /// Measure what this machine does: cryptography, key derivation, a short session on a mount
@@ -168,6 +175,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<()> {
         Command::Seal(arguments) => seal::run(arguments, context),
         Command::Import(arguments) => import::run(arguments, context),
         Command::Status(arguments) => status::run(arguments, context),
+        Command::Key(arguments) => key::run(arguments, context),
         Command::Info(arguments) => info::run(arguments, context),
         Command::Bench(arguments) => bench::run(arguments, context),
         Command::Completions(arguments) => completions::run(arguments, context),

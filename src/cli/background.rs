@@ -34,6 +34,23 @@ const ORDER_LEN_MAX_BYTES: usize = 256 * 1024;
 /// Far more than the keys of one vault.
 const KEYS_LEN_MAX_BYTES: u64 = 64 * 1024;
 
+/// What the daemon inherits of the environment, in which the key of `--key-env` stands, and often other secrets.
+const ENVIRONMENT: &[&str] = &[
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "RUST_LOG",
+    "RUST_BACKTRACE",
+    "XDG_RUNTIME_DIR",
+    "XDG_STATE_HOME",
+    "NOTIFY_SOCKET",
+    "JOURNAL_STREAM",
+    "INVOCATION_ID",
+];
+
 /// What is to be mounted. The paths are absolute: the daemon works from "/".
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Order {
@@ -61,7 +78,9 @@ pub(super) fn start(order: &Order, keys: UnlockedKeys) -> Result<()> {
         Failure::other(format!("the background process could not be started: {error}; try --foreground"))
     };
     // Works also when the program's file was replaced meanwhile.
-    let mut child = Command::new("/proc/self/exe")
+    let mut daemon = Command::new("/proc/self/exe");
+    daemon.env_clear().envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    let mut child = daemon
         .arg0("sero")
         .arg(SUBCOMMAND)
         .stdin(Stdio::piped())

@@ -3,18 +3,16 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::Context;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
+use super::kdf::{self, KdfArguments};
+use super::new_secret::{new_recovery_key, recovery_text};
 use super::opening::Detached;
-use super::passphrase::unavailable;
+use super::policy;
 use super::unlocking::UnlockArguments;
-use crate::vault::{self, FIRST_ROLE, KdfParams, NewKeyslot, RFC9106_SECOND, VaultError};
-
-/// What opening a vault may cost on this machine; a guess at a passphrase costs as much.
-const KDF_TARGET: Duration = Duration::from_secs(1);
+use crate::vault::{self, FIRST_ROLE, NewKeyslot, Secrets, VaultError};
 
 /// A new vault is a directory with this in it.
 const CONFIGURATION: &str = "sero.json";
@@ -24,9 +22,11 @@ const CONFIGURATION: &str = "sero.json";
 Examples:
   sero create ~/papers.sero                               ask for the passphrase, twice
   pwgen -s 24 1 | tee pass | sero create --password-file - /srv/vault
+  sero create --new-recovery ~/papers.sero                and show a recovery key, for paper
+  sero create --config /media/usb/papers.json ~/papers.sero   keep the keyslots apart
   sero create --kdf-memory 1024 --kdf-passes 4 V          make guessing dearer
 
-There is no way to the files without the passphrase: write it down where it is safe.
+There is no way to the files without a secret that opens a keyslot: keep it where it is safe.
 Unless --kdf-* say otherwise, turning the passphrase into the key takes about a second on this machine.")]
 pub(super) struct CreateArguments {
     /// The directory to make; it may exist if it is empty
@@ -40,17 +40,16 @@ pub(super) struct CreateArguments {
     #[arg(long, value_name = "TEXT")]
     hint: Option<String>,
 
-    /// Memory of Argon2id in MiB (RFC 9106)
-    #[arg(long, value_name = "MIB")]
-    kdf_memory: Option<u32>,
+    /// Make a recovery key besides, and show it this once
+    #[arg(long)]
+    new_recovery: bool,
 
-    /// Passes of Argon2id over its memory
-    #[arg(long, value_name = "N")]
-    kdf_passes: Option<u32>,
+    /// Take a passphrase even if it is short or easy to guess
+    #[arg(long)]
+    allow_weak: bool,
 
-    /// Lanes of Argon2id
-    #[arg(long, value_name = "N")]
-    kdf_lanes: Option<u32>,
+    #[command(flatten)]
+    kdf: KdfArguments,
 
     #[command(flatten)]
     unlock: UnlockArguments,
@@ -59,7 +58,7 @@ pub(super) struct CreateArguments {
 pub(super) fn run(arguments: &CreateArguments, context: &Context) -> Result<()> {
     let shown = arguments.vault.display();
     let about = |error: VaultError| Failure::from(error).about(shown.to_string());
-    let kdf = arguments.kdf()?;
+    let asked = arguments.kdf.asked()?;
     check_target(&arguments.vault)?;
     let detached = context.config.as_deref().map(Detached::at).transpose()?;
     if let Some(detached) = &detached
@@ -68,41 +67,26 @@ pub(super) fn run(arguments: &CreateArguments, context: &Context) -> Result<()> 
         return Err(Failure::from(VaultError::ConfigurationExists).about(detached.path().display()));
     }
     let given = arguments.unlock.first(&arguments.vault)?;
-    if given.passphrase.as_ref().is_some_and(|passphrase| passphrase.is_empty()) {
-        return Err(unavailable("the passphrase is empty; choose one"));
-    }
-    let kdf = match kdf {
-        Some(kdf) => kdf,
-        None if given.passphrase.is_some() => vault::calibrate(KDF_TARGET),
-        None => RFC9106_SECOND,
-    };
     let label = arguments.label.as_deref().unwrap_or_default();
-    let slot = NewKeyslot { secrets: given.secrets(), kdf, label, role: FIRST_ROLE };
+    if let Some(passphrase) = &given.passphrase {
+        let name = arguments.vault.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+        policy::check_passphrase(passphrase, &[name, label], arguments.allow_weak)?;
+    }
+    policy::check_hint(arguments.hint.as_deref(), given.passphrase.as_ref())?;
+    let kdf = kdf::chosen(asked, given.passphrase.is_some());
+    let mut slots = vec![NewKeyslot { secrets: given.secrets(), kdf, label, role: FIRST_ROLE }];
+    let recovery = arguments.new_recovery.then(new_recovery_key).transpose()?;
+    if let Some(key) = &recovery {
+        let secrets = Secrets { recovery: Some(key), ..Secrets::default() };
+        slots.push(NewKeyslot { secrets, kdf, label: "", role: FIRST_ROLE });
+    }
     let place = detached.as_ref().map(Detached::place);
-    vault::create_with(&arguments.vault, place.as_ref(), arguments.hint.as_deref(), &[slot]).map_err(about)?;
+    vault::create_with(&arguments.vault, place.as_ref(), arguments.hint.as_deref(), &slots).map_err(about)?;
+    if let Some(key) = &recovery {
+        context.print(&recovery_text(key));
+    }
     context.say(&format!("{shown} is made; `sero mount {shown} MOUNTPOINT` mounts it"));
     Ok(())
-}
-
-impl CreateArguments {
-    /// What was asked for; of what was not, RFC 9106's second recommended option. None: to be calibrated.
-    fn kdf(&self) -> Result<Option<KdfParams>> {
-        if self.kdf_memory.is_none() && self.kdf_passes.is_none() && self.kdf_lanes.is_none() {
-            return Ok(None);
-        }
-        let memory_kib = match self.kdf_memory {
-            // What does not fit is beyond any bound.
-            Some(mib) => mib.saturating_mul(1024),
-            None => RFC9106_SECOND.memory_kib,
-        };
-        let params = KdfParams {
-            memory_kib,
-            passes: self.kdf_passes.unwrap_or(RFC9106_SECOND.passes),
-            lanes: self.kdf_lanes.unwrap_or(RFC9106_SECOND.lanes),
-        };
-        params.validate().map_err(|error| Failure::from(VaultError::KdfRefused(error)))?;
-        Ok(Some(params))
-    }
 }
 
 /// Before a passphrase is asked for; creating checks again.

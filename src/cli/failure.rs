@@ -55,9 +55,10 @@ fn code_of(error: &VaultError) -> ExitCode {
         VaultError::VaultExists | VaultError::TargetNotEmpty | VaultError::ConfigurationExists => {
             ExitCode::TargetExists
         }
-        VaultError::ConfigurationDamaged { .. } | VaultError::ConfigurationEdited | VaultError::Integrity(_) => {
-            ExitCode::Integrity
-        }
+        VaultError::ConfigurationDamaged { .. }
+        | VaultError::ConfigurationEdited
+        | VaultError::ForeignConfiguration
+        | VaultError::Integrity(_) => ExitCode::Integrity,
         VaultError::Io { .. } | VaultError::ReadOnly | VaultError::NoSpace { .. } => ExitCode::BackingIo,
         VaultError::InvalidName
         | VaultError::NameTooLong

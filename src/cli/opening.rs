@@ -155,6 +155,9 @@ impl Opening {
 
     /// Takes the lock, and repairs what the last session left unfinished.
     pub(super) fn open(self, keys: UnlockedKeys, mode: Mode) -> Result<Arc<Vault<PosixStorage>>> {
+        if self.detached.is_some() {
+            keys.check_belong_to(&self.backing.storage).map_err(|error| self.about(error))?;
+        }
         let Backing { path, storage } = self.backing;
         Vault::open(storage, keys, mode).map_err(|error| Failure::from(error).about(path.display()))
     }

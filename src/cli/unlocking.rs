@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Context;
+use super::attempts::Attempt;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
 use super::opening::Opening;
@@ -77,10 +78,17 @@ impl UnlockArguments {
     }
 
     /// The vault's keys with the root key, and what opened it.
-    pub(super) fn unlock_root(&self, opening: &Opening, _context: &Context) -> Result<(RootKeys, Given)> {
+    pub(super) fn unlock_root(&self, opening: &Opening, context: &Context) -> Result<(RootKeys, Given)> {
         let given = self.obtain(opening)?;
-        let keys = opening.unlock(&given.secrets()).map_err(|error| opening.about(error))?;
-        Ok((keys, given))
+        let attempt = Attempt::begin(&opening.configuration().vault_id.to_string(), context);
+        let result = opening.unlock(&given.secrets());
+        attempt.end(&result);
+        Ok((result.map_err(|error| opening.about(error))?, given))
+    }
+
+    /// How long a command has to give a passphrase or a key.
+    pub(super) const fn limit(&self) -> Duration {
+        Duration::from_secs(self.command_timeout)
     }
 
     /// What the options say, and the passphrase from the terminal where one is needed besides.
@@ -110,7 +118,7 @@ impl UnlockArguments {
 
     /// What the options say.
     pub(super) fn given(&self) -> Result<Given> {
-        let limit = Duration::from_secs(self.command_timeout);
+        let limit = self.limit();
         let passphrase = match (&self.password_file, &self.password_command) {
             (Some(path), _) => Some(passphrase::from_path(path)?),
             (None, Some(command)) => Some(passphrase::from_command(command, limit)?),

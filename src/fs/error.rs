@@ -120,6 +120,7 @@ pub(super) fn vault_errno(error: &VaultError) -> i32 {
         VaultError::NotAVault { .. }
         | VaultError::ConfigurationDamaged { .. }
         | VaultError::ConfigurationEdited
+        | VaultError::ForeignConfiguration
         | VaultError::UnsupportedFormat { .. }
         | VaultError::WrongPassphrase { .. }
         | VaultError::NoKeyslotFor { .. }

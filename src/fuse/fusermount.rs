@@ -23,6 +23,13 @@ const PROGRAMS: [&str; 2] = ["fusermount3", "fusermount"];
 /// Names the descriptor on which fusermount3 answers.
 const SOCKET_VARIABLE: &str = "_FUSE_COMMFD";
 
+/// The program, without our environment: a key may stand there.
+fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path))).env("LC_ALL", "C");
+    command
+}
+
 /// Whether one of the programs is in the search path.
 pub(super) fn is_installed() -> bool {
     program().is_some()
@@ -43,7 +50,7 @@ pub(super) fn mount(request: &MountRequest) -> Result<OwnedFd, FuseError> {
     let refused = |message: String| FuseError::Fusermount { mountpoint: request.mountpoint.clone(), message };
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .map_err(|errno| refused(errno.to_string()))?;
-    let mut command = Command::new(program);
+    let mut command = command(program);
     command
         .arg("-o")
         .arg(option_list(request))
@@ -51,7 +58,6 @@ pub(super) fn mount(request: &MountRequest) -> Result<OwnedFd, FuseError> {
         .arg(&request.mountpoint)
         // The socket is its standard input: no other descriptor has to survive the exec.
         .env(SOCKET_VARIABLE, "0")
-        .env("LC_ALL", "C")
         .stdin(theirs)
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
@@ -73,7 +79,7 @@ pub(super) fn mount(request: &MountRequest) -> Result<OwnedFd, FuseError> {
 pub(super) fn unmount(mountpoint: &Path, lazily: bool) -> Result<(), FuseError> {
     let program = program().ok_or(FuseError::NoFusermount)?;
     let failed = |message: String| FuseError::Unmount { mountpoint: mountpoint.to_owned(), message };
-    let mut command = Command::new(program);
+    let mut command = command(program);
     command.arg("-u");
     if lazily {
         command.arg("-z");
@@ -81,7 +87,6 @@ pub(super) fn unmount(mountpoint: &Path, lazily: bool) -> Result<(), FuseError> 
     let mut child = command
         .arg("--")
         .arg(mountpoint)
-        .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

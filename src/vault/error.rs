@@ -33,6 +33,12 @@ pub enum VaultError {
          restore sero.json from a backup"
     )]
     ConfigurationEdited,
+    /// The configuration's keys do not open the vault that it was given for.
+    #[error(
+        "this configuration is not the vault's: it belongs to another vault, or is older than the last rotation of \
+         the key; give the right one with --config"
+    )]
+    ForeignConfiguration,
     /// The vault was made by a newer sero.
     #[error(
         "the vault has format {found}, and this sero knows formats up to {supported}; \

@@ -2,6 +2,7 @@
 
 use zeroize::Zeroizing;
 
+use super::directory::TREE;
 use super::error::{Result, VaultError};
 use super::keyring::{LiveKeys, VersionKeys};
 use super::place::ConfigurationPlace;
@@ -9,6 +10,7 @@ use crate::crypto::aead::{AeadKey, KEY_LEN};
 use crate::crypto::kdf::{KdfError, Kek, derive_kek};
 use crate::crypto::{Passphrase, ProjectKey, RawKey, VaultKeys};
 use crate::format::configuration::{Configuration, KeyVersion, Keyslot, KeyslotId, KeyslotKind, WrappedProjectKey};
+use crate::format::directory_iv::{self, DirectoryIv};
 use crate::storage::Storage;
 
 const EXPOSED_LEN: usize = 4 + KEY_LEN;
@@ -88,6 +90,27 @@ impl UnlockedKeys {
             .and_then(|rotation| self.versions.iter().find(|(version, _)| *version == rotation.from))
             .map(|(version, key)| VersionKeys::new(*version, VaultKeys::derive(key, &vault_id.0)));
         LiveKeys::new(VersionKeys::new(active_key, self.keys), older)
+    }
+
+    /// Whether these are the keys of the vault in `storage`: one of them opens its top directory's IV. To be asked where
+    /// the configuration came from elsewhere, before the vault is opened: under foreign keys a journal looks like noise.
+    pub fn check_belong_to<S: Storage>(&self, storage: &S) -> Result<()> {
+        let io = |e| VaultError::io("look at the vault's top directory", e);
+        let root = storage.open_root().map_err(io)?;
+        let tree = storage.open_dir(&root, TREE.as_ref()).map_err(io)?;
+        let target = match storage.read_symlink(&tree, directory_iv::ENTRY.as_ref()) {
+            Ok(target) => target,
+            // What is damaged is reported when it is opened.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => return Ok(()),
+            Err(error) => return Err(io(error)),
+        };
+        let (newest, older) = directory_iv::split(&target);
+        let records = [Some(newest), older];
+        let opens = |(_, key): &(KeyVersion, ProjectKey)| {
+            let keys = VaultKeys::derive(key, &self.configuration.vault_id.0);
+            records.iter().flatten().any(|record| DirectoryIv::decode(&keys, record).is_ok())
+        };
+        if self.versions.iter().any(opens) { Ok(()) } else { Err(VaultError::ForeignConfiguration) }
     }
 
     /// Every version of the project key.

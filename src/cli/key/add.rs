@@ -1,0 +1,71 @@
+//! `sero key add VAULT`.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::{known, print_json};
+use crate::cli::Context;
+use crate::cli::failure::Result;
+use crate::cli::kdf::{self, KdfArguments};
+use crate::cli::new_secret::{NewSecretArguments, recovery_text};
+use crate::cli::opening::Opening;
+use crate::cli::unlocking::UnlockArguments;
+use crate::vault::{FIRST_ROLE, NewKeyslot, add_keyslot, recovery_key};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sero key add ~/papers.sero --label anna                  a second passphrase
+  sero key add ~/papers.sero --new-recovery --label paper  a key to be written down
+  sero key add ~/papers.sero --new-keyfile /media/usb/key
+  sero key add ~/papers.sero --new-password-file f --new-keyfile k   both are needed
+  sero key add /srv/vault --password-file f --new-key-command 'systemd-creds cat sero'")]
+pub(in crate::cli) struct AddArguments {
+    /// The vault: a directory that `sero create` made
+    vault: PathBuf,
+
+    /// Name the keyslot (readable without a secret)
+    #[arg(long, value_name = "TEXT")]
+    label: Option<String>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    unlock: UnlockArguments,
+
+    #[command(flatten)]
+    new: NewSecretArguments,
+
+    #[command(flatten)]
+    kdf: KdfArguments,
+}
+
+pub(super) fn run(arguments: &AddArguments, context: &Context) -> Result<()> {
+    let opening = Opening::find(&arguments.vault, context)?;
+    let asked = arguments.kdf.asked()?;
+    let (keys, _) = arguments.unlock.unlock_root(&opening, context)?;
+    let label = arguments.label.as_deref();
+    let hint = keys.unlocked().configuration().hint.as_deref();
+    let what = opening.path().display().to_string();
+    let given = arguments.new.obtain(&what, arguments.unlock.limit(), hint, &known(&opening, label))?;
+    let new = NewKeyslot {
+        secrets: given.secrets(),
+        kdf: kdf::chosen(asked, given.passphrase.is_some()),
+        label: label.unwrap_or_default(),
+        role: FIRST_ROLE,
+    };
+    let id = add_keyslot(&opening.place(), &keys, &new).map_err(|error| opening.about(error))?;
+    if arguments.json {
+        let shown = given.recovery.as_ref().map(recovery_key::encode);
+        let shown = shown.as_ref().map(|text| text.as_str());
+        return print_json(&json!({ "slot": id, "kind": new.kind().ok(), "recovery_key": shown }), context);
+    }
+    context.say(&format!("{what}: keyslot {} is added", id.0));
+    if let Some(key) = &given.recovery {
+        context.print(&recovery_text(key));
+    }
+    Ok(())
+}

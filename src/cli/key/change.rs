@@ -1,0 +1,88 @@
+//! `sero key change VAULT`.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::{known, named, print_json, slot};
+use crate::cli::Context;
+use crate::cli::failure::Result;
+use crate::cli::kdf::{self, KdfArguments};
+use crate::cli::new_secret::{NewSecretArguments, recovery_text};
+use crate::cli::opening::Opening;
+use crate::cli::policy;
+use crate::cli::unlocking::UnlockArguments;
+use crate::vault::{KeyslotId, NewKeyslot, change_keyslot, recovery_key};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sero key change ~/papers.sero                            a new passphrase for the old one
+  sero key change ~/papers.sero --kdf-memory 1024 --kdf-passes 4
+  sero key change ~/papers.sero --password-file old --new-password-file new --new-keyfile k
+  sero key change ~/papers.sero --slot 3 --new-recovery    a lost paper, replaced
+
+No file is written again. A copy of the old configuration still opens with the old secret: see docs/threat-model.md.")]
+pub(in crate::cli) struct ChangeArguments {
+    /// The vault: a directory that `sero create` made
+    vault: PathBuf,
+
+    /// The keyslot to change; the one that opens, if not given
+    #[arg(long, value_name = "N")]
+    slot: Option<u32>,
+
+    /// Name it anew (readable without a secret)
+    #[arg(long, value_name = "TEXT")]
+    label: Option<String>,
+
+    /// Say something new that reminds of the passphrase (readable without a secret); empty: nothing
+    #[arg(long, value_name = "TEXT")]
+    hint: Option<String>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    unlock: UnlockArguments,
+
+    #[command(flatten)]
+    new: NewSecretArguments,
+
+    #[command(flatten)]
+    kdf: KdfArguments,
+}
+
+pub(super) fn run(arguments: &ChangeArguments, context: &Context) -> Result<()> {
+    let opening = Opening::find(&arguments.vault, context)?;
+    let asked = arguments.kdf.asked()?;
+    if let Some(id) = arguments.slot {
+        slot(&opening, KeyslotId(id))?;
+    }
+    let (keys, given) = arguments.unlock.unlock_root(&opening, context)?;
+    let old = slot(&opening, arguments.slot.map_or(keys.slot(), KeyslotId))?;
+    let hint = arguments.hint.as_deref().or(opening.configuration().hint.as_deref());
+    // Whoever gives a new hint must not write the passphrase that stays into it.
+    policy::check_hint(hint, given.passphrase.as_ref().filter(|_| old.id != keys.slot()))?;
+    let what = format!("{} of {}", named(old), opening.path().display());
+    let label = arguments.label.as_deref().unwrap_or(&old.label);
+    let given = arguments.new.obtain(&what, arguments.unlock.limit(), hint, &known(&opening, Some(label)))?;
+    let new = NewKeyslot {
+        secrets: given.secrets(),
+        kdf: kdf::chosen(asked, given.passphrase.is_some()),
+        label,
+        role: &old.role,
+    };
+    change_keyslot(&opening.place(), &keys, old.id, &new, arguments.hint.as_deref())
+        .map_err(|error| opening.about(error))?;
+    if arguments.json {
+        let shown = given.recovery.as_ref().map(recovery_key::encode);
+        let shown = shown.as_ref().map(|text| text.as_str());
+        return print_json(&json!({ "slot": old.id, "kind": new.kind().ok(), "recovery_key": shown }), context);
+    }
+    context.say(&format!("{}: keyslot {} opens with the new secret alone", opening.path().display(), old.id.0));
+    if let Some(key) = &given.recovery {
+        context.print(&recovery_text(key));
+    }
+    Ok(())
+}
