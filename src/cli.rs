@@ -142,6 +142,7 @@ impl Context {
 
 /// Parses the command line of this process, and runs it. What to say is said when this returns.
 pub fn run() -> ExitCode {
+    daemon::keep_secrets();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -15,8 +15,8 @@
 //! # Secrets in memory
 //!
 //! A type that holds a secret has no `Debug`, no `Clone` and no `Display`, and wipes it on drop.
-//! Raw keys live on the heap, so that moving their owner leaves no copy behind. The objects of the
-//! libraries differ:
+//! Raw keys lie in locked memory ([`locked`](self)), where moving their owner leaves no copy behind. The objects
+//! of the libraries differ, and are not locked:
 //!
 //! | object | where | wiped |
 //! |---|---|---|
@@ -28,14 +28,15 @@
 //! | Argon2 memory | heap, one call | yes |
 //! | thread-local generator | heap, as long as the thread | no: it makes public values only (nonces, salts, IVs) |
 //!
-//! What remains on the stack is overwritten by later calls, and is out of reach of safe Rust.
+//! What remains on the stack is overwritten by later calls, and by [`wipe_stack`] after a vault was unlocked.
 
-use zeroize::Zeroizing;
+use zeroize::Zeroize;
 
 pub mod aead;
 pub mod entropy;
 pub mod kdf;
 pub mod keys;
+mod locked;
 pub mod names;
 
 pub use aead::{AeadError, AeadKey, KEY_LEN, MESSAGE_OVERHEAD, NONCE_LEN, Nonce, TAG_LEN, Tag};
@@ -43,15 +44,16 @@ pub use kdf::{KdfError, KdfParams, Kek, Passphrase};
 pub use keys::{FileKeys, ProjectKey, RawKey, VaultKeys};
 pub use names::NameKey;
 
-/// `N` secret bytes: on the heap, wiped on drop, with no way out but [`Secret::bytes`].
+/// `N` secret bytes: in locked memory, wiped on drop, with no way out but [`Secret::bytes`].
 ///
-/// The box matters: a value that is moved leaves its old bytes behind, a box moves its address only.
-struct Secret<const N: usize>(Box<Zeroizing<[u8; N]>>);
+/// They stay where they are when their owner is moved: a value that is moved would leave its old bytes behind.
+struct Secret<const N: usize>(&'static mut [u8]);
 
 impl<const N: usize> Secret<N> {
     /// All zero, to be filled in place.
     fn zeroed() -> Self {
-        Self(Box::new(Zeroizing::new([0; N])))
+        const { assert!(N <= locked::SLOT_LEN, "a secret has room in a slot") };
+        Self(locked::take())
     }
 
     fn copy_of(bytes: &[u8; N]) -> Self {
@@ -61,12 +63,26 @@ impl<const N: usize> Secret<N> {
     }
 
     fn bytes(&self) -> &[u8; N] {
-        &self.0
+        self.0.first_chunk().expect("a slot is longer than any secret")
     }
 
     fn bytes_mut(&mut self) -> &mut [u8; N] {
-        &mut self.0
+        self.0.first_chunk_mut().expect("a slot is longer than any secret")
     }
+}
+
+impl<const N: usize> Drop for Secret<N> {
+    fn drop(&mut self) {
+        locked::give_back(std::mem::take(&mut self.0));
+    }
+}
+
+/// Overwrites what earlier calls have left on this thread's stack below the caller: copies of a passphrase or a key that
+/// libraries made there. To be called when a secret has been used for the last time.
+#[inline(never)]
+pub fn wipe_stack() {
+    let mut stack = [0xa5_u8; 128 * 1024];
+    std::hint::black_box(&mut stack).zeroize();
 }
 
 #[cfg(test)]

@@ -36,8 +36,8 @@ mod tree;
 pub mod unlock;
 mod windows;
 
-pub use crate::crypto::RawKey;
 pub use crate::crypto::kdf::{KdfParams, Passphrase, RFC9106_SECOND, calibrate};
+pub use crate::crypto::{RawKey, wipe_stack};
 pub use crate::format::configuration::{Configuration, Keyslot, KeyslotId, KeyslotKind};
 pub use crate::format::recovery_key;
 pub use crate::storage::{

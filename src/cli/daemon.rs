@@ -48,13 +48,16 @@ enum Event {
     Signal(i32),
 }
 
-/// Makes this process one that keeps secrets: no core dump, no debugger of the same user, no inherited
-/// umask or working directory, as many open files as it may have.
-pub(super) fn harden() {
-    // Best effort, each: none of them is worth not mounting.
+/// Makes this process one that keeps secrets: no core dump, no debugger of the same user. Before any secret is read.
+pub(super) fn keep_secrets() {
+    // Best effort, each: neither is worth not working.
     let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let nothing = Rlimit { current: Some(0), maximum: Some(0) };
     let _ = rustix::process::setrlimit(Resource::Core, nothing);
+}
+
+/// Makes this process a daemon: no inherited umask or working directory, as many open files as it may have.
+pub(super) fn harden() {
     let files = rustix::process::getrlimit(Resource::Nofile);
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
     rustix::process::umask(rustix::fs::Mode::empty());

@@ -9,7 +9,7 @@ use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
 use super::opening::Opening;
 use super::{key_sources, passphrase};
-use crate::vault::{KeyslotKind, Passphrase, RawKey, RootKeys, Secrets, UnlockedKeys};
+use crate::vault::{KeyslotKind, Passphrase, RawKey, RootKeys, Secrets, UnlockedKeys, wipe_stack};
 
 /// How a vault is unlocked. Without any of these, sero asks for the passphrase on the terminal.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -74,7 +74,10 @@ impl Given {
 impl UnlockArguments {
     /// The vault's keys.
     pub(super) fn unlock(&self, opening: &Opening, context: &Context) -> Result<UnlockedKeys> {
-        self.unlock_root(opening, context).map(|(keys, _)| keys.into())
+        let keys = self.unlock_root(opening, context).map(|(keys, _)| keys.into());
+        // The root key and what was given are gone now, and what was left of them on the way.
+        wipe_stack();
+        keys
     }
 
     /// The vault's keys with the root key, and what opened it.
@@ -83,6 +86,7 @@ impl UnlockArguments {
         let attempt = Attempt::begin(&opening.configuration().vault_id.to_string(), context);
         let result = opening.unlock(&given.secrets());
         attempt.end(&result);
+        wipe_stack();
         Ok((result.map_err(|error| opening.about(error))?, given))
     }
 

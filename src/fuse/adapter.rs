@@ -10,14 +10,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::activity::Activity;
 use super::seeking::Seeking;
 use super::transport::{self, Device, Filesystem, List, Making, Range, Rename, Reply, Request};
 use crate::fs::{self, Attr, Caller, FileHandle, FileKind, Fs, FsError, InodeNo, SetAttr, Storage};
 
 thread_local! {
-    /// The plaintext of the read that this thread is answering.
-    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// The plaintext of the read that this thread is answering; wiped when the thread ends.
+    static READ_BUFFER: RefCell<Zeroizing<Vec<u8>>> = RefCell::default();
 }
 
 /// An errno, as the kernel is told it.

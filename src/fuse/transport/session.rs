@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
+use zeroize::Zeroizing;
 
 use super::abi::{self, IN_HEADER_LEN, MIN_READ_BUFFER, OUT_HEADER_LEN, WRITE_IN_LEN, init, opcode};
 use super::dispatch::{Filesystem, dispatch};
@@ -97,7 +98,8 @@ impl<F: Filesystem> Session<F> {
 
     fn serve(&self) -> io::Result<()> {
         let room = (self.max_write_bytes as usize + IN_HEADER_LEN + WRITE_IN_LEN).max(MIN_READ_BUFFER);
-        let mut buffer = vec![0; room];
+        // Holds what is written, in the clear.
+        let mut buffer = Zeroizing::new(vec![0; room]);
         let mut gaze = Gaze::new(self.gazes);
         while let Some(turn) = self.seat.take() {
             let mut at_once = 0;
