@@ -6,12 +6,14 @@
 mod attempts;
 mod background;
 mod bench;
+mod cat;
 mod completions;
 mod control;
 mod create;
 mod daemon;
 mod exit_code;
 mod failure;
+mod findings;
 mod import;
 mod info;
 mod kdf;
@@ -19,6 +21,7 @@ mod key;
 mod key_sources;
 mod keyslots;
 mod logging;
+mod ls;
 mod man;
 mod mount;
 mod mountpoint;
@@ -26,6 +29,7 @@ mod new_secret;
 mod opening;
 mod passphrase;
 mod paths;
+mod plain;
 mod policy;
 #[allow(dead_code, reason = "each long command uses a part of it")]
 mod progress;
@@ -34,6 +38,7 @@ mod status;
 mod terminal;
 mod time;
 mod unlocking;
+mod verify;
 
 pub use exit_code::ExitCode;
 
@@ -91,6 +96,12 @@ enum Command {
     Status(status::StatusArguments),
     /// Show, add, remove, change and test the ways into a vault
     Key(key::KeyArguments),
+    /// Check everything in a vault, without a mount
+    Verify(verify::VerifyArguments),
+    /// List what is in a vault, without a mount
+    Ls(ls::LsArguments),
+    /// Write files of a vault to standard output, without a mount
+    Cat(cat::CatArguments),
     /// Show what a vault says about itself, without the passphrase
     Info(info::InfoArguments),
     /// Measure what this machine does: cryptography, key derivation, a short session on a mount
@@ -123,6 +134,13 @@ impl Context {
     /// Whether results go to a terminal.
     fn is_on_terminal(&self) -> bool {
         std::io::stdout().is_terminal()
+    }
+
+    /// The same, as one JSON object.
+    fn print_json(&self, value: &serde_json::Value) -> Result<()> {
+        let text = serde_json::to_string_pretty(value).map_err(|error| failure::Failure::other(error.to_string()))?;
+        self.print(&text);
+        Ok(())
     }
 
     /// A result that nobody asked for: what was done.
@@ -169,7 +187,11 @@ fn dispatch(command: &Command, context: &Context) -> Result<()> {
     if matches!(command, Command::Serve) {
         return background::run();
     }
-    logging::start(Destination::Terminal, context.verbosity)?;
+    let destination = match command {
+        Command::Verify(_) | Command::Ls(_) | Command::Cat(_) => Destination::Report,
+        _ => Destination::Terminal,
+    };
+    logging::start(destination, context.verbosity)?;
     match command {
         Command::Create(arguments) => create::run(arguments, context),
         Command::Mount(arguments) => mount::run(arguments, context),
@@ -177,6 +199,9 @@ fn dispatch(command: &Command, context: &Context) -> Result<()> {
         Command::Import(arguments) => import::run(arguments, context),
         Command::Status(arguments) => status::run(arguments, context),
         Command::Key(arguments) => key::run(arguments, context),
+        Command::Verify(arguments) => verify::run(arguments, context),
+        Command::Ls(arguments) => ls::run(arguments, context),
+        Command::Cat(arguments) => cat::run(arguments, context),
         Command::Info(arguments) => info::run(arguments, context),
         Command::Bench(arguments) => bench::run(arguments, context),
         Command::Completions(arguments) => completions::run(arguments, context),

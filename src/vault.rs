@@ -31,9 +31,11 @@ pub mod lock;
 pub mod measure;
 mod place;
 mod recovery;
+mod rescue;
 pub mod switches;
 mod tree;
 pub mod unlock;
+pub mod verify;
 mod windows;
 
 pub use crate::crypto::kdf::{KdfParams, Passphrase, RFC9106_SECOND, calibrate};
@@ -56,6 +58,7 @@ pub use place::{Before, ConfigurationPlace, has_folders};
 pub use recovery::Recovery;
 pub use recovery::is_sealed;
 pub use unlock::{RootKeys, Secrets, UnlockedKeys, read_configuration, unlock, unlock_root};
+pub use verify::{Extent, Finding, FindingKind, Severity, VerifyObserver, VerifyOptions, VerifySummary};
 
 /// How many ticks (seconds) pass between two background syncs: what was closed is durable within five seconds.
 const TICKS_PER_SYNC: u32 = 3;
@@ -76,6 +79,8 @@ pub struct Vault<S: Storage> {
     root: Arc<Directory<S>>,
     ticks: AtomicU32,
     recovery: Option<Recovery>,
+    /// What was wrong with the vault's own files, and was passed over.
+    tolerated: Vec<Finding>,
     /// Held as long as the vault is open.
     _lock: VaultLock<S>,
 }
@@ -104,7 +109,7 @@ impl<S: Storage> Vault<S> {
         if let Some(recovery) = &recovery {
             info!("{recovery}");
         }
-        Ok(Arc::new(Self { core, root, ticks: AtomicU32::new(0), recovery, _lock: lock }))
+        Ok(Arc::new(Self { core, root, ticks: AtomicU32::new(0), recovery, tolerated: Vec::new(), _lock: lock }))
     }
 
     /// The top directory of the tree.

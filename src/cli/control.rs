@@ -1,7 +1,8 @@
 //! The control socket: how `sero status` and other commands speak with the daemon behind a mount.
 //!
 //! One connection carries any number of [`Request`]s, each answered by one [`Response`], in order. Both are one
-//! line of JSON, of [`wire::LINE_MAX_BYTES`] at most. Neither ever holds a secret, or a name of something in the vault.
+//! line of JSON, of [`wire::LINE_MAX_BYTES`] at most. Neither ever holds a secret;
+//! names of what is in the vault only where a verify is asked for them, or finds damage there.
 //!
 //! The socket belongs to the daemon's user alone, in a directory that does too ([`place`]), and the daemon answers
 //! only that user and root, by what the kernel says about the other end ([`wire::peer`]).
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::status::Status;
+use super::verify::Verification;
 pub(super) use client::{Endpoint, ask, endpoints};
 pub(super) use server::{Handler, Server};
 
@@ -28,6 +30,10 @@ pub(super) use server::{Handler, Server};
 pub(super) enum Request {
     /// What it serves, and how it is.
     Status,
+    /// Begin to verify the vault: these plain paths, or everything.
+    Verify { paths: Vec<Vec<u8>>, jobs: usize },
+    /// How far that is; the findings from this one on.
+    VerifyProgress { from: usize },
 }
 
 /// What the daemon answers.
@@ -36,6 +42,8 @@ pub(super) enum Request {
 pub(super) enum Response {
     /// To [`Request::Status`].
     Status(Box<Status>),
+    /// To [`Request::Verify`] and [`Request::VerifyProgress`].
+    Verification(Box<Verification>),
     /// Refused, or failed; as the command that asked reports it.
     Failed { code: ExitCode, message: String },
 }

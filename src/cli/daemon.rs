@@ -14,6 +14,7 @@
 mod leaving;
 mod service;
 mod ticker;
+mod verification;
 mod watch;
 
 use std::io;
@@ -35,6 +36,7 @@ use crate::vault::{PosixStorage, Vault};
 use leaving::{leave, users};
 use service::Service;
 use ticker::Ticker;
+use verification::Verifications;
 pub(super) use watch::Limits;
 use watch::{Due, Reason, Watch};
 
@@ -154,6 +156,7 @@ impl Mounted {
             session: self.session.clone(),
             watch: Arc::clone(&self.watch),
             vault_id: vault_id.to_owned(),
+            verifications: Verifications::default(),
         };
         let device = self.session.device().ok_or_else(|| io::Error::other("the mount's device is not known"));
         match device.and_then(|device| Server::start(device, Arc::new(service))) {

@@ -18,6 +18,9 @@ use super::failure::{Failure, Result};
 pub(super) enum Destination<'a> {
     /// Standard error.
     Terminal,
+    /// Standard error, of a command that reports what is wrong with the vault itself: the vault's own lines only if
+    /// more is asked for.
+    Report,
     /// A file, appended to; readable by its owner alone.
     File(&'a Path),
     /// The system's log, or nothing where there is none.
@@ -31,7 +34,10 @@ pub(super) fn start(destination: Destination<'_>, verbosity: i8) -> Result<()> {
     // RUST_LOG narrows or widens it, as everywhere.
     builder.parse_default_env();
     match destination {
-        Destination::Terminal => {
+        Destination::Terminal | Destination::Report => {
+            if matches!(destination, Destination::Report) && verbosity < 1 {
+                builder.filter_module("sero::vault", LevelFilter::Off);
+            }
             builder.format(|out, record| writeln!(out, "sero: {}{}", prefix(record.level()), record.args()));
         }
         Destination::File(path) => {
@@ -71,7 +77,7 @@ pub(super) fn start(destination: Destination<'_>, verbosity: i8) -> Result<()> {
 /// A daemon also says when it mounted and sealed.
 fn level(verbosity: i8, destination: Destination<'_>) -> LevelFilter {
     let usual = match destination {
-        Destination::Terminal => 0,
+        Destination::Terminal | Destination::Report => 0,
         Destination::File(_) | Destination::System => 1,
     };
     match verbosity.saturating_add(usual) {

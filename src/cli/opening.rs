@@ -161,6 +161,12 @@ impl Opening {
         let Backing { path, storage } = self.backing;
         Vault::open(storage, keys, mode).map_err(|error| Failure::from(error).about(path.display()))
     }
+
+    /// For looking at a vault that may be damaged.
+    pub(super) fn open_tolerant(self, keys: UnlockedKeys) -> Result<Arc<Vault<PosixStorage>>> {
+        let Backing { path, storage } = self.backing;
+        Vault::open_tolerant(storage, keys).map_err(|error| Failure::from(error).about(path.display()))
+    }
 }
 
 impl Deref for Opening {

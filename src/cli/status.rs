@@ -104,6 +104,7 @@ fn ask(endpoint: &Endpoint) -> Result<Status> {
     match control::ask(endpoint, &Request::Status)? {
         Response::Status(status) => Ok(*status),
         Response::Failed { code, message } => Err(Failure::new(code, message)),
+        Response::Verification(_) => Err(Failure::other("the daemon answered another question; ask again")),
     }
 }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::Vault;
+use super::core::VaultCore;
 use super::directory::{Directory, Pin, widened};
 use super::error::{Result, VaultError};
 use super::file::VaultFile;
@@ -105,18 +106,8 @@ impl<S: Storage> Vault<S> {
 
     /// The extended attributes; none where the backing has no such thing.
     pub fn xattrs(&self, node: NodeRef<'_, S>, kind: FileKind) -> Result<XattrTable> {
-        let attribute = OsStr::new(table_attribute(kind));
-        let outcome = self
-            .reach(node, |target| widened(&self.core, target, 0o400, || self.core.storage.xattr(target, attribute)))?;
-        let sealed = match outcome {
-            Ok(sealed) => sealed,
-            Err(error) if is_absent(&error) => return Ok(Table::default()),
-            Err(error) => return Err(VaultError::io("read extended attributes", error)),
-        };
-        self.core
-            .keys
-            .open(|keys| Table::open(keys.xattr(), &sealed))
-            .map_err(|refused| VaultError::integrity(self.backing_path(node), refused))
+        self.reach(node, |target| Ok(read_table(&self.core, target, kind, || self.backing_path(node))))?
+            .map_err(|e| VaultError::io("read extended attributes", e))?
     }
 
     /// Replaces the extended attributes.
@@ -232,8 +223,24 @@ impl<S: Storage> Vault<S> {
     }
 }
 
+/// The extended attributes of an inode of the backing.
+pub(super) fn read_table<S: Storage>(
+    core: &VaultCore<S>,
+    target: Target<'_, S>,
+    kind: FileKind,
+    path: impl FnOnce() -> String,
+) -> Result<XattrTable> {
+    let attribute = OsStr::new(table_attribute(kind));
+    let sealed = match widened(core, target, 0o400, || core.storage.xattr(target, attribute)) {
+        Ok(sealed) => sealed,
+        Err(error) if is_absent(&error) => return Ok(Table::default()),
+        Err(error) => return Err(VaultError::io("read extended attributes", error)),
+    };
+    core.keys.open(|keys| Table::open(keys.xattr(), &sealed)).map_err(|refused| VaultError::integrity(path(), refused))
+}
+
 /// The kernel allows "user." attributes on regular files and directories alone.
-fn table_attribute(kind: FileKind) -> &'static str {
+pub(super) fn table_attribute(kind: FileKind) -> &'static str {
     match kind {
         FileKind::Regular | FileKind::Directory => xattrs::ATTRIBUTE,
         FileKind::Symlink

@@ -36,11 +36,11 @@ use super::core::VaultCore;
 use super::error::{Result, VaultError};
 use super::file::VaultFile;
 use crate::format::names::{self, NameError, SealedName};
-use crate::format::symlink;
 use crate::storage::{FileKind, RenameMode, Stat, Storage, Target};
-use iv::Ivs;
+pub(crate) use iv::Ivs;
 
 mod aside;
+mod inspect;
 mod iv;
 mod links;
 mod listing;
@@ -54,6 +54,7 @@ mod tree;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use inspect::{Inspected, InspectedName};
 pub use listing::{ListEntry, Listing};
 pub(crate) use location::Location;
 pub use make::NewInode;
@@ -193,15 +194,7 @@ impl<S: Storage> Directory<S> {
 
     /// The target of the symbolic link of this name.
     pub fn read_symlink(&self, name: &[u8]) -> Result<Vec<u8>> {
-        let location = self.locate(name)?;
-        let backing_target = location.read_symlink()?;
-        let text = links::whole_text(&self.core, &location, &backing_target)?;
-        let target = self
-            .core
-            .keys
-            .open(|keys| symlink::open(keys.symlink(), &text))
-            .map_err(|refused| VaultError::integrity(location.backing_path(), refused))?;
-        Ok(target.to_vec())
+        self.locate(name)?.open_symlink()
     }
 
     /// Holds what has this name, an inode of this kind.
@@ -233,6 +226,11 @@ impl<S: Storage> Directory<S> {
 
     /// The path below the vault, for reports and for the journal: "tree/..." in sealed names.
     pub(crate) fn backing_path(&self) -> String {
+        self.backing_entries().iter().map(|entry| entry.to_string_lossy()).collect::<Vec<_>>().join("/")
+    }
+
+    /// The parts of the path below the vault, as they are in the backing.
+    pub(crate) fn backing_entries(&self) -> Vec<OsString> {
         let mut entries: Vec<OsString> = Vec::new();
         for directory in self.chain() {
             match &*directory.place.read() {
@@ -242,7 +240,7 @@ impl<S: Storage> Directory<S> {
             }
         }
         entries.reverse();
-        entries.iter().map(|entry| entry.to_string_lossy()).collect::<Vec<_>>().join("/")
+        entries
     }
 
     // --- names ---

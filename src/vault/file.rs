@@ -29,10 +29,11 @@ use crate::format::header::{Birth, Salt, Seal};
 use crate::format::record::{FileId, Lsn, SegmentSeq};
 use crate::storage::{SetTime, Stat, Storage, Target, Timestamp};
 
+pub(crate) mod check;
 mod durability;
 mod home;
 mod journaling;
-mod open;
+pub(crate) mod open;
 mod read;
 pub(crate) mod replay;
 mod resize;

@@ -58,6 +58,11 @@ impl<S: Storage> VaultLock<S> {
         Ok(Self { _file: Some(file) })
     }
 
+    /// None: for reading what cannot be locked.
+    pub const fn none() -> Self {
+        Self { _file: None }
+    }
+
     /// For reading alone: excludes writers, admits other readers.
     pub fn shared(storage: &S, private: &S::Dir) -> Result<Self> {
         let file = match storage.open_file(private, ENTRY.as_ref(), Access::Read) {

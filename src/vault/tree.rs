@@ -76,6 +76,11 @@ impl TagTree {
         Ok(Some(Seal::decode(entry)))
     }
 
+    /// The entries of a node that is in memory alone: nothing in the home or the journal stands for it yet.
+    pub fn unsealed_node(&self, block: BlockIndex) -> Option<&[u8; PAGE_LEN]> {
+        self.nodes.get(&block).filter(|node| node.dirty).map(|node| &*node.entries)
+    }
+
     /// What opens `page`, if that is known without loading a node: `Some(None)` is a hole.
     pub fn cached_seal(&self, page: PageIndex) -> Result<Option<Option<Seal>>> {
         let path = Path::to(page).ok_or(VaultError::TooLarge)?;

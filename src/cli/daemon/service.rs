@@ -3,12 +3,13 @@
 use std::fs;
 use std::sync::Arc;
 
+use super::verification::Verifications;
 use super::watch::Watch;
 use crate::cli::control::{Handler, Request, Response};
 use crate::cli::status::{Degraded, Errors, Journal, LastError, Memory, Operations, State, Status};
 use crate::cli::time;
 use crate::fuse::{ActivityCount, Fs, MountedSession};
-use crate::vault::PosixStorage;
+use crate::vault::{PosixStorage, VerifyOptions};
 
 /// A mount, as those see it who ask about it.
 pub(super) struct Service {
@@ -16,12 +17,17 @@ pub(super) struct Service {
     pub(super) session: MountedSession,
     pub(super) watch: Arc<Watch>,
     pub(super) vault_id: String,
+    pub(super) verifications: Verifications,
 }
 
 impl Handler for Service {
     fn handle(&self, request: Request) -> Response {
         match request {
             Request::Status => Response::Status(Box::new(self.status())),
+            Request::Verify { paths, jobs } => {
+                self.verifications.start(self.filesystem.vault(), VerifyOptions { paths, jobs })
+            }
+            Request::VerifyProgress { from } => self.verifications.progress(from),
         }
     }
 }

@@ -15,13 +15,13 @@ use crate::vault::keyring::{KeyRing, VersionKeys};
 const NAMES_TRIED: usize = 64;
 
 /// An IV and the version of the keys that it was made under, which seal its names.
-pub(super) struct KeyedIv {
+pub(crate) struct KeyedIv {
     pub iv: DirectoryIv,
     pub keys: Arc<VersionKeys>,
 }
 
 /// The IV of a directory; two while a rotation renames what is in it.
-pub(super) struct Ivs {
+pub(crate) struct Ivs {
     /// For new names.
     pub newest: KeyedIv,
     /// Names that have not been renamed yet are under this one.

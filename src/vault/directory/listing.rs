@@ -1,7 +1,7 @@
 //! Listing a directory in plain names.
 
 use std::collections::VecDeque;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -55,7 +55,7 @@ struct Found {
 }
 
 /// What became of an entry.
-enum Opened {
+pub(super) enum Opened {
     Name(Vec<u8>),
     /// Not for the user's eyes.
     Skipped,
@@ -79,6 +79,42 @@ impl<S: Storage> Directory<S> {
     /// One listing from `cookie` on, as [`Listing::next`]. Entries before `cookie` are not looked at.
     pub fn list(&self, cookie: u64, sink: &mut dyn FnMut(ListEntry<'_>) -> bool) -> Result<()> {
         self.open_listing()?.next(cookie, sink)
+    }
+
+    /// Opens the name of an entry that was found in the backing.
+    pub(super) fn open_found(&self, ivs: &Ivs, entry: &OsStr, handle: &S::Dir) -> Result<Opened> {
+        let core = &self.core;
+        let opened = match EntryForm::of(entry) {
+            EntryForm::DirectoryIv | EntryForm::Sidecar | EntryForm::Foreign => return Ok(Opened::Skipped),
+            EntryForm::Unknown => return Ok(Opened::Bad("nothing in a vault has such a name".into())),
+            EntryForm::Short => ivs.open(entry),
+            EntryForm::Long => match core.storage.read_symlink(handle, &names::sidecar_of(entry)) {
+                Ok(target) => ivs.open_long(entry, &target),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::ENOENT) => return self.without_sidecar(entry),
+                    Some(libc::EINVAL) => return Ok(Opened::Bad("its sidecar is not a symbolic link".into())),
+                    _ => return Err(VaultError::io("read a long name", error)),
+                },
+            },
+        };
+        Ok(match opened {
+            Ok(name) => {
+                self.iv_fits();
+                Opened::Name(name)
+            }
+            Err(refused) => Opened::Bad(refused.to_string()),
+        })
+    }
+
+    fn without_sidecar(&self, entry: &OsStr) -> Result<Opened> {
+        let location = Location { directory: self.arc()?, entry: entry.to_owned() };
+        match location.stat() {
+            // Removed after it was read: its sidecar went after it.
+            Err(error) if error.is_errno(libc::ENOENT) => Ok(Opened::Skipped),
+            Err(error) => Err(error),
+            Ok(stat) if aside::put_one(&location, &stat)? => Ok(Opened::Skipped),
+            Ok(_) => Ok(Opened::Bad("the sidecar with its name is missing".into())),
+        }
     }
 }
 
@@ -109,7 +145,7 @@ impl<S: Storage> Listing<S> {
                 continue;
             }
             let Some(found) = progress.batch.front() else { continue };
-            let opened = self.open(&ivs, found, &progress.handle)?;
+            let opened = self.directory.open_found(&ivs, &found.entry, &progress.handle)?;
             let next_cookie = found.next_cookie;
             match opened {
                 Opened::Name(name) => {
@@ -125,41 +161,6 @@ impl<S: Storage> Listing<S> {
             }
             progress.batch.pop_front();
             progress.cookie = next_cookie;
-        }
-    }
-
-    fn open(&self, ivs: &Ivs, found: &Found, handle: &S::Dir) -> Result<Opened> {
-        let core = &self.directory.core;
-        let opened = match EntryForm::of(&found.entry) {
-            EntryForm::DirectoryIv | EntryForm::Sidecar | EntryForm::Foreign => return Ok(Opened::Skipped),
-            EntryForm::Unknown => return Ok(Opened::Bad("nothing in a vault has such a name".into())),
-            EntryForm::Short => ivs.open(&found.entry),
-            EntryForm::Long => match core.storage.read_symlink(handle, &names::sidecar_of(&found.entry)) {
-                Ok(target) => ivs.open_long(&found.entry, &target),
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::ENOENT) => return self.without_sidecar(found),
-                    Some(libc::EINVAL) => return Ok(Opened::Bad("its sidecar is not a symbolic link".into())),
-                    _ => return Err(VaultError::io("read a long name", error)),
-                },
-            },
-        };
-        Ok(match opened {
-            Ok(name) => {
-                self.directory.iv_fits();
-                Opened::Name(name)
-            }
-            Err(refused) => Opened::Bad(refused.to_string()),
-        })
-    }
-
-    fn without_sidecar(&self, found: &Found) -> Result<Opened> {
-        let location = Location { directory: self.directory.clone(), entry: found.entry.clone() };
-        match location.stat() {
-            // Removed after it was read: its sidecar went after it.
-            Err(error) if error.is_errno(libc::ENOENT) => Ok(Opened::Skipped),
-            Err(error) => Err(error),
-            Ok(stat) if aside::put_one(&location, &stat)? => Ok(Opened::Skipped),
-            Ok(_) => Ok(Opened::Bad("the sidecar with its name is missing".into())),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{Directory, links, widened};
 use crate::format::names;
+use crate::format::symlink::{self, BackingTarget, LinkId};
 use crate::storage::{Access, FileKind, Stat, Storage, Target};
 use crate::vault::error::{Result, VaultError};
 
@@ -30,6 +31,13 @@ impl<S: Storage> Location<S> {
     /// The path below the vault.
     pub fn backing_path(&self) -> String {
         format!("{}/{}", self.directory.backing_path(), self.entry.to_string_lossy())
+    }
+
+    /// The same, as it is in the backing.
+    pub fn backing_os_path(&self) -> OsString {
+        let mut entries = self.directory.backing_entries();
+        entries.push(self.entry.clone());
+        entries.join(OsStr::new("/"))
     }
 
     /// The backing's attributes.
@@ -80,6 +88,26 @@ impl<S: Storage> Location<S> {
     pub(super) fn read_symlink(&self) -> Result<Vec<u8>> {
         self.with_dir(|dir| self.directory.core.storage.read_symlink(dir, &self.entry))?
             .map_err(|e| VaultError::io("read a symbolic link", e))
+    }
+
+    /// The plain target of the symbolic link.
+    pub fn open_symlink(&self) -> Result<Vec<u8>> {
+        let core = &self.directory.core;
+        let backing_target = self.read_symlink()?;
+        let text = links::whole_text(core, self, &backing_target)?;
+        let target = core
+            .keys
+            .open(|keys| symlink::open(keys.symlink(), &text))
+            .map_err(|refused| VaultError::integrity(self.backing_path(), refused))?;
+        Ok(target.to_vec())
+    }
+
+    /// What the pieces of its target are named by, if it is a symbolic link whose target is in pieces.
+    pub fn link_id(&self) -> Option<LinkId> {
+        match symlink::parse(&self.read_symlink().ok()?).ok()? {
+            BackingTarget::Pieces(id) => Some(id),
+            BackingTarget::Inline(_) => None,
+        }
     }
 
     /// Whether the entry stands for a long name.

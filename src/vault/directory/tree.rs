@@ -17,6 +17,7 @@ const OPEN_MAX: usize = 1024;
 /// See the module's documentation.
 pub(crate) struct Tree<S: Storage> {
     private: S::Dir,
+    has_private: bool,
     /// Every directory in memory, by its backing inode.
     live: Mutex<HashMap<u64, Weak<Directory<S>>>>,
     /// The open ones but the top, each once, in the order in which they are considered for closing.
@@ -71,15 +72,31 @@ impl<S: Storage> Tree<S> {
     pub fn open(storage: &S) -> Result<Self> {
         let top = storage.open_root().map_err(|e| VaultError::io("open the vault's directory", e))?;
         let private = storage.open_dir(&top, PRIVATE.as_ref()).map_err(|error| missing(PRIVATE, error))?;
-        Ok(Self {
+        Ok(Self::with_private(private, true))
+    }
+
+    /// The tree of a vault whose private folder cannot be opened: for reading. In its place stands the top of the
+    /// tree, where none of the folder's files can be found.
+    pub fn open_without_private(storage: &S) -> Result<Self> {
+        Ok(Self::with_private(open_top(storage)?, false))
+    }
+
+    fn with_private(private: S::Dir, has_private: bool) -> Self {
+        Self {
             private,
+            has_private,
             live: Mutex::default(),
             open: Mutex::default(),
             moves: RwLock::new(()),
             unsettled: Mutex::default(),
             settling: Mutex::new(()),
             open_max: OPEN_MAX,
-        })
+        }
+    }
+
+    /// Whether the private folder is there.
+    pub const fn has_private(&self) -> bool {
+        self.has_private
     }
 
     /// The vault's private folder, held open for good.

@@ -19,6 +19,15 @@ use crate::vault::core::VaultCore;
 use crate::vault::directory::Location;
 use crate::vault::error::{Result, VaultError};
 
+/// Why nothing of a file can be read.
+pub(crate) enum StartError {
+    /// The header does not open, so that there is no key.
+    Header(String),
+    /// The root does not open, so that there is no tag.
+    Root(String),
+    Failed(VaultError),
+}
+
 impl<S: Storage> VaultFile<S> {
     /// A file that is there. Its header, and the root of a paged file, are verified.
     pub(crate) fn open(core: &Arc<VaultCore<S>>, location: Location<S>, file: S::File, stat: &Stat) -> Result<Self> {
@@ -119,6 +128,39 @@ impl<S: Storage> VaultFile<S> {
             home_len: length,
             journal: Journaled { size: header.size, header_size: header.size, base_salt: salt, ..Journaled::default() },
         })
+    }
+
+    /// A file whose length need not fit its header: for verify and salvage. Header and root must open, or it is an
+    /// integrity error; what the home does not hold of the rest is missed when it is read.
+    pub(crate) fn open_cut(
+        core: &Arc<VaultCore<S>>,
+        location: Location<S>,
+        file: S::File,
+        stat: &Stat,
+    ) -> Result<Self, StartError> {
+        let mut start = vec![0; stat.size_bytes.min(BLOB_MAX + HEADER_LEN as u64) as usize];
+        let read = read_into(&core.storage, &file, &mut start, 0)
+            .map_err(|e| StartError::Failed(VaultError::io("read a file", e)))?;
+        start.truncate(read);
+        let salt = Header::salt(&start).unwrap_or_default();
+        let home = Home {
+            file,
+            keys: Keys::found(core, salt),
+            overlay: HashMap::new(),
+            path: location.backing_path(),
+            quiet: false,
+        };
+        let header = home.keys.open_header(&start).map_err(|error| StartError::Header(error.to_string()))?;
+        if header.size <= BLOB_MAX {
+            start.truncate(home_len(header.size) as usize);
+        }
+        let base = Base::Durable { synced: false };
+        let state =
+            Self::state_from(home, header, &start, stat.size_bytes, base).map_err(|(error, _)| match error {
+                VaultError::Integrity(error) => StartError::Root(error.reason),
+                other => StartError::Failed(other),
+            })?;
+        Ok(Self::with_state(core, location, stat.ino, state))
     }
 
     /// A file of a session that did not end cleanly, made too late to be durable: what verifies from its

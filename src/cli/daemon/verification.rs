@@ -1,0 +1,129 @@
+//! A verify of the mounted vault, in the daemon: started by one request, asked about by others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::cli::control::Response;
+use crate::cli::exit_code::ExitCode;
+use crate::cli::failure::Failure;
+use crate::cli::verify::{Verification, refused};
+use crate::vault::{Finding, PosixStorage, Vault, VerifyObserver, VerifyOptions, VerifySummary};
+
+/// Nobody has asked for so long: whoever wanted to know is gone.
+const ABANDONED_AFTER: Duration = Duration::from_secs(30);
+/// Findings of one answer, in bytes of their paths and reasons: a line has a limit.
+const ANSWER_BYTES: usize = 16 * 1024;
+
+/// One at a time.
+#[derive(Default)]
+pub(super) struct Verifications(Mutex<Option<Arc<Running>>>);
+
+struct Running {
+    checked: AtomicU64,
+    /// 0: not known yet.
+    total: AtomicU64,
+    findings: Mutex<Vec<Finding>>,
+    ended: Mutex<Option<Result<VerifySummary, Failure>>>,
+    is_stopped: AtomicBool,
+    asked: Mutex<Instant>,
+}
+
+impl Verifications {
+    /// Begins, unless one is under way.
+    pub(super) fn start(&self, vault: &Arc<Vault<PosixStorage>>, options: VerifyOptions) -> Response {
+        let mut current = self.0.lock();
+        if current.as_ref().is_some_and(|running| running.is_wanted()) {
+            return Response::failed(Failure::new(
+                ExitCode::Busy,
+                "this vault is being verified already; wait until that is over",
+            ));
+        }
+        let running = Arc::new(Running {
+            checked: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+            findings: Mutex::default(),
+            ended: Mutex::new(None),
+            is_stopped: AtomicBool::new(false),
+            asked: Mutex::new(Instant::now()),
+        });
+        let (vault, work) = (Arc::clone(vault), Arc::clone(&running));
+        let verify = move || {
+            let outcome = vault.verify(&options, &*work).map_err(refused);
+            *work.ended.lock() = Some(outcome);
+        };
+        if let Err(error) = thread::Builder::new().name("verify".to_owned()).spawn(verify) {
+            return Response::failed(Failure::other(format!("a thread could not be started: {error}; try again")));
+        }
+        if let Some(before) = current.replace(running) {
+            before.is_stopped.store(true, Ordering::Relaxed);
+        }
+        Response::Verification(Box::default())
+    }
+
+    /// How far it is; the findings from the `from`-th on, as many as fit an answer.
+    pub(super) fn progress(&self, from: usize) -> Response {
+        let Some(running) = self.0.lock().clone() else {
+            return Response::failed(Failure::other("no verify was started; start one"));
+        };
+        *running.asked.lock() = Instant::now();
+        // In this order: after the end nothing more is found.
+        let ended = running.ended.lock().clone();
+        let summary = match ended {
+            Some(Err(failure)) => return Response::failed(failure),
+            Some(Ok(summary)) => Some(summary),
+            None => None,
+        };
+        let findings = running.findings.lock();
+        let mut len = 0_usize;
+        let answered: Vec<Finding> = findings
+            .get(from..)
+            .unwrap_or_default()
+            .iter()
+            .take_while(|finding| {
+                let before = len;
+                len = before
+                    .saturating_add(finding.backing.len())
+                    .saturating_add(finding.reason.len())
+                    .saturating_add(finding.plain.as_ref().map_or(0, Vec::len))
+                    .saturating_add(128);
+                before < ANSWER_BYTES
+            })
+            .cloned()
+            .collect();
+        let is_last = from.saturating_add(answered.len()) >= findings.len();
+        Response::Verification(Box::new(Verification {
+            checked: running.checked.load(Ordering::Relaxed),
+            total: Some(running.total.load(Ordering::Relaxed)).filter(|total| *total > 0),
+            findings: answered,
+            summary: summary.filter(|_| is_last),
+        }))
+    }
+}
+
+impl Running {
+    fn is_wanted(&self) -> bool {
+        self.ended.lock().is_none() && self.asked.lock().elapsed() < ABANDONED_AFTER
+    }
+}
+
+impl VerifyObserver for Running {
+    fn total(&self, bytes: u64) {
+        self.total.store(bytes, Ordering::Relaxed);
+    }
+
+    fn checked(&self, bytes: u64) {
+        self.checked.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn found(&self, finding: Finding) {
+        self.findings.lock().push(finding);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.is_stopped.load(Ordering::Relaxed) || self.asked.lock().elapsed() >= ABANDONED_AFTER
+    }
+}

@@ -1,0 +1,178 @@
+//! `verify`, `repair`, `salvage`, `ls` and `cat` as commands: what they print, and their exit codes.
+
+#[path = "cli/harness.rs"]
+mod harness;
+
+use std::fs;
+use std::os::unix::fs::{FileExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use harness::{Fixture, Outcome, can_mount, pattern, run, sero};
+use serde_json::{Value, json};
+
+/// A vault with a few files, sealed again. None: nothing can be mounted here.
+fn sample() -> Option<Fixture> {
+    if !can_mount() {
+        return None;
+    }
+    let fixture = Fixture::mounted(&[]);
+    let at = |name: &str| fixture.mountpoint.join(name);
+    fs::create_dir(at("folder")).unwrap();
+    fs::write(at("folder/notes.txt"), "hello\n").unwrap();
+    fs::write(at("large"), pattern(2_000_000)).unwrap();
+    symlink("folder/notes.txt", at("link")).unwrap();
+    symlink("/folder", at("absolute")).unwrap();
+    fs::write(at("odd\u{1b}[2J\nname"), "x").unwrap();
+    fixture.seal().ok();
+    Some(fixture)
+}
+
+fn with(fixture: &Fixture, command: &str, options: &[&str], paths: &[&str]) -> Outcome {
+    run(sero()
+        .arg(command)
+        .args(options)
+        .arg("--password-file")
+        .arg(&fixture.passphrase)
+        .arg(&fixture.vault)
+        .args(paths))
+}
+
+fn json_of(outcome: &Outcome) -> Value {
+    serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {outcome:#?}"))
+}
+
+/// The backing file of the largest file.
+fn large(fixture: &Fixture) -> PathBuf {
+    let entries = fs::read_dir(fixture.vault.join("tree")).unwrap().map(|entry| entry.unwrap());
+    entries.max_by_key(|entry| entry.metadata().unwrap().len()).unwrap().path()
+}
+
+fn flip(path: &Path, offset: u64) {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], offset).unwrap();
+}
+
+#[test]
+fn verify_says_what_is_wrong_and_where() {
+    let Some(fixture) = sample() else { return };
+    let outcome = with(&fixture, "verify", &[], &[]).ok();
+    assert!(outcome.stdout.contains("nothing is damaged"), "{outcome:?}");
+    assert_eq!(outcome.stderr, "");
+
+    flip(&large(&fixture), 4096 * 5 + 9);
+    let outcome = with(&fixture, "verify", &[], &[]);
+    assert!(
+        outcome.stdout.starts_with("damage: /large, bytes 16384 to 20479: the page does not verify"),
+        "{outcome:?}"
+    );
+    outcome.fails(21, "1 findings of damage");
+    with(&fixture, "verify", &[], &["folder"]).ok();
+    with(&fixture, "verify", &[], &["large"]).fails(21, "damage");
+    with(&fixture, "verify", &[], &["nothing"]).fails(1, "/nothing");
+
+    let outcome = with(&fixture, "verify", &["--json", "--jobs", "1"], &[]);
+    assert_eq!(outcome.code, Some(21));
+    let report = json_of(&outcome);
+    assert_eq!((&report["whole"], &report["damaged"], &report["files"]), (&json!(false), &json!(1), &json!(3)));
+    let finding = &report["findings"][0];
+    assert_eq!(
+        (&finding["path"], &finding["kind"], &finding["offset"]),
+        (&json!("/large"), &json!("page"), &json!(16384))
+    );
+    assert!(finding["backing"].as_str().unwrap().starts_with("tree/"));
+}
+
+#[test]
+fn a_mounted_vault_is_verified_by_its_daemon_without_the_passphrase() {
+    let Some(fixture) = sample() else { return };
+    fixture.mount(&[]).ok();
+    fs::write(fixture.mountpoint.join("new"), pattern(700_000)).unwrap();
+    let verify = |arguments: &[&str]| run(sero().args(["verify", "--json"]).arg(&fixture.vault).args(arguments));
+    let report = json_of(&verify(&[]).ok());
+    assert_eq!((&report["whole"], &report["files"]), (&json!(true), &json!(4)));
+    flip(&large(&fixture), 4096 * 5 + 9);
+    let outcome = verify(&[]);
+    assert_eq!(outcome.code, Some(21), "{outcome:?}");
+    assert_eq!(json_of(&outcome)["findings"][0]["path"], "/large");
+    verify(&["folder"]).ok();
+    verify(&["nothing"]).fails(1, "");
+    flip(&large(&fixture), 4096 * 5 + 9);
+    fixture.seal().ok();
+}
+
+#[test]
+fn a_wrong_passphrase_verifies_nothing() {
+    let Some(fixture) = sample() else { return };
+    fs::write(&fixture.passphrase, "something else\n").unwrap();
+    for command in ["verify", "ls"] {
+        with(&fixture, command, &[], &[]).fails(3, "wrong passphrase");
+    }
+}
+
+#[test]
+fn ls_lists_and_cannot_steer_the_terminal() {
+    let Some(fixture) = sample() else { return };
+    let lines = |options: &[&str], paths: &[&str]| {
+        let outcome = with(&fixture, "ls", options, paths).ok();
+        outcome.stdout.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(lines(&[], &[]), ["absolute", "folder", "large", "link", "odd\\u{1b}[2J\\nname"]);
+    assert_eq!(lines(&[], &["folder"]), ["notes.txt"]);
+    assert_eq!(
+        lines(&["-R"], &[]),
+        ["absolute", "folder", "large", "link", "odd\\u{1b}[2J\\nname", "folder/notes.txt"]
+    );
+    let long = lines(&["-l"], &["large", "link"]);
+    assert!(
+        long[0].starts_with("-rw-r--r--") && long[0].contains(" 2000000 ") && long[0].ends_with(" large"),
+        "{long:?}"
+    );
+    assert!(long[1].starts_with("lrwxrwxrwx") && long[1].ends_with("link -> folder/notes.txt"), "{long:?}");
+    assert_eq!(with(&fixture, "ls", &["-0"], &[]).ok().stdout.split('\0').nth(4), Some("odd\u{1b}[2J\nname"));
+    let outcome = with(&fixture, "ls", &["--json", "-R"], &[]).ok();
+    let objects: Vec<Value> = outcome.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(objects.len(), 6);
+    assert_eq!((&objects[2]["path"], &objects[2]["size"]), (&json!("/large"), &json!(2_000_000)));
+    assert_eq!(objects[3]["target"], "folder/notes.txt");
+    with(&fixture, "ls", &[], &["nothing"]).fails(1, "there is no such file");
+}
+
+#[test]
+fn cat_streams_follows_links_and_stops_at_damage() {
+    let Some(fixture) = sample() else { return };
+    let cat = |paths: &[&str]| {
+        let mut command = sero();
+        command.arg("cat").arg("--password-file").arg(&fixture.passphrase).arg(&fixture.vault).args(paths);
+        command.output().unwrap()
+    };
+    assert_eq!(cat(&["link", "absolute/notes.txt"]).stdout, b"hello\nhello\n");
+    assert_eq!(cat(&["large"]).stdout, pattern(2_000_000));
+    with(&fixture, "cat", &[], &["folder"]).fails(1, "this is a directory");
+    with(&fixture, "cat", &[], &["nothing"]).fails(1, "there is no such file");
+    with(&fixture, "cat", &[], &["large/x"]).fails(1, "no directory");
+
+    // A reader that has enough ends it, in silence.
+    let mut command = Command::new("sh");
+    command.args(["-c", "\"$0\" cat --password-file \"$1\" \"$2\" large | head -c 10 | wc -c"]);
+    command.arg(env!("CARGO_BIN_EXE_sero")).arg(&fixture.passphrase).arg(&fixture.vault).stderr(Stdio::piped());
+    let outcome = command.output().unwrap();
+    assert_eq!((outcome.stdout.trim_ascii(), outcome.stderr.as_slice()), (b"10".as_slice(), b"".as_slice()));
+
+    flip(&large(&fixture), 4096 * 300);
+    let outcome = cat(&["large"]);
+    assert_eq!(outcome.status.code(), Some(8));
+    // Block 300 is page 296: up to there everything came out.
+    assert_eq!(outcome.stdout, pattern(2_000_000)[..296 * 4096]);
+}
+
+#[test]
+fn reading_without_a_mount_leaves_a_mounted_vault_alone() {
+    let Some(fixture) = sample() else { return };
+    fixture.mount(&[]).ok();
+    with(&fixture, "ls", &[], &[]).fails(6, "already mounted");
+    with(&fixture, "cat", &[], &["large"]).fails(6, "already mounted");
+    fixture.seal().ok();
+}
