@@ -14,6 +14,7 @@ mod daemon;
 mod exit_code;
 mod failure;
 mod findings;
+mod helper;
 mod import;
 mod info;
 mod kdf;
@@ -26,6 +27,7 @@ mod man;
 mod mount;
 mod mountpoint;
 mod new_secret;
+mod notify;
 mod opening;
 mod passphrase;
 mod paths;
@@ -42,6 +44,7 @@ mod verify;
 
 pub use exit_code::ExitCode;
 
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
@@ -159,9 +162,22 @@ impl Context {
 }
 
 /// Parses the command line of this process, and runs it. What to say is said when this returns.
-pub fn run() -> ExitCode {
+pub fn run() -> std::process::ExitCode {
     daemon::keep_secrets();
-    let arguments = match Arguments::try_parse() {
+    let line: Vec<OsString> = std::env::args_os().collect();
+    let role = helper::role_of(&line);
+    match helper::understand(line) {
+        Ok((role, _)) if role.is_excused() => role.exit_code(ExitCode::Ok),
+        Ok((role, line)) => role.exit_code(run_line(line)),
+        Err(failure) => {
+            let _ = writeln!(std::io::stderr().lock(), "sero: {failure}");
+            role.exit_code(failure.code)
+        }
+    }
+}
+
+fn run_line(line: Vec<OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(line) {
         Ok(arguments) => arguments,
         Err(error) => {
             let _ = error.print();
@@ -189,6 +205,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<()> {
     }
     let destination = match command {
         Command::Verify(_) | Command::Ls(_) | Command::Cat(_) => Destination::Report,
+        Command::Mount(arguments) => arguments.log_destination(),
         _ => Destination::Terminal,
     };
     logging::start(destination, context.verbosity)?;

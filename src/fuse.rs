@@ -28,7 +28,7 @@ mod users;
 pub use crate::fs::{Fs, FsOptions, Usage};
 pub use activity::{Activity, ActivityCount, ErrorCount};
 pub use error::FuseError;
-pub use mount::{MountRequest, Unmount, check_available, unmount};
+pub use mount::{MountRequest, Unmount, begin_detaching, check_available, unmount};
 pub use mountinfo::DeviceNumber;
 pub use options::{AccessTime, MountOptions, UnknownOption};
 pub use session::{Held, MountedSession, serve};

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    sero::cli::run().into()
+    sero::cli::run()
 }

@@ -82,7 +82,7 @@ pub struct Vault<S: Storage> {
     /// What was wrong with the vault's own files, and was passed over.
     tolerated: Vec<Finding>,
     /// Held as long as the vault is open.
-    _lock: VaultLock<S>,
+    lock: VaultLock<S>,
 }
 
 impl<S: Storage> Vault<S> {
@@ -109,7 +109,7 @@ impl<S: Storage> Vault<S> {
         if let Some(recovery) = &recovery {
             info!("{recovery}");
         }
-        Ok(Arc::new(Self { core, root, ticks: AtomicU32::new(0), recovery, tolerated: Vec::new(), _lock: lock }))
+        Ok(Arc::new(Self { core, root, ticks: AtomicU32::new(0), recovery, tolerated: Vec::new(), lock }))
     }
 
     /// The top directory of the tree.
@@ -199,6 +199,7 @@ impl<S: Storage> Vault<S> {
         self.core.set_read_only();
         journal::remove_segments(&self.core.storage, self.core.tree.private(), active)?;
         self.core.set_journal(None);
+        self.lock.forget_who(&self.core.storage);
         Ok(())
     }
 

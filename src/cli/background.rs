@@ -21,6 +21,7 @@ use std::process::{Child, Command, Stdio};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::daemon::Limits;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
 use super::logging::{self, Destination};
@@ -63,6 +64,8 @@ pub(super) struct Order {
     pub(super) config: Option<OsString>,
     pub(super) log: Option<OsString>,
     pub(super) verbosity: i8,
+    pub(super) limits: Limits,
+    pub(super) in_foreground: bool,
 }
 
 /// What the daemon says once.
@@ -77,6 +80,8 @@ pub(super) fn start(order: &Order, keys: UnlockedKeys) -> Result<()> {
     let lost = |error: &dyn std::fmt::Display| {
         Failure::other(format!("the background process could not be started: {error}; try --foreground"))
     };
+    // A lock or a pipe of the caller's must not live as long as the mount.
+    close_fds::set_fds_cloexec(3, &[]);
     // Works also when the program's file was replaced meanwhile.
     let mut daemon = Command::new("/proc/self/exe");
     daemon.env_clear().envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));

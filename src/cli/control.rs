@@ -21,7 +21,7 @@ use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::status::Status;
 use super::verify::Verification;
-pub(super) use client::{Endpoint, ask, endpoints};
+pub(super) use client::{Endpoint, Unreachable, ask, endpoints, exchange};
 pub(super) use server::{Handler, Server};
 
 /// What can be asked of a daemon.

@@ -30,7 +30,7 @@ use signal_hook::iterator::Signals;
 use super::control::Server;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
-use super::time;
+use super::{notify, time};
 use crate::fuse::{self, Fs, FsOptions, FuseError, MountRequest, MountedSession, Unmount};
 use crate::vault::{PosixStorage, Vault};
 use leaving::{leave, users};
@@ -71,6 +71,8 @@ pub(super) struct Serving {
     pub(super) request: MountRequest,
     pub(super) vault_id: String,
     pub(super) limits: Limits,
+    /// Started as a service, in the foreground: the service manager is told how it goes.
+    pub(super) is_service: bool,
 }
 
 /// Mounts an open vault and serves it until the end. `ready` is called when the mount answers; if it
@@ -106,11 +108,18 @@ pub(super) fn serve(vault: Arc<Vault<PosixStorage>>, serving: &Serving, ready: i
         }
     };
     log::info!("mounted");
-    let mount = Mounted { filesystem, session, events, watch: Arc::new(Watch::start(serving.limits)) };
+    let watch = Arc::new(Watch::start(serving.limits));
+    let mount = Mounted { filesystem, session, events, watch, is_service: serving.is_service };
     let ticker = Ticker::start(&vault);
     // Until the process ends, so that it can be asked while it seals.
     let _control = mount.answer_questions(&serving.vault_id);
-    let end = if ready() { mount.wait() } else { leave(&mount, Reason::Signal) };
+    let end = if ready() {
+        mount.tell_service(|| notify::ready(&mount.place()));
+        mount.wait()
+    } else {
+        leave(&mount, Reason::Signal)
+    };
+    mount.tell_service(notify::stopping);
     mount.watch.is_sealing();
     ticker.stop();
     let sealed = mount.filesystem.shutdown();
@@ -146,9 +155,17 @@ struct Mounted {
     session: MountedSession,
     events: Receiver<Event>,
     watch: Arc<Watch>,
+    is_service: bool,
 }
 
 impl Mounted {
+    /// For `systemctl status`, and for those who wait for it.
+    fn tell_service(&self, tell: impl FnOnce()) {
+        if self.is_service {
+            tell();
+        }
+    }
+
     /// Listens on the control socket. A mount without one works, too.
     fn answer_questions(&self, vault_id: &str) -> Option<Server> {
         let service = Service {
@@ -185,6 +202,10 @@ impl Mounted {
             }
             match self.due() {
                 Some(Due::SealIfUnused(reason)) => self.seal_if_unused(reason),
+                Some(Due::Stay) => {
+                    log::info!("the mount is used again: it stays");
+                    self.tell_service(|| notify::status(&self.place()));
+                }
                 Some(Due::Announce) => self.announce(),
                 Some(Due::End(reason)) => {
                     log::info!("the session is over ({}): sealing", reason.name());
@@ -193,6 +214,10 @@ impl Mounted {
                 None => {}
             }
         }
+    }
+
+    fn place(&self) -> String {
+        format!("{} is mounted on {}", self.session.source().display(), self.session.mountpoint().display())
     }
 
     fn due(&self) -> Option<Due> {
@@ -207,11 +232,9 @@ impl Mounted {
             Err(FuseError::Busy { .. }) => {
                 let users = users(&self.session);
                 if self.watch.is_busy(reason, users.clone()) {
-                    log::warn!(
-                        "{}: to be sealed, and in use by {}; trying again",
-                        reason.name(),
-                        leaving::listed(&users)
-                    );
+                    let busy = format!("{}: to be sealed, and in use by {}", reason.name(), leaving::listed(&users));
+                    log::warn!("{busy}; trying again");
+                    self.tell_service(|| notify::status(&busy));
                 }
             }
             // Unmounted by someone else meanwhile, or covered by another mount.
@@ -221,7 +244,9 @@ impl Mounted {
 
     fn announce(&self) {
         let remaining = self.watch.remaining().unwrap_or_default();
-        log::warn!("the session ends in {}: save what is open", time::span(remaining.as_secs()));
+        let end = format!("the session ends in {}: save what is open", time::span(remaining.as_secs()));
+        log::warn!("{end}");
+        self.tell_service(|| notify::status(&end));
     }
 }
 

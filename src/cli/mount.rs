@@ -1,15 +1,20 @@
 //! `sero mount VAULT MOUNTPOINT`.
 
-use std::path::PathBuf;
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::background::{self, Order};
+use super::daemon::Limits;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
+use super::logging::Destination;
 use super::opening::Opening;
 use super::unlocking::UnlockArguments;
-use super::{Context, daemon, mountpoint, paths};
-use crate::fuse::{self, MountOptions, MountRequest};
+use super::{Context, daemon, mountpoint, paths, time};
+use crate::fuse::{self, MountOptions, MountRequest, Unmount};
 use crate::vault::{Mode, PosixStorage, Vault};
 
 #[derive(Debug, clap::Args)]
@@ -18,11 +23,14 @@ Examples:
   sero mount ~/papers.sero ~/papers                 ask for the passphrase, go to the background
   sero mount -o allow_other /srv/vault /srv/data    as root, for all users of the machine
   sero mount --read-only --foreground V M           look at it, seal with Ctrl-C
+  sero mount --idle 10m --max-session 8h V M        sealed by itself after ten minutes without use
   pass show papers | sero mount --password-file - ~/papers.sero ~/papers
 
 Options for -o, as in mount(8):
   ro rw  allow_other  nonempty  nosuid suid nodev dev  noexec exec
-  noatime relatime strictatime nodiratime lazytime  sync dirsync")]
+  noatime relatime strictatime nodiratime lazytime  sync dirsync
+and, as fstab has no other place for them:
+  passfile=FILE  keyfile=FILE  config=FILE  idle=TIME  max_session=TIME")]
 pub(super) struct MountArguments {
     /// The vault: a directory that `sero create` made
     vault: PathBuf,
@@ -38,6 +46,14 @@ pub(super) struct MountArguments {
     #[arg(long, visible_alias = "ro")]
     read_only: bool,
 
+    /// Seal it after so long without an access and without an open file (90s, 10m, 8h; 0: never)
+    #[arg(long, value_name = "TIME", value_parser = time::parse_span)]
+    idle: Option<Duration>,
+
+    /// Seal it after so long in any case; announced before in the log and in `sero status`
+    #[arg(long, value_name = "TIME", value_parser = time::parse_span)]
+    max_session: Option<Duration>,
+
     /// Stay in the foreground; Ctrl-C seals
     #[arg(long, short)]
     foreground: bool,
@@ -50,11 +66,22 @@ pub(super) struct MountArguments {
     unlock: UnlockArguments,
 }
 
+impl MountArguments {
+    /// Where this process logs: the daemon in the background has its own place.
+    pub(super) fn log_destination(&self) -> Destination<'_> {
+        match &self.log {
+            Some(file) if self.foreground => Destination::File(file),
+            _ => Destination::Terminal,
+        }
+    }
+}
+
 pub(super) fn run(arguments: &MountArguments, context: &Context) -> Result<()> {
     // Everything that can be wrong without a passphrase is found before one is asked for.
     let options = options(&arguments.options, arguments.read_only)?;
     let opening = Opening::find(&arguments.vault, context)?;
     let vault = opening.path();
+    offer_cleanup(&arguments.mountpoint, context)?;
     let mountpoint = mountpoint::check(&arguments.mountpoint, vault, options.nonempty)?;
     fuse::check_available(&options)?;
     opening.check_free(mode(&options))?;
@@ -69,6 +96,8 @@ pub(super) fn run(arguments: &MountArguments, context: &Context) -> Result<()> {
         config: opening.detached().map(Into::into),
         log: log.map(Into::into),
         verbosity: context.verbosity,
+        limits: Limits { idle: span(arguments.idle), session: span(arguments.max_session) },
+        in_foreground: arguments.foreground,
     };
     let hint = format!(
         "{} is mounted on {}; `sero seal {}` seals it",
@@ -125,8 +154,32 @@ fn serve(
         changes_elsewhere: false,
         options,
     };
-    let serving = daemon::Serving { request, vault_id, limits: daemon::Limits::default() };
+    let serving = daemon::Serving { request, vault_id, limits: order.limits, is_service: order.in_foreground };
     daemon::serve(vault, &serving, ready).map_err(|failure| failure.about(path.display()))
+}
+
+/// Nothing, and so no limit, for 0.
+fn span(given: Option<Duration>) -> Option<Duration> {
+    given.filter(|span| !span.is_zero())
+}
+
+/// A mount whose daemon has died is in the way: on a terminal its removal is offered, elsewhere it is an error.
+fn offer_cleanup(mountpoint: &Path, context: &Context) -> Result<()> {
+    let is_dead = |path: &Path| fs::metadata(path).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN));
+    if !is_dead(mountpoint) || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Ok(());
+    }
+    let Some(place) = paths::canonical_parent(mountpoint) else { return Ok(()) };
+    let mut terminal = io::stderr().lock();
+    let _ = write!(terminal, "{} holds a mount whose process has died. Clean it up? [y/N] ", mountpoint.display());
+    let _ = terminal.flush();
+    let mut answer = String::new();
+    let _ = io::stdin().read_line(&mut answer);
+    if matches!(answer.trim(), "y" | "Y" | "yes") {
+        fuse::unmount(&place, Unmount::Lazily)?;
+        context.note(&format!("{} is clean", mountpoint.display()));
+    }
+    Ok(())
 }
 
 fn options(lists: &[String], read_only: bool) -> Result<MountOptions> {

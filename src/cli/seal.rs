@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Context;
+use super::control::{self, Endpoint, Request, Response, Unreachable};
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
 use super::opening::Backing;
@@ -15,6 +16,8 @@ use crate::fuse::{self, FuseError, Unmount};
 
 /// How often is looked whether the daemon has let go of the vault.
 const POLL: Duration = Duration::from_millis(20);
+/// How long the kernel may take to detach a mount whose daemon does not answer.
+const DETACH_LIMIT: Duration = Duration::from_secs(10);
 /// After this it is said what is waited for.
 const SILENCE: Duration = Duration::from_secs(3);
 
@@ -42,8 +45,16 @@ pub(super) fn run(arguments: &SealArguments, context: &Context) -> Result<()> {
     let Some(mount) = find(&mounts, &arguments.target) else {
         return Err(not_mounted(&arguments.target));
     };
-    // Its daemon was killed: there is nobody to seal the vault, only a mount to clean up.
-    let is_dead = matches!(fs::metadata(&mount.mountpoint), Err(error) if error.raw_os_error() == Some(libc::ENOTCONN));
+    let daemon = Daemon::behind(&mount);
+    match daemon {
+        Daemon::Dead => return clean_up(&mount, context),
+        Daemon::Silent if arguments.lazy => return detach_silent(&mount, context),
+        Daemon::Silent => {
+            return Err(Failure::from(Unreachable::Silent)
+                .about(format!("{}: it cannot be sealed now (--lazy detaches it)", mount.mountpoint.display())));
+        }
+        Daemon::Answers { .. } | Daemon::Unknown => {}
+    }
     let how = if arguments.lazy { Unmount::Lazily } else { Unmount::IfIdle };
     match fuse::unmount(&mount.mountpoint, how) {
         Ok(()) => {}
@@ -51,14 +62,6 @@ pub(super) fn run(arguments: &SealArguments, context: &Context) -> Result<()> {
         Err(error) => return Err(error.into()),
     }
     let vault = Path::new(&mount.source);
-    if is_dead {
-        context.say(&format!(
-            "{} is unmounted; its process had died, so that {} was not sealed: the next mount repairs it",
-            mount.mountpoint.display(),
-            vault.display()
-        ));
-        return Ok(());
-    }
     if arguments.lazy {
         context.say(&format!(
             "{} is detached; {} is sealed when its last user is gone",
@@ -67,8 +70,76 @@ pub(super) fn run(arguments: &SealArguments, context: &Context) -> Result<()> {
         ));
         return Ok(());
     }
-    wait_until_sealed(vault, &mount, context)?;
+    wait_until_sealed(vault, &mount, daemon, context)?;
     context.say(&format!("{} is sealed", vault.display()));
+    Ok(())
+}
+
+/// The process behind a mount.
+#[derive(Clone, Copy)]
+enum Daemon {
+    Answers {
+        pid: u32,
+    },
+    /// Killed: there is nobody to seal the vault, only a mount to clean up.
+    Dead,
+    /// Stopped, or stuck: an ordinary unmount would wait for it, and could not be interrupted.
+    Silent,
+    /// It cannot be asked, by us.
+    Unknown,
+}
+
+impl Daemon {
+    fn behind(mount: &Mount) -> Self {
+        let endpoint = Endpoint::of(mount);
+        match control::exchange(&endpoint, &Request::Status) {
+            Ok(Response::Status(status)) => Self::Answers { pid: status.pid },
+            Ok(Response::Failed { .. }) => Self::Unknown,
+            Err(Unreachable::Silent) => Self::Silent,
+            // Only now is the mount itself asked: nobody may answer there.
+            Err(_) if is_disconnected(&mount.mountpoint) => Self::Dead,
+            Err(_) => Self::Unknown,
+        }
+    }
+}
+
+fn is_disconnected(mountpoint: &Path) -> bool {
+    fs::metadata(mountpoint).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+}
+
+fn clean_up(mount: &Mount, context: &Context) -> Result<()> {
+    // Whoever still has something of it open can do nothing with it.
+    fuse::unmount(&mount.mountpoint, Unmount::Lazily)?;
+    Endpoint::of(mount).remove_leftover();
+    context.say(&format!(
+        "{} is unmounted; its process had died, so that {} was not sealed: the next mount repairs it",
+        mount.mountpoint.display(),
+        Path::new(&mount.source).display()
+    ));
+    Ok(())
+}
+
+/// The kernel may have dirty pages for a daemon that does not take them, and whoever unmounts waits for that: so
+/// another process does it, and we wait for the mount alone to go.
+fn detach_silent(mount: &Mount, context: &Context) -> Result<()> {
+    let shown = mount.mountpoint.display();
+    fuse::begin_detaching(&mount.mountpoint)?;
+    let deadline = Instant::now() + DETACH_LIMIT;
+    let is_there = || mountinfo::read().is_ok_and(|mounts| mounts.iter().any(|other| other.id == mount.id));
+    while is_there() {
+        if Instant::now() > deadline {
+            return Err(Failure::new(
+                ExitCode::DaemonUnreachable,
+                format!("{shown} could not be detached; end its process"),
+            ));
+        }
+        thread::sleep(POLL);
+    }
+    context.say(&format!(
+        "{shown} is detached; its process does not answer: {} is sealed when it goes on, and repaired by the next mount \
+         if it is ended",
+        Path::new(&mount.source).display()
+    ));
     Ok(())
 }
 
@@ -124,9 +195,12 @@ fn busy(mounts: &[Mount], mount: &Mount) -> Failure {
 }
 
 /// Until the daemon has let go of the vault, however long it has to write.
-fn wait_until_sealed(vault: &Path, mount: &Mount, context: &Context) -> Result<()> {
+fn wait_until_sealed(vault: &Path, mount: &Mount, daemon: Daemon, context: &Context) -> Result<()> {
     if mount.is_read_only() {
-        // Nothing to write, and others may be reading still.
+        // Nothing to write, and others may be reading still: only this one's end matters.
+        if let Daemon::Answers { pid } = daemon {
+            wait_for_end(pid);
+        }
         return Ok(());
     }
     let Ok(backing) = Backing::find(vault) else {
@@ -155,6 +229,15 @@ fn wait_until_sealed(vault: &Path, mount: &Mount, context: &Context) -> Result<(
                 vault.display()
             ),
         ))
+    }
+}
+
+/// Until a process has ended, if it is soon: it may have another mount namespace, or live in another of processes.
+fn wait_for_end(pid: u32) {
+    let deadline = Instant::now() + SILENCE;
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    while process.exists() && Instant::now() < deadline {
+        thread::sleep(POLL);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Unix times for people.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 const SECONDS_PER_DAY: u64 = 24 * 60 * 60;
 /// Days of a 400-year cycle of the Gregorian calendar.
@@ -16,6 +16,14 @@ pub(super) fn utc(unix_seconds: u64) -> String {
     let (days, second) = (unix_seconds / SECONDS_PER_DAY, unix_seconds % SECONDS_PER_DAY);
     let (year, month, day) = civil(days);
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", second / 3600, second / 60 % 60, second % 60)
+}
+
+/// A span as people write it (`10m`, `8h`, `1h 30min`); a number alone is seconds.
+pub(super) fn parse_span(text: &str) -> Result<Duration, String> {
+    match text.parse::<u64>() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(text).map_err(|error| format!("{error}; write 90s, 10m or 8h")),
+    }
 }
 
 /// `2 d 3 h`, `45 s`: the two largest units.
@@ -51,6 +59,16 @@ fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_of_people() {
+        for (text, seconds) in [("90", 90), ("90s", 90), ("10m", 600), ("8h", 28_800), ("1h 30min", 5400), ("0", 0)] {
+            assert_eq!(parse_span(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "soon", "-1s", "10 parsecs", "99999999999999999999h"] {
+            assert!(parse_span(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn spans() {

@@ -104,6 +104,12 @@ pub(super) fn unmount(mountpoint: &Path, lazily: bool) -> Result<(), FuseError> 
     }
 }
 
+/// As [`unmount`] lazily, without waiting for it.
+pub(super) fn begin_detaching(mountpoint: &Path) -> Result<(), FuseError> {
+    let program = program().ok_or(FuseError::NoFusermount)?;
+    super::mount::begin(Command::new(program).arg("-uz").arg("--").arg(mountpoint), mountpoint)
+}
+
 fn program() -> Option<&'static str> {
     let path = std::env::var_os("PATH")?;
     PROGRAMS.into_iter().find(|program| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))

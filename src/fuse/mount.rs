@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
@@ -99,6 +100,25 @@ pub fn unmount(mountpoint: &Path, how: Unmount) -> Result<(), FuseError> {
         Err(Errno::INVAL | Errno::NOENT) => Err(FuseError::NotMounted { mountpoint }),
         Err(errno) => Err(FuseError::Unmount { mountpoint, message: errno.to_string() }),
     }
+}
+
+/// Has another process take a mount out of the tree of directories, and does not wait for it: with a daemon that does
+/// not answer, that process may have to wait for dirty pages, and cannot be interrupted.
+pub fn begin_detaching(mountpoint: &Path) -> Result<(), FuseError> {
+    if !geteuid().is_root() {
+        return fusermount::begin_detaching(mountpoint);
+    }
+    // -i: not by way of a helper, which may be us.
+    begin(Command::new("umount").args(["-i", "-l", "--"]).arg(mountpoint), mountpoint)
+}
+
+pub(super) fn begin(command: &mut Command, mountpoint: &Path) -> Result<(), FuseError> {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().map(drop).map_err(|error| {
+        FuseError::Unmount {
+            mountpoint: mountpoint.to_owned(),
+            message: format!("umount could not be started: {error}"),
+        }
+    })
 }
 
 /// The device number of the vault that is uppermost at this path.

@@ -103,7 +103,7 @@ impl MountOptions {
             "default_permissions" => {}
             // For mount(8) and systemd, not for the filesystem.
             "auto" | "noauto" | "nofail" | "user" | "nouser" | "users" | "owner" | "group" | "_netdev" => {}
-            option if option.starts_with("x-") || option.starts_with("comment=") => {}
+            option if ["x-", "X-", "comment=", "user=", "uhelper="].iter().any(|start| option.starts_with(start)) => {}
             option => return Err(UnknownOption(option.to_owned())),
         }
         Ok(())

@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// The lock, held until it is dropped.
 pub struct VaultLock<S: Storage> {
     /// None: read-only, on a backing that cannot be locked as it cannot be changed.
-    _file: Option<S::File>,
+    file: Option<S::File>,
 }
 
 /// What the file says.
@@ -55,7 +55,16 @@ impl<S: Storage> VaultLock<S> {
         if let Err(error) = say_who(storage, &file) {
             log::debug!("the lock could not be signed: {error}");
         }
-        Ok(Self { _file: Some(file) })
+        Ok(Self { file: Some(file) })
+    }
+
+    /// The session is over: what says whose it was goes. The lock itself stays until it is dropped.
+    pub fn forget_who(&self, storage: &S) {
+        if let Some(file) = &self.file
+            && let Err(error) = storage.set_len(file, 0)
+        {
+            log::debug!("the lock's file could not be emptied: {error}");
+        }
     }
 
     /// None: for reading what cannot be locked.
@@ -71,7 +80,7 @@ impl<S: Storage> VaultLock<S> {
                 match storage.create_file(private, ENTRY.as_ref(), 0o600) {
                     Ok(file) => file,
                     Err(error) if matches!(error.raw_os_error(), Some(libc::EROFS | libc::EACCES | libc::EPERM)) => {
-                        return Ok(Self { _file: None });
+                        return Ok(Self { file: None });
                     }
                     Err(error) => return Err(VaultError::io("lock the vault", error)),
                 }
@@ -79,7 +88,7 @@ impl<S: Storage> VaultLock<S> {
             Err(error) => return Err(VaultError::io("lock the vault", error)),
         };
         take(storage, &file, false)?;
-        Ok(Self { _file: Some(file) })
+        Ok(Self { file: Some(file) })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The asking side of the control socket.
 
+use std::fs;
 use std::io::{self, BufReader};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -30,6 +31,15 @@ impl Endpoint {
         let name = place::name(mount.device);
         let paths = place::candidates(user).into_iter().map(|folder| folder.join(&name)).collect();
         Self { device: mount.device, user, paths }
+    }
+
+    /// Removes the socket of a daemon that has died. One that is answered on stays.
+    pub(in super::super) fn remove_leftover(&self) {
+        for path in &self.paths {
+            if UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+                let _ = fs::remove_file(path);
+            }
+        }
     }
 }
 
@@ -79,7 +89,8 @@ pub(in super::super) fn ask(endpoint: &Endpoint, request: &Request) -> Result<Re
     }
 }
 
-fn exchange(endpoint: &Endpoint, request: &Request) -> Result<Response, Unreachable> {
+/// As [`ask`], with what kept it from being asked, and with what the daemon refused as its response.
+pub(in super::super) fn exchange(endpoint: &Endpoint, request: &Request) -> Result<Response, Unreachable> {
     let stream = connect(endpoint)?;
     wire::limit_times(&stream).map_err(Unreachable::Failed)?;
     let mut writer = &stream;
@@ -95,7 +106,11 @@ fn connect(endpoint: &Endpoint) -> Result<UnixStream, Unreachable> {
     let mut last = Unreachable::NoSocket;
     for path in &endpoint.paths {
         let folder = path.parent().unwrap_or(path);
-        match place::check(folder, endpoint.user).and_then(|()| UnixStream::connect(path)) {
+        // A place that others can write to is none.
+        if place::check(folder, endpoint.user).is_err() {
+            continue;
+        }
+        match UnixStream::connect(path) {
             Ok(stream) => {
                 let peer = wire::peer(&stream).map_err(Unreachable::Failed)?;
                 // A stranger at that place would tell us anything.

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
 use crate::cli::status::{Busy, Session};
 use crate::cli::time;
@@ -14,7 +15,7 @@ const RETRY: Duration = Duration::from_secs(5);
 const NOTICE: Duration = Duration::from_secs(5 * 60);
 
 /// When a mount is sealed by itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::cli) struct Limits {
     /// After so long without an access and without an open file.
     pub(in crate::cli) idle: Option<Duration>,
@@ -46,6 +47,8 @@ impl Reason {
 pub(super) enum Due {
     /// Seal it if nobody uses it.
     SealIfUnused(Reason),
+    /// It was to be sealed, and is used again.
+    Stay,
     /// Announce the end of the session.
     Announce,
     /// End it.
@@ -94,17 +97,18 @@ impl Watch {
             seen.active = now;
             seen.tried = None;
             if seen.ending.take().is_some() {
-                log::info!("the mount is used again: it stays");
+                return Some(Due::Stay);
             }
         }
         if let Some(limit) = self.limits.session {
             let passed = now.saturating_sub(self.started);
-            if passed >= limit {
-                return Some(Due::End(Reason::MaxSession));
-            }
+            // Never without a warning, however short the session is.
             if !seen.announced && passed >= notice(limit) {
                 seen.announced = true;
                 return Some(Due::Announce);
+            }
+            if passed >= limit {
+                return Some(Due::End(Reason::MaxSession));
             }
         }
         if let Some(limit) = self.limits.idle
@@ -208,7 +212,7 @@ mod tests {
         assert_eq!(watch.session(0, false).ending.unwrap().users, users());
         assert_eq!(watch.look_at(at(61), 0, false), None);
         assert_eq!(watch.look_at(at(65), 0, false), due);
-        assert_eq!(watch.look_at(at(70), 1, false), None);
+        assert_eq!(watch.look_at(at(70), 1, false), Some(Due::Stay));
         assert_eq!(watch.session(1, false).ending, None);
         assert_eq!(watch.look_at(at(129), 1, false), None);
         assert_eq!(watch.look_at(at(130), 1, false), due);

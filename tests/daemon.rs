@@ -1,0 +1,234 @@
+//! The process behind a mount, where things go wrong around it: stopped, killed, inherited from, in the way.
+
+#[path = "cli/harness.rs"]
+mod harness;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::Command;
+
+use harness::{Fixture, Outcome, can_mount, eventually, pattern, run, sero};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
+fn socket(fixture: &Fixture) -> PathBuf {
+    let device = fixture.mounts()[0].device;
+    PathBuf::from(format!("/run/sero/{}-{}.sock", device.major, device.minor))
+}
+
+fn is_dead(fixture: &Fixture) -> bool {
+    fs::metadata(&fixture.mountpoint).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+}
+
+fn is_sealed(fixture: &Fixture) -> bool {
+    let info = fixture.info();
+    info["sealed"] == true && info["mounted"] == false
+}
+
+/// Lets a stopped process go on, also when the test fails.
+struct Stopped(Pid);
+
+impl Stopped {
+    fn stop(fixture: &Fixture) -> Self {
+        let pid = fixture.daemon();
+        kill_process(pid, Signal::STOP).unwrap();
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::CONT);
+    }
+}
+
+#[test]
+fn what_the_caller_had_open_is_not_kept_open() {
+    can_mount();
+    let fixture = Fixture::new();
+    let held = fixture.folder.path().join("held");
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg("exec 9>\"$1\"; shift; \"$@\"").arg("sh").arg(&held);
+    let mount = fixture.mount_command(&[]);
+    shell.arg(mount.get_program()).args(mount.get_args());
+    run(&mut shell).ok();
+    let open = fs::read_dir(format!("/proc/{}/fd", fixture.daemon().as_raw_nonzero())).unwrap();
+    let targets: Vec<PathBuf> = open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
+    assert!(targets.iter().any(|target| target.starts_with(&fixture.vault)), "{targets:?}");
+    assert!(!targets.contains(&fs::canonicalize(&held).unwrap()), "{targets:?}");
+}
+
+#[test]
+fn a_sealed_vault_says_nothing_of_whose_it_was() {
+    can_mount();
+    let fixture = Fixture::mounted(&[]);
+    let lock = fixture.vault.join("private/lock");
+    assert!(fs::read_to_string(&lock).unwrap().contains("pid"));
+    fixture.seal().ok();
+    assert_eq!(fs::read(&lock).unwrap(), b"");
+}
+
+#[test]
+fn a_daemon_that_is_stopped_can_be_detached_and_seals_when_it_goes_on() {
+    can_mount();
+    let fixture = Fixture::mounted(&[]);
+    let path = fixture.mountpoint.join("file");
+    let mut file = File::create_new(&path).unwrap();
+    // Dirty pages, which nobody will take.
+    file.write_all(&pattern(300_000)).unwrap();
+    let stopped = Stopped::stop(&fixture);
+    // close(2) may wait for the daemon.
+    let closing = std::thread::spawn(move || drop(file));
+    fixture.seal().fails(16, "--lazy detaches it");
+    assert_eq!(fixture.mounts().len(), 1);
+    let lazily = run(sero().args(["seal", "--lazy"]).arg(&fixture.mountpoint)).ok();
+    assert!(lazily.stdout.contains("does not answer"), "{lazily:?}");
+    assert!(fixture.mounts().is_empty());
+    drop(stopped);
+    closing.join().unwrap();
+    eventually("sealed", || is_sealed(&fixture));
+    fixture.mount(&[]).ok();
+    assert_eq!(fs::read(&path).unwrap(), pattern(300_000));
+}
+
+#[test]
+fn a_daemon_that_was_killed_leaves_nothing_after_seal_also_in_use() {
+    can_mount();
+    for lazily in [false, true] {
+        let fixture = Fixture::mounted(&[]);
+        let socket = socket(&fixture);
+        let mut user = Command::new("sleep").arg("1000").current_dir(&fixture.mountpoint).spawn().unwrap();
+        fixture.signal(Signal::KILL);
+        eventually("dead", || is_dead(&fixture));
+        assert!(socket.exists());
+        let mut command = sero();
+        command.arg("seal").args(lazily.then_some("--lazy")).arg(&fixture.mountpoint);
+        let cleaned = run(&mut command).ok();
+        assert!(cleaned.stdout.contains("the next mount repairs it"), "{cleaned:?}");
+        assert!(fixture.mounts().is_empty() && !socket.exists());
+        user.kill().unwrap();
+        user.wait().unwrap();
+        fixture.mount(&[]).ok();
+        fixture.seal().ok();
+    }
+}
+
+#[test]
+fn something_in_the_way_of_the_socket_is_no_reason_not_to_mount() {
+    can_mount();
+    let fixture = Fixture::new();
+    let script = "
+        mount -t tmpfs none /run
+        echo in the way >/run/sero
+        \"$@\"
+        \"$SERO\" status \"$MOUNTPOINT\"
+        \"$SERO\" seal \"$MOUNTPOINT\"
+        cat /run/sero";
+    let mount = fixture.mount_command(&[]);
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-euc", script, "sh"]);
+    command.arg(mount.get_program()).args(mount.get_args());
+    command.env("MOUNTPOINT", &fixture.mountpoint).env("SERO", env!("CARGO_BIN_EXE_sero"));
+    // In /tmp there is room still, and `sero status` finds it there.
+    let said = run(&mut command).ok().stdout;
+    assert!(said.contains("mounted, for reading and writing") && said.contains("in the way"), "{said}");
+    assert_eq!(fixture.info()["sealed"], true);
+}
+
+#[test]
+fn without_any_place_for_a_socket_it_is_mounted_and_says_so() {
+    can_mount();
+    let fixture = Fixture::new();
+    let script = "
+        mount -t tmpfs none /run
+        echo in the way >/run/sero
+        if [ -e /tmp/sero-0 ]; then mount --bind /dev/null /tmp/sero-0 2>/dev/null || mount -t tmpfs -o mode=755 none /tmp/sero-0; else ln -s /nowhere /tmp/sero-0; made=1; fi
+        \"$@\"
+        [ -z \"${made-}\" ] || rm /tmp/sero-0
+        \"$SERO\" status \"$MOUNTPOINT\" || echo \"code $?\"
+        \"$SERO\" seal \"$MOUNTPOINT\"";
+    let mount = fixture.mount_command(&[]);
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-euc", script, "sh"]);
+    command.arg(mount.get_program()).args(mount.get_args());
+    command.env("MOUNTPOINT", &fixture.mountpoint).env("SERO", env!("CARGO_BIN_EXE_sero"));
+    let outcome = run(&mut command).ok();
+    assert!(outcome.stdout.contains("code 16") && outcome.stderr.contains("no control socket"), "{outcome:?}");
+    assert!(fixture.log().contains("there is no control socket"), "{}", fixture.log());
+    assert_eq!(fixture.info()["sealed"], true);
+}
+
+// --- on a terminal ---
+
+/// Runs sero on a pseudo-terminal. Each answer is typed when the text before it was shown; `^C` is Ctrl-C.
+#[track_caller]
+fn on_a_terminal(arguments: &[&str], answers: &[(&str, &str)]) -> Outcome {
+    let script = r#"
+import json, os, pty, sys, termios, time
+program, answers = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(program[0], program)
+said, place = b"", 0
+try:
+    while True:
+        if answers and answers[0][0].encode() in said[place:]:
+            place = len(said)
+            prompt, answer = answers.pop(0)
+            # Nobody types before the terminal is ready for it.
+            while "?" not in prompt and termios.tcgetattr(terminal)[3] & termios.ECHO:
+                time.sleep(0.01)
+            os.write(terminal, b"\x03" if answer == "^C" else answer.encode() + b"\n")
+        piece = os.read(terminal, 4096)
+        if not piece:
+            break
+        said += piece
+except OSError:
+    pass
+_, status = os.waitpid(pid, 0)
+print(said.decode())
+code = os.waitstatus_to_exitcode(status)
+sys.exit(code if code >= 0 else 128 - code)
+"#;
+    let program: Vec<&str> = [env!("CARGO_BIN_EXE_sero")].iter().chain(arguments).copied().collect();
+    let (program, answers) = (json!(program).to_string(), json!(answers).to_string());
+    run(Command::new("python3").args(["-c", script, &program, &answers]))
+}
+
+#[test]
+fn a_dead_mount_in_the_way_is_offered_to_be_cleaned_up() {
+    can_mount();
+    let fixture = Fixture::mounted(&[]);
+    fixture.signal(Signal::KILL);
+    eventually("dead", || is_dead(&fixture));
+    // Without a terminal it is an error that says what to do.
+    fixture.mount(&[]).fails(7, "`sero seal");
+    let arguments = ["mount", fixture.vault.to_str().unwrap(), fixture.mountpoint.to_str().unwrap()];
+    let declined = on_a_terminal(&arguments, &[("Clean it up?", "n")]);
+    assert_eq!((declined.code, fixture.mounts().len()), (Some(7), 1), "{declined:?}");
+    on_a_terminal(&arguments, &[("Clean it up?", "y"), ("Passphrase", harness::PASSPHRASE)]).ok();
+    fs::write(fixture.mountpoint.join("file"), "x").unwrap();
+    fixture.seal().ok();
+}
+
+#[test]
+fn ctrl_c_at_every_prompt_leaves_nothing_half_made() {
+    can_mount();
+    let fixture = Fixture::empty();
+    let vault = fixture.vault.to_str().unwrap();
+    let create = ["create", "--kdf-memory", "8", "--kdf-passes", "1", "--kdf-lanes", "1", vault];
+    for answers in [vec![("New passphrase", "^C")], vec![("New passphrase", harness::PASSPHRASE), ("again", "^C")]] {
+        let outcome = on_a_terminal(&create, &answers);
+        assert_ne!(outcome.code, Some(0), "{outcome:?}");
+        assert!(!fixture.vault.exists(), "nothing was made");
+    }
+    on_a_terminal(&create, &[("New passphrase", harness::PASSPHRASE), ("again", harness::PASSPHRASE)]).ok();
+    let mount = ["mount", vault, fixture.mountpoint.to_str().unwrap()];
+    let outcome = on_a_terminal(&mount, &[("Passphrase", "^C")]);
+    assert_ne!(outcome.code, Some(0), "{outcome:?}");
+    assert!(fixture.mounts().is_empty() && is_sealed(&fixture));
+    let said = on_a_terminal(&mount, &[("Passphrase", harness::PASSPHRASE)]).ok().stdout;
+    assert!(said.contains("is mounted on") && !said.contains(harness::PASSPHRASE), "{said}");
+    fixture.seal().ok();
+}

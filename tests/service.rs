@@ -1,0 +1,153 @@
+//! sero as a service of systemd: the unit's own command, with a socket that listens as systemd would.
+
+#[path = "cli/harness.rs"]
+mod harness;
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use harness::{Fixture, LIMIT, can_mount, end_of, eventually, run};
+use rustix::process::{Pid, Signal, kill_process};
+
+const UNIT: &str = "scripts/systemd/sero@.service";
+
+fn unit() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(UNIT)).unwrap()
+}
+
+/// The value of a setting of the unit.
+fn setting(name: &str) -> String {
+    let prefix = format!("{name}=");
+    let unit = unit();
+    unit.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or_else(|| panic!("no {name}")).to_owned()
+}
+
+/// A service manager, as far as the daemon can tell.
+struct Manager {
+    socket: UnixDatagram,
+    path: PathBuf,
+    heard: String,
+}
+
+impl Manager {
+    fn new(fixture: &Fixture) -> Self {
+        let path = fixture.folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        Self { socket, path, heard: String::new() }
+    }
+
+    /// Starts the unit's command with what systemd would put in its environment.
+    fn start(&self, fixture: &Fixture, options: &str) -> Child {
+        let credentials = fixture.folder.path().join("credentials");
+        if !credentials.exists() {
+            fs::create_dir(&credentials).unwrap();
+            fs::copy(&fixture.passphrase, credentials.join("passphrase")).unwrap();
+        }
+        let variables = [
+            ("${CREDENTIALS_DIRECTORY}", credentials.to_str().unwrap()),
+            ("${OPTIONS}", options),
+            ("${VAULT}", fixture.vault.to_str().unwrap()),
+            ("${MOUNTPOINT}", fixture.mountpoint.to_str().unwrap()),
+        ];
+        let line = setting("ExecStart");
+        let mut words = line
+            .split(' ')
+            .map(|word| variables.iter().fold(word.to_owned(), |word, (name, value)| word.replace(name, value)));
+        assert_eq!(words.next().unwrap(), "/usr/bin/sero");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sero"));
+        command.args(words).env("NOTIFY_SOCKET", &self.path).env_remove("RUST_LOG");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Listens until something is said.
+    #[track_caller]
+    fn hear(&mut self, what: &str) {
+        let mut message = [0; 4096];
+        while !self.heard.contains(what) {
+            let len = self.socket.recv(&mut message).unwrap_or_else(|error| panic!("{what}: {error}: {}", self.heard));
+            self.heard.push_str(std::str::from_utf8(&message[..len]).unwrap());
+        }
+    }
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+#[test]
+fn the_units_command_mounts_says_ready_and_seals_at_the_end() {
+    can_mount();
+    let fixture = Fixture::new();
+    let mut manager = Manager::new(&fixture);
+    let mut daemon = manager.start(&fixture, "defaults");
+    manager.hear("READY=1");
+    // Ready means that the mount answers.
+    fs::write(fixture.mountpoint.join("file"), "x").unwrap();
+    manager.hear(&format!("STATUS={} is mounted on {}", fixture.vault.display(), fixture.mountpoint.display()));
+    assert!(!manager.heard.contains("STOPPING"));
+    signal(&daemon, Signal::TERM);
+    manager.hear("STOPPING=1");
+    assert_eq!(end_of(&mut daemon).code(), Some(0));
+    assert_eq!(fixture.info()["sealed"], true);
+    let mut log = String::new();
+    daemon.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert!(log.contains("mounted") && log.contains("sealed"), "{log}");
+}
+
+#[test]
+fn a_service_that_seals_itself_ends_well() {
+    can_mount();
+    let fixture = Fixture::new();
+    let mut manager = Manager::new(&fixture);
+    let mut daemon = manager.start(&fixture, "idle=1s");
+    manager.hear("READY=1");
+    let mut user = Command::new("sleep").arg("1000").current_dir(&fixture.mountpoint).spawn().unwrap();
+    manager.hear(&format!("STATUS=idle: to be sealed, and in use by {} (sleep)", user.id()));
+    user.kill().unwrap();
+    user.wait().unwrap();
+    manager.hear("STOPPING=1");
+    assert_eq!(end_of(&mut daemon).code(), Some(0));
+    assert_eq!(fixture.info()["sealed"], true);
+}
+
+#[test]
+fn a_service_that_cannot_mount_is_never_ready() {
+    can_mount();
+    let fixture = Fixture::new();
+    let manager = Manager::new(&fixture);
+    fs::remove_dir(&fixture.mountpoint).unwrap();
+    let mut daemon = manager.start(&fixture, "defaults");
+    assert_eq!(end_of(&mut daemon).code(), Some(7));
+    manager.socket.set_nonblocking(true).unwrap();
+    assert!(manager.socket.recv(&mut [0; 64]).is_err(), "nothing was said");
+}
+
+#[test]
+fn a_daemon_in_the_background_is_no_service() {
+    can_mount();
+    let fixture = Fixture::new();
+    let manager = Manager::new(&fixture);
+    run(fixture.mount_command(&[]).env("NOTIFY_SOCKET", &manager.path)).ok();
+    fixture.seal().ok();
+    eventually("ended", || fixture.info()["mounted"] == false);
+    manager.socket.set_nonblocking(true).unwrap();
+    assert!(manager.socket.recv(&mut [0; 64]).is_err(), "somebody else's socket is left alone");
+}
+
+#[test]
+fn the_unit_is_one_that_systemd_understands() {
+    for (name, value) in [("Type", "notify"), ("NotifyAccess", "main"), ("KillMode", "mixed")] {
+        assert_eq!(setting(name), value);
+    }
+    assert!(setting("LoadCredential").starts_with("passphrase:%E/sero/%i."));
+    // The check itself needs the program where the unit says it is.
+    let fixture = Fixture::empty();
+    let copy = fixture.folder.path().join("sero@.service");
+    fs::write(&copy, unit().replace("/usr/bin/sero", env!("CARGO_BIN_EXE_sero"))).unwrap();
+    let checked = run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy));
+    assert!(!checked.stderr.contains("sero@"), "{checked:?}");
+}
