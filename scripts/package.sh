@@ -40,6 +40,8 @@ install -D -m 755 "$program" "$root/usr/bin/sero"
 mkdir -p "$root/usr/sbin"
 ln -s ../bin/sero "$root/usr/sbin/mount.sero"
 ln -s ../bin/sero "$root/usr/sbin/mount.fuse.sero"
+# For lines with `uhelper=sero`: umount(8) waits until the vault is sealed.
+ln -s ../bin/sero "$root/usr/sbin/umount.sero"
 
 mkdir -p "$share/man/man1"
 "$program" --quiet man "$share/man/man1"

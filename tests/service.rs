@@ -6,22 +6,25 @@ mod harness;
 use std::fs;
 use std::io::Read;
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use harness::{Fixture, LIMIT, can_mount, end_of, eventually, run};
 use rustix::process::{Pid, Signal, kill_process};
 
-const UNIT: &str = "scripts/systemd/sero@.service";
+/// The unit of a user's manager, and the system's.
+const KINDS: [&str; 2] = ["user", "system"];
 
-fn unit() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(UNIT)).unwrap()
+fn unit(kind: &str) -> String {
+    let path = format!("{}/scripts/systemd/{kind}/sero@.service", env!("CARGO_MANIFEST_DIR"));
+    fs::read_to_string(path).unwrap()
 }
 
-/// The value of a setting of the unit.
-fn setting(name: &str) -> String {
+/// The value of a setting of a unit.
+#[track_caller]
+fn setting(kind: &str, name: &str) -> String {
     let prefix = format!("{name}=");
-    let unit = unit();
+    let unit = unit(kind);
     unit.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or_else(|| panic!("no {name}")).to_owned()
 }
 
@@ -53,7 +56,8 @@ impl Manager {
             ("${VAULT}", fixture.vault.to_str().unwrap()),
             ("${MOUNTPOINT}", fixture.mountpoint.to_str().unwrap()),
         ];
-        let line = setting("ExecStart");
+        let line = setting("user", "ExecStart");
+        assert_eq!(line, setting("system", "ExecStart"));
         let mut words = line
             .split(' ')
             .map(|word| variables.iter().fold(word.to_owned(), |word, (name, value)| word.replace(name, value)));
@@ -139,15 +143,17 @@ fn a_daemon_in_the_background_is_no_service() {
 }
 
 #[test]
-fn the_unit_is_one_that_systemd_understands() {
-    for (name, value) in [("Type", "notify"), ("NotifyAccess", "main"), ("KillMode", "mixed")] {
-        assert_eq!(setting(name), value);
+fn the_units_are_such_that_systemd_understands() {
+    for kind in KINDS {
+        for (name, value) in [("Type", "notify"), ("NotifyAccess", "main"), ("KillMode", "mixed")] {
+            assert_eq!(setting(kind, name), value);
+        }
+        assert!(setting(kind, "LoadCredential").starts_with("passphrase:%E/sero/%i."));
+        // The check itself needs the program where the unit says it is.
+        let fixture = Fixture::empty();
+        let copy = fixture.folder.path().join("sero@.service");
+        fs::write(&copy, unit(kind).replace("/usr/bin/sero", env!("CARGO_BIN_EXE_sero"))).unwrap();
+        let checked = run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy));
+        assert!(!checked.stderr.contains("sero@"), "{checked:?}");
     }
-    assert!(setting("LoadCredential").starts_with("passphrase:%E/sero/%i."));
-    // The check itself needs the program where the unit says it is.
-    let fixture = Fixture::empty();
-    let copy = fixture.folder.path().join("sero@.service");
-    fs::write(&copy, unit().replace("/usr/bin/sero", env!("CARGO_BIN_EXE_sero"))).unwrap();
-    let checked = run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy));
-    assert!(!checked.stderr.contains("sero@"), "{checked:?}");
 }
