@@ -94,7 +94,7 @@ impl Daemon {
         let endpoint = Endpoint::of(mount);
         match control::exchange(&endpoint, &Request::Status) {
             Ok(Response::Status(status)) => Self::Answers { pid: status.pid },
-            Ok(Response::Failed { .. }) => Self::Unknown,
+            Ok(_) => Self::Unknown,
             Err(Unreachable::Silent) => Self::Silent,
             // Only now is the mount itself asked: nobody may answer there.
             Err(_) if is_disconnected(&mount.mountpoint) => Self::Dead,

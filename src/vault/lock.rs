@@ -69,7 +69,7 @@ impl<S: Storage> VaultLock<S> {
 
     /// None: for reading what cannot be locked.
     pub const fn none() -> Self {
-        Self { _file: None }
+        Self { file: None }
     }
 
     /// For reading alone: excludes writers, admits other readers.

@@ -59,7 +59,7 @@ impl<S: Storage> Vault<S> {
             core.set_journal(None);
             None
         });
-        Ok(Arc::new(Self { core, root, ticks: AtomicU32::new(0), recovery, tolerated, _lock: lock }))
+        Ok(Arc::new(Self { core, root, ticks: AtomicU32::new(0), recovery, tolerated, lock }))
     }
 
     /// What [`open_tolerant`](Self::open_tolerant) found wrong with the vault's own files.
