@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 /// How long a thread may work on one request before another reads on.
 const PATIENCE: Duration = Duration::from_millis(1);
 /// So many looks, and the watch sleeps until it is called again.
-const LOOKS: u32 = 100;
+const LOOKS: u32 = 10;
 
 /// See the module's documentation.
 #[derive(Default)]
