@@ -78,16 +78,16 @@ pub const fn page_count(size: u64) -> u64 {
 
 /// Pages under a subtree of `height`.
 const fn pages_under(height: u32) -> u64 {
-    128_u64.pow(height)
+    128_u64.saturating_pow(height)
 }
 
 /// Blocks of a subtree of `height`, its nodes included; height 0 is a page.
 const fn blocks_of(height: u32) -> u64 {
-    let mut blocks = 1;
+    let mut blocks = 1_u64;
     let mut level = 0;
     while level < height {
-        blocks = 1 + 128 * blocks;
-        level += 1;
+        blocks = 1_u64.saturating_add(blocks.saturating_mul(128));
+        level = level.saturating_add(1);
     }
     blocks
 }
@@ -97,19 +97,19 @@ const fn first_page(height: u32) -> u64 {
     let mut page = DIRECT_PAGES;
     let mut level = 1;
     while level < height {
-        page += pages_under(level);
-        level += 1;
+        page = page.saturating_add(pages_under(level));
+        level = level.saturating_add(1);
     }
     page
 }
 
 /// The block of the root's subtree of `height`: its top node.
 const fn first_block(height: u32) -> u64 {
-    let mut block = 1 + DIRECT_PAGES;
+    let mut block = 1_u64.saturating_add(DIRECT_PAGES);
     let mut level = 1;
     while level < height {
-        block += blocks_of(level);
-        level += 1;
+        block = block.saturating_add(blocks_of(level));
+        level = level.saturating_add(1);
     }
     block
 }
@@ -169,7 +169,7 @@ impl Node {
             if slot < DIRECT_PAGES {
                 return Child::Page(PageIndex(slot));
             }
-            let height = (slot - DIRECT_PAGES) as u32 + 1;
+            let height = slot.saturating_sub(DIRECT_PAGES).saturating_add(1) as u32;
             return Child::Node(Self {
                 block: BlockIndex(first_block(height)),
                 height,
@@ -177,12 +177,14 @@ impl Node {
             });
         }
         if self.height <= 1 {
-            return Child::Page(PageIndex(self.first_page.0 + slot));
+            return Child::Page(PageIndex(self.first_page.0.saturating_add(slot)));
         }
+        let height = self.height.saturating_sub(1);
+        let before = slot.saturating_mul(blocks_of(height));
         Child::Node(Self {
-            block: BlockIndex(self.block.0 + 1 + slot * blocks_of(self.height - 1)),
-            height: self.height - 1,
-            first_page: PageIndex(self.first_page.0 + slot * pages_under(self.height - 1)),
+            block: BlockIndex(self.block.0.saturating_add(1).saturating_add(before)),
+            height,
+            first_page: PageIndex(self.first_page.0.saturating_add(slot.saturating_mul(pages_under(height)))),
         })
     }
 
@@ -194,17 +196,21 @@ impl Node {
             }
             let mut height = 1;
             while height <= MAX_HEIGHT {
-                if page.0 < first_page(height + 1) {
-                    return Some(DIRECT_PAGES as usize + height as usize - 1);
+                if page.0 < first_page(height.saturating_add(1)) {
+                    return Some((DIRECT_PAGES as usize).saturating_add(height as usize).saturating_sub(1));
                 }
-                height += 1;
+                height = height.saturating_add(1);
             }
             return None;
         }
-        if page.0 < self.first_page.0 || page.0 - self.first_page.0 >= pages_under(self.height) {
+        let Some(within) = page.0.checked_sub(self.first_page.0) else { return None };
+        if within >= pages_under(self.height) {
             return None;
         }
-        Some(((page.0 - self.first_page.0) / pages_under(self.height - 1)) as usize)
+        match within.checked_div(pages_under(self.height.saturating_sub(1))) {
+            Some(slot) => Some(slot as usize),
+            None => None,
+        }
     }
 }
 
@@ -245,18 +251,20 @@ impl Path {
 /// The block at which `page` stands. Beyond [`SIZE_MAX`] the answer has no meaning.
 pub const fn page_block(page: PageIndex) -> BlockIndex {
     if page.0 < DIRECT_PAGES {
-        return BlockIndex(1 + page.0);
+        return BlockIndex(page.0.saturating_add(1));
     }
     let mut height = 1;
-    while height < MAX_HEIGHT && page.0 >= first_page(height + 1) {
-        height += 1;
+    while height < MAX_HEIGHT && page.0 >= first_page(height.saturating_add(1)) {
+        height = height.saturating_add(1);
     }
     let mut block = first_block(height);
-    let mut rest = page.0 - first_page(height);
+    let mut rest = page.0.saturating_sub(first_page(height));
     while height > 0 {
-        height -= 1;
-        let slot = rest / pages_under(height);
-        rest %= pages_under(height);
+        height = height.saturating_sub(1);
+        // A power of 128: shifting is dividing.
+        let bits = height.saturating_mul(7);
+        let slot = rest.wrapping_shr(bits);
+        rest = rest.saturating_sub(slot.wrapping_shl(bits));
         block = block.saturating_add(1).saturating_add(slot.saturating_mul(blocks_of(height)));
     }
     BlockIndex(block)
@@ -311,9 +319,9 @@ pub fn parent_of(node: Node) -> Option<Slot> {
 /// The length of the home file of a plain file of `size` bytes.
 pub const fn home_len(size: u64) -> u64 {
     if size <= BLOB_MAX {
-        return HEADER_LEN as u64 + size;
+        return size.saturating_add(HEADER_LEN as u64);
     }
-    let last = PageIndex((size - 1) / PAGE_BYTES);
+    let last = PageIndex::of(size.saturating_sub(1));
     page_block(last).offset_bytes().saturating_add(last.len_in(size) as u64)
 }
 

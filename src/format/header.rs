@@ -8,7 +8,7 @@
 //!   zero [3]
 //!   session u32               whose page key seals the body (blob) or the root (paged)
 //!   size u64                  plain bytes; determines the home's length
-//!   seq u64                   raised with every header of this file that reaches the home
+//!   seq u64                   raised, by a random step, with every header of this file that reaches the home
 //!   birth session u32, epoch u32   when the file was made: what a crash of that session may have cost
 //!   body nonce[12] tag[16]    of the blob's message, or of the root node
 //!   under u32                 all of the file is under this key version or a later one; 0: not known

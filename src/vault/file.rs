@@ -105,13 +105,12 @@ struct Journaled {
     id: Option<FileId>,
     /// The salt of the header that `State::seq` speaks of.
     base_salt: Salt,
+    /// Of the blob that was journaled last: the number of its header.
+    blob_seq: u64,
     /// The segment in which the file was last named.
     named_in: Option<SegmentSeq>,
     /// The segment in which it was last recorded that the home may be longer than it should.
     extending_in: Option<SegmentSeq>,
-    /// The blob's image in the journal for which `State::seq` was raised: a checkpoint that did not come to its end is
-    /// begun again.
-    raised_for: Option<journal::Location>,
     /// The last segment in which pages were dropped: until it is retired, a hole is not a fresh page.
     dropped_in: Option<SegmentSeq>,
     /// The record that made everything in the home before it count for nothing.
@@ -137,7 +136,7 @@ impl<S: Storage> VaultFile<S> {
     pub(crate) fn new_empty(core: &Arc<VaultCore<S>>, location: Location<S>, file: S::File, stat: &Stat) -> Self {
         let keys = Keys::new(core, entropy::array());
         let under = keys.version().0;
-        let home = Home { file, keys, overlay: HashMap::new(), path: location.backing_path(), quiet: false };
+        let home = Home::new(file, keys, HashMap::new(), location.backing_path());
         let state = State {
             home,
             body: Body::Blob { seal: None, sealed: None },

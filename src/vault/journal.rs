@@ -226,7 +226,8 @@ impl<S: Storage> Journal<S> {
         let read = read_into(storage, &file, out, u64::from(location.block) * PAGE_BYTES)
             .map_err(|e| VaultError::io("read the journal", e))?;
         if read != out.len() {
-            return Err(VaultError::Internal("the journal is shorter than what was written to it"));
+            let reason = format!("the journal was cut: block {} of a segment in use is gone", location.block);
+            return Err(VaultError::integrity("private/journal.*", reason));
         }
         Ok(())
     }

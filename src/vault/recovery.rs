@@ -29,6 +29,9 @@ use crate::storage::{Access, FileKind, Storage, Target, Timestamp, read_into};
 
 pub(crate) mod places;
 
+/// Blocks of the largest segment: one to which a recovery appended its checkpoint.
+const SEGMENT_MAX: u32 = LAST_CAPACITY * 4;
+
 /// What a recovery found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovery {
@@ -212,7 +215,8 @@ fn open_segment<S: Storage>(
     Ok(Some(Segment {
         slot,
         file: Arc::new(file),
-        blocks: u32::try_from(length / PAGE_BYTES).unwrap_or(u32::MAX),
+        // Whatever length somebody gave it: no more than it can have is looked through.
+        blocks: u32::try_from(length / PAGE_BYTES).unwrap_or(u32::MAX).min(SEGMENT_MAX),
         id,
         key,
         header,
@@ -511,7 +515,7 @@ fn resume<S: Storage>(mut segments: Vec<Segment<S>>) -> Result<Journal<S>> {
     for segment in segments.iter().chain([&newest]) {
         // Beyond its preallocated end a segment may grow: recovery has the disk to itself.
         if let Some(slot) = slots.get_mut(segment.slot) {
-            *slot = Some(Slot { file: segment.file.clone(), capacity: LAST_CAPACITY.saturating_mul(4) });
+            *slot = Some(Slot { file: segment.file.clone(), capacity: SEGMENT_MAX });
         }
     }
     let next_lsn = newest.next_lsn();

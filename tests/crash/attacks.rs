@@ -220,6 +220,27 @@ fn a_journal_of_an_older_session_is_refused() {
     stale().unwrap_or_else(|violation| panic!("{violation}"));
 }
 
+/// It brings the crash window of its session back: that excuses nothing that was there before the session.
+#[test]
+fn a_journal_of_an_older_session_excuses_no_damage() {
+    let (old, _) = killed(prepared(), &one_segment());
+    let (sealed, _) = killed(prepared(), &[Op::Write { path: PAGED, at: 0, len: 10 }, Op::Seal]);
+    for at in [0, 40, 200] {
+        let disk = sealed.to_disk();
+        put_journal(&old.to_disk(), &disk, &SEGMENTS);
+        for home in disk.raw_list().into_iter().filter(|entry| entry.path.starts_with("tree")) {
+            if home.kind == sero::storage::FileKind::Regular {
+                disk.raw_write_at(&home.path, at, &[0; 20]).expect("it is written");
+            }
+        }
+        let vault = prepared().open(&disk).expect("it opens");
+        for name in [PAGED, BLOB] {
+            let read = vault.root().open_file(name.as_bytes()).and_then(|file| file.read(0, &mut [0; 100]));
+            assert!(matches!(read, Err(sero::vault::VaultError::Integrity(_))), "{name}, byte {at}: {read:?}");
+        }
+    }
+}
+
 #[test]
 fn a_journal_of_another_vault_is_left_out() {
     let other = prepare(&[]);

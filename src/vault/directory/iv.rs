@@ -11,9 +11,6 @@ use crate::storage::{Storage, Target};
 use crate::vault::error::{IntegrityError, Result, VaultError};
 use crate::vault::keyring::{KeyRing, VersionKeys};
 
-/// Names that are tried before an IV is taken to be another directory's.
-const NAMES_TRIED: usize = 64;
-
 /// An IV and the version of the keys that it was made under, which seal its names.
 pub(crate) struct KeyedIv {
     pub iv: DirectoryIv,
@@ -177,28 +174,30 @@ impl<S: Storage> Directory<S> {
         }
     }
 
-    /// An IV of this vault that was put in place of the directory's own opens none of its names.
+    /// An IV of this vault that was put in place of the directory's own opens none of its names. Names that do not
+    /// open are looked past, however many somebody put there: one that does is enough.
     fn check(&self, ivs: &Ivs) -> Result<()> {
         let listed = self.open_anew()?;
-        let mut names = Vec::new();
+        let sidecars = self.open_anew()?;
+        let (mut names, mut opens) = (false, false);
         self.core
             .storage
             .read_dir(&listed, 0, &mut |entry| {
-                if matches!(EntryForm::of(entry.name), EntryForm::Short | EntryForm::Long) {
-                    names.push(entry.name.to_owned());
-                }
-                names.len() < NAMES_TRIED
+                opens = match EntryForm::of(entry.name) {
+                    EntryForm::Short => ivs.open(entry.name).is_ok(),
+                    EntryForm::Long => {
+                        let target = self.core.storage.read_symlink(&sidecars, &names::sidecar_of(entry.name));
+                        target.is_ok_and(|target| ivs.open_long(entry.name, &target).is_ok())
+                    }
+                    EntryForm::Sidecar | EntryForm::DirectoryIv | EntryForm::Foreign | EntryForm::Unknown => {
+                        return true;
+                    }
+                };
+                names = true;
+                !opens
             })
             .map_err(|e| VaultError::io("read a directory", e))?;
-        let opens = names.iter().any(|entry| match EntryForm::of(entry) {
-            EntryForm::Long => self
-                .core
-                .storage
-                .read_symlink(&listed, &names::sidecar_of(entry))
-                .is_ok_and(|target| ivs.open_long(entry, &target).is_ok()),
-            _ => ivs.open(entry).is_ok(),
-        });
-        if opens || names.is_empty() {
+        if opens || !names {
             return Ok(());
         }
         Err(self.damaged("none of the directory's names opens with its IV: it was replaced, or all of them were"))

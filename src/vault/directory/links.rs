@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use super::Location;
+use super::{Location, PRIVATE};
 use crate::format::symlink::{self, BackingTarget, LinkId, PIECE_MAX, PIECES_MAX};
 use crate::storage::{Storage, Target};
 use crate::vault::core::VaultCore;
@@ -28,6 +28,10 @@ pub(super) fn whole_text<'a, S: Storage>(
         match core.storage.read_symlink(&folder, id.piece_name(index).as_ref()) {
             Ok(piece) => text.extend(piece),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => break,
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                let reason = "a piece of the symbolic link's target is not a symbolic link";
+                return Err(VaultError::integrity(location.backing_path(), reason));
+            }
             Err(error) => return Err(VaultError::io("read a symbolic link's target", error)),
         }
     }
@@ -97,6 +101,9 @@ fn open_folder<S: Storage>(core: &VaultCore<S>) -> Result<Option<S::Dir>> {
     match core.storage.open_dir(core.tree.private(), LINKS.as_ref()) {
         Ok(folder) => Ok(Some(folder)),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => {
+            Err(VaultError::integrity(format!("{PRIVATE}/{LINKS}"), "it is not a directory"))
+        }
         Err(error) => Err(VaultError::io("open the folder of symbolic links' targets", error)),
     }
 }

@@ -156,10 +156,8 @@ impl<S: Storage> VaultFile<S> {
         let State { home, body, size, journal, .. } = &mut *state;
         let Body::Paged(tree) = body else {
             // A blob's images are whole files, header and all.
-            let image = home.overlay.get(&BlockIndex::ROOT).copied().filter(|at| at.segment == current);
-            if image.is_some() && journal.raised_for != image {
-                journal.raised_for = image;
-                state.seq += 1;
+            if home.overlay.get(&BlockIndex::ROOT).is_some_and(|at| at.segment == current) {
+                state.seq = journal.blob_seq;
             }
             return Ok(());
         };
@@ -177,7 +175,7 @@ impl<S: Storage> VaultFile<S> {
         core.nodes_settled(placed.len());
         home.overlay.extend(placed);
         sealed?;
-        state.seq += 1;
+        state.seq = state.next_seq();
         let header = state.header();
         let Body::Paged(tree) = &mut state.body else { return Ok(()) };
         let block = state.home.seal_root(core, &header, tree)?;

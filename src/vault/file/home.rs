@@ -1,10 +1,10 @@
 //! A file's home and what of it is in the journal for now: reading, sealing and opening single blocks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::super::core::VaultCore;
 use super::super::error::{IntegrityError, Result, VaultError};
@@ -18,6 +18,9 @@ use crate::format::geometry::{BlockIndex, HEADER_LEN, PAGE_LEN, PageIndex, page_
 use crate::format::header::{Header, HeaderError, Salt, Seal};
 use crate::format::seals::Sealed;
 use crate::storage::{Storage, read_into};
+
+/// What was logged of one file is kept in mind up to this many pages.
+const REPORTED_MAX: usize = 4096;
 
 /// The keys of a file: under the active version of the project key, which seals, and under the older one while a
 /// rotation is under way, which opens what it has not reached.
@@ -133,6 +136,8 @@ pub(crate) struct Home<S: Storage> {
     pub path: String,
     /// What a crash may have left is being looked at: what does not verify is no news, and who looks says what is left.
     pub quiet: bool,
+    /// Pages and reasons that were logged.
+    reported: Mutex<HashSet<(Option<u64>, String)>>,
 }
 
 /// A home together with the vault that it belongs to: what reads need.
@@ -142,17 +147,27 @@ pub(crate) struct HomeReader<'a, S: Storage> {
 }
 
 impl<S: Storage> Home<S> {
+    pub fn new(file: S::File, keys: Keys, overlay: HashMap<BlockIndex, journal::Location>, path: String) -> Self {
+        Self { file, keys, overlay, path, quiet: false, reported: Mutex::default() }
+    }
+
     pub const fn reader<'a>(&'a self, core: &'a VaultCore<S>) -> HomeReader<'a, S> {
         HomeReader { core, home: self }
     }
 
-    /// Says once, in the log, what does not verify.
+    /// What does not verify: said in the log the first time that it is met. The kernel asks again for a page that it
+    /// did not get.
     pub fn integrity(&self, page: Option<PageIndex>, reason: &str) -> VaultError {
-        if self.quiet {
-            let (path, page) = (self.path.clone(), page.map(|page| page.0));
-            return VaultError::Integrity(IntegrityError { path, page, reason: reason.to_owned() });
+        let page = page.map(|page| page.0);
+        let mut reported = self.reported.lock();
+        if reported.len() >= REPORTED_MAX {
+            reported.clear();
         }
-        VaultError::Integrity(IntegrityError::report(&self.path, page.map(|page| page.0), reason))
+        VaultError::Integrity(if !self.quiet && reported.insert((page, reason.to_owned())) {
+            IntegrityError::report(&self.path, page, reason)
+        } else {
+            IntegrityError { path: self.path.clone(), page, reason: reason.to_owned() }
+        })
     }
 
     /// Seals `plain` for what stands at a block into `out`, under the page key of the running session.

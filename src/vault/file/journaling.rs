@@ -163,7 +163,7 @@ impl<S: Storage> VaultFile<S> {
     }
 
     fn append_blob(&self, state: &mut State<S>, plain: &[u8]) -> Result<()> {
-        let (bytes, seal) = state.seal_blob(&self.core, plain)?;
+        let (bytes, seal, seq) = state.seal_blob(&self.core, plain)?;
         self.reserve_home(state, bytes.len() as u64)?;
         let count = bytes.len().div_ceil(PAGE_LEN);
         let mut images = vec![0; count * PAGE_LEN];
@@ -182,6 +182,7 @@ impl<S: Storage> VaultFile<S> {
             state.journal.dropped_in = Some(appended.first_image.segment);
         }
         self.drop_body(state, Body::Blob { seal: Some(seal), sealed: None });
+        state.journal.blob_seq = seq;
         state.home.overlay.clear();
         for index in 0..count as u32 {
             let at = Location { block: appended.first_image.block + index, ..appended.first_image };

@@ -81,8 +81,8 @@ impl<S: Storage> VaultFile<S> {
             Err(error) => return Err((VaultError::io("read a file", error), file)),
         }
         let salt = Header::salt(&start).unwrap_or_default();
-        let path = location.backing_path();
-        let home = Home { file, keys: Keys::found(core, salt), overlay: HashMap::new(), path, quiet };
+        let mut home = Home::new(file, Keys::found(core, salt), HashMap::new(), location.backing_path());
+        home.quiet = quiet;
         let header = match home.keys.open_header(&start) {
             Ok(header) => header,
             Err(error) => return Err((home.integrity(None, &error.to_string()), home.file)),
@@ -126,7 +126,13 @@ impl<S: Storage> VaultFile<S> {
             stale: false,
             mtime: None,
             home_len: length,
-            journal: Journaled { size: header.size, header_size: header.size, base_salt: salt, ..Journaled::default() },
+            journal: Journaled {
+                size: header.size,
+                header_size: header.size,
+                base_salt: salt,
+                blob_seq: header.seq,
+                ..Journaled::default()
+            },
         })
     }
 

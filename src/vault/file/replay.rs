@@ -91,13 +91,7 @@ impl<S: Storage> VaultFile<S> {
         let read = read_into(&core.storage, &file, &mut first, 0).map_err(|e| VaultError::io("read a file", e))?;
         first.truncate(read);
         let salt = Header::salt(&first).unwrap_or_default();
-        let mut home = Home {
-            file,
-            keys: Keys::found(core, salt),
-            overlay: plan.overlay,
-            path: location.backing_path(),
-            quiet: false,
-        };
+        let mut home = Home::new(file, Keys::found(core, salt), plan.overlay, location.backing_path());
         let at_home = home.keys.open_header(&first).ok();
         let known = match &at_home {
             Some(header) => plan.identities.contains(&(salt, header.seq)),

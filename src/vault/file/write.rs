@@ -411,20 +411,20 @@ impl<S: Storage> State<S> {
         Ok(())
     }
 
-    /// Seals a blob: header and message, as they stand in the home.
-    pub(super) fn seal_blob(&self, core: &VaultCore<S>, plain: &[u8]) -> Result<(Vec<u8>, Seal)> {
+    /// Seals a blob: header and message, as they stand in the home; and the header's number.
+    pub(super) fn seal_blob(&self, core: &VaultCore<S>, plain: &[u8]) -> Result<(Vec<u8>, Seal, u64)> {
         let mut bytes = vec![0; HEADER_LEN + plain.len()];
         let (head, body) = bytes.split_at_mut_checked(HEADER_LEN).unwrap_or_default();
         let seal = self.home.seal_into(core, Sealed::Blob, plain, body)?;
         let header = Header {
             size: plain.len() as u64,
-            seq: self.seq + 1,
+            seq: self.next_seq(),
             birth: self.birth,
             body: seal,
             under: self.home.keys.version().0,
         };
         head.copy_from_slice(&header.seal(&self.home.keys.salt, self.home.keys.header())?);
-        Ok((bytes, seal))
+        Ok((bytes, seal, header.seq))
     }
 
     /// Stores the whole content of a volatile file as a blob.
@@ -434,8 +434,8 @@ impl<S: Storage> State<S> {
         if let (Err(_), Some(before)) = (&stored, before) {
             self.home.keys = before;
         }
-        let (len, seal) = stored?;
-        self.seq += 1;
+        let (len, seal, seq) = stored?;
+        self.seq = seq;
         self.size = plain.len() as u64;
         self.under = self.home.keys.version().0;
         self.body = Body::Blob { seal: Some(seal), sealed: None };
@@ -451,8 +451,8 @@ impl<S: Storage> State<S> {
         renew.then(|| std::mem::replace(&mut self.home.keys, Keys::new(core, entropy::array())))
     }
 
-    fn write_blob(&mut self, core: &VaultCore<S>, plain: &[u8]) -> Result<(u64, Seal)> {
-        let (bytes, seal) = self.seal_blob(core, plain)?;
+    fn write_blob(&mut self, core: &VaultCore<S>, plain: &[u8]) -> Result<(u64, Seal, u64)> {
+        let (bytes, seal, seq) = self.seal_blob(core, plain)?;
         let len = bytes.len() as u64;
         let has_content = self.size > 0 || !self.stale;
         if has_content && page_count(len) > page_count(self.home_len) {
@@ -460,7 +460,7 @@ impl<S: Storage> State<S> {
             core.reserve(&self.home.file, self.home_len, len - self.home_len)?;
         }
         self.write_home(core, &[IoSlice::new(&bytes)], 0)?;
-        Ok((len, seal))
+        Ok((len, seal, seq))
     }
 
     /// Writes the dirty nodes of a volatile file home.
@@ -491,7 +491,7 @@ impl<S: Storage> State<S> {
             self.store_blob_home(core, &plain)?;
         } else {
             self.write_nodes_home(core)?;
-            self.seq += 1;
+            self.seq = self.next_seq();
             let header = self.header();
             let block = match &self.body {
                 Body::Paged(tree) => self.home.seal_root(core, &header, tree)?,
@@ -505,6 +505,13 @@ impl<S: Storage> State<S> {
             self.stale = false;
         }
         self.restore_mtime(core, mtime)
+    }
+
+    /// The number of the next header: raised by a random step, so that no two states of a file have the same one, also
+    /// where a copy of the vault goes on by itself. By it a journal is told from that of another time.
+    pub(super) fn next_seq(&self) -> u64 {
+        let step = u64::from(u32::from_le_bytes(entropy::array()));
+        self.seq.saturating_add(1).saturating_add(step)
     }
 
     /// The header of the state in memory; the body's seal is filled in when the root is sealed.
