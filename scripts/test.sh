@@ -24,7 +24,10 @@ step_lint() {
 step_debug() { limit 20 cargo test; }
 
 # The crash suite, optimised: it looks at as many states as it has time for.
-step_crash() { limit 25 cargo test --release --features simulation --test crash -- --nocapture; }
+step_crash() {
+  limit 25 cargo test --release --features simulation --test crash -- --nocapture
+  limit 10 cargo test --release --features simulation --test fuzz_corpus
+}
 
 # The pure-Rust engine, where it makes a difference.
 step_portable() { limit 10 cargo test --no-default-features --lib -- crypto format; }

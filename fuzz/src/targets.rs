@@ -4,7 +4,10 @@
 //! sealed, by someone with the key. Whatever it is, nothing panics, overflows, or takes memory by a length that was not
 //! checked; and what is accepted is what the encoder would have written.
 
+// Paths, as a test includes this file, too.
+#[path = "targets/decoders.rs"]
 mod decoders;
+#[path = "targets/engine.rs"]
 mod engine;
 
 /// Fuzzes one thing with an input.

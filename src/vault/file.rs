@@ -21,7 +21,6 @@ use parking_lot::{Mutex, RwLock};
 use super::core::VaultCore;
 use super::directory::{Directory, Location};
 use super::error::{Result, VaultError};
-use super::journal;
 use super::tree::TagTree;
 use crate::crypto::entropy;
 use crate::format::geometry::PageIndex;

@@ -257,7 +257,13 @@ pub fn node(data: &[u8]) {
         let mut key = [0; 32];
         key.copy_from_slice(&template.secret[4..36]);
         let id = unlocked.configuration().vault_id.0;
-        (template.sealed.clone(), template.homes[0].clone(), template.secret.clone(), ProjectKey::from_bytes(&mut key), id)
+        (
+            template.sealed.clone(),
+            template.homes[0].clone(),
+            template.secret.clone(),
+            ProjectKey::from_bytes(&mut key),
+            id,
+        )
     });
     let keys = VaultKeys::derive(project_key, id).file(&[8; 32]);
     let mut input = Input(data);
@@ -278,7 +284,7 @@ pub fn node(data: &[u8]) {
     let below = seal(Sealed::Node(BlockIndex(120)), &mut node).encode();
     root[119 * 32..120 * 32].copy_from_slice(&below);
     let body = seal(Sealed::Node(BlockIndex::ROOT), &mut root);
-    let header = Header { size, seq: 1, birth: Birth { session: 1, epoch: 1 }, body };
+    let header = Header { size, seq: 1, birth: Birth { session: 1, epoch: 1 }, body, under: 0 };
     let header = header.seal(&[8; 32], keys.header()).expect("it seals");
     let disk = snapshot.to_disk();
     disk.raw_set_len(path, 0).expect("the simulated disk does not fail");
