@@ -149,13 +149,7 @@ impl<S: Storage> VaultFile<S> {
             .map_err(|e| StartError::Failed(VaultError::io("read a file", e)))?;
         start.truncate(read);
         let salt = Header::salt(&start).unwrap_or_default();
-        let home = Home {
-            file,
-            keys: Keys::found(core, salt),
-            overlay: HashMap::new(),
-            path: location.backing_path(),
-            quiet: false,
-        };
+        let home = Home::new(file, Keys::found(core, salt), HashMap::new(), location.backing_path());
         let header = home.keys.open_header(&start).map_err(|error| StartError::Header(error.to_string()))?;
         if header.size <= BLOB_MAX {
             start.truncate(home_len(header.size) as usize);
