@@ -32,6 +32,7 @@ pub mod measure;
 mod place;
 mod recovery;
 mod rescue;
+mod salvage;
 pub mod switches;
 mod tree;
 pub mod unlock;
@@ -57,6 +58,7 @@ pub use lock::{holder, is_in_use};
 pub use place::{Before, ConfigurationPlace, has_folders};
 pub use recovery::Recovery;
 pub use recovery::is_sealed;
+pub use salvage::{SalvageEvent, SalvageSummary};
 pub use unlock::{RootKeys, Secrets, UnlockedKeys, read_configuration, unlock, unlock_root};
 pub use verify::{Extent, Finding, FindingKind, Severity, VerifyObserver, VerifyOptions, VerifySummary};
 

@@ -176,3 +176,22 @@ fn reading_without_a_mount_leaves_a_mounted_vault_alone() {
     with(&fixture, "cat", &[], &["large"]).fails(6, "already mounted");
     fixture.seal().ok();
 }
+
+#[test]
+fn salvage_copies_what_opens_and_says_what_does_not() {
+    let Some(fixture) = sample() else { return };
+    let out = fixture.folder.path().join("out");
+    with(&fixture, "salvage", &[], &[fixture.vault.join("inside").to_str().unwrap()]).fails(2, "lies in the vault");
+    let outcome = with(&fixture, "salvage", &[], &[out.to_str().unwrap()]).ok();
+    assert!(outcome.stdout.contains("copied 3 files"), "{outcome:?}");
+    assert_eq!(fs::read(out.join("large")).unwrap(), pattern(2_000_000));
+    with(&fixture, "salvage", &[], &[out.to_str().unwrap()]).fails(15, "not empty");
+
+    flip(&large(&fixture), 4096 * 5 + 9);
+    let again = fixture.folder.path().join("again");
+    let outcome = with(&fixture, "salvage", &["--json"], &[again.to_str().unwrap()]);
+    assert_eq!(outcome.code, Some(21), "{outcome:?}");
+    let loss = &json_of(&outcome)["losses"][0];
+    assert_eq!((&loss["path"], &loss["offset"], &loss["length"]), (&json!("/large"), &json!(16384), &json!(4096)));
+    assert_eq!(loss["destination"], json!(again.join("large")));
+}

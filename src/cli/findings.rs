@@ -1,4 +1,4 @@
-//! What verify, repair and salvage find, as text and as JSON.
+//! What verify and salvage find, as text and as JSON.
 
 use std::os::unix::ffi::OsStrExt;
 

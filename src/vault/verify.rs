@@ -324,7 +324,7 @@ impl<S: Storage> Vault<S> {
 }
 
 /// A backing path of its parts.
-fn joined(entries: &[OsString]) -> OsString {
+pub(super) fn joined(entries: &[OsString]) -> OsString {
     entries.join(std::ffi::OsStr::new("/"))
 }
 
@@ -333,12 +333,12 @@ fn is_not_there(error: &io::Error) -> bool {
 }
 
 /// How a failed call of the vault is reported.
-fn severity_of(error: &VaultError) -> Severity {
+pub(super) fn severity_of(error: &VaultError) -> Severity {
     if matches!(error, VaultError::Integrity(_)) { Severity::Damage } else { Severity::Unreadable }
 }
 
 /// The reason alone: the finding names the path.
-fn reason_of(error: VaultError) -> String {
+pub(super) fn reason_of(error: VaultError) -> String {
     match error {
         VaultError::Integrity(error) => error.reason,
         other => other.to_string(),
