@@ -106,6 +106,23 @@ impl<S: Storage> Fs<S> {
         Usage { nodes: self.table.len(), files: self.files.len(), directories: self.directories.len() }
     }
 
+    /// The plain path of an inode below the mountpoint, for a line of the log: only if names may be logged.
+    pub fn path_for_log(&self, ino: InodeNo) -> Option<String> {
+        if !self.options.log_names {
+            return None;
+        }
+        let mut node = self.table.find(ino)?;
+        let mut parts = Vec::new();
+        while node.ino != InodeNo::ROOT {
+            let name = node.any_name()?;
+            parts.push(String::from_utf8_lossy(&name.name).into_owned());
+            node = name.parent;
+        }
+        parts.reverse();
+        // Quoted: a name may hold anything.
+        Some(format!("{:?}", parts.join("/")))
+    }
+
     /// Commits every open file and seals the vault: nothing may change after that. Everything is tried; the
     /// first error is returned.
     pub fn shutdown(&self) -> Result<()> {

@@ -221,6 +221,28 @@ fn the_log_has_no_names() {
 }
 
 #[test]
+fn names_are_logged_only_when_that_is_asked_for() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    fs::create_dir(fixture.mountpoint.join("folder")).unwrap();
+    fs::write(fixture.mountpoint.join("folder/telling"), pattern(50_000)).unwrap();
+    fixture.seal().ok();
+    let homes = run(Command::new("find").arg(fixture.vault.join("tree")).args(["-type", "f", "-size", "+40k"])).stdout;
+    let home = homes.lines().next().unwrap();
+    let mut bytes = fs::read(home).unwrap();
+    bytes[30_000] ^= 1;
+    fs::write(home, bytes).unwrap();
+    for (options, is_named) in [(vec![], false), (vec!["--log-names"], true)] {
+        fixture.mount(&options).ok();
+        assert!(fs::read(fixture.mountpoint.join("folder/telling")).is_err());
+        fixture.seal().ok();
+        let log = fixture.log();
+        assert!(log.contains("tree/"), "{log}");
+        assert_eq!(log.contains("read of \"folder/telling\" failed"), is_named, "{log}");
+    }
+}
+
+#[test]
 fn a_parent_that_is_gone_takes_the_mount_with_it() {
     needs_mount!();
     let fixture = Fixture::new();

@@ -396,7 +396,7 @@ fn xattr_name(key: u8) -> Vec<u8> {
 }
 
 fn filesystem(backing: &Path) -> Fs<PosixStorage> {
-    let options = FsOptions { ownership: Ownership::Daemon, changes_elsewhere: false };
+    let options = FsOptions { ownership: Ownership::Daemon, ..FsOptions::for_this_process() };
     Fs::new(support::open_vault(backing), options).expect("a vault has a root")
 }
 

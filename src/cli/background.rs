@@ -66,6 +66,7 @@ pub(super) struct Order {
     pub(super) verbosity: i8,
     pub(super) limits: Limits,
     pub(super) in_foreground: bool,
+    pub(super) log_names: bool,
 }
 
 /// What the daemon says once.

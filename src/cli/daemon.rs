@@ -73,6 +73,8 @@ pub(super) struct Serving {
     pub(super) limits: Limits,
     /// Started as a service, in the foreground: the service manager is told how it goes.
     pub(super) is_service: bool,
+    /// Errors are logged with plain paths.
+    pub(super) log_names: bool,
 }
 
 /// Mounts an open vault and serves it until the end. `ready` is called when the mount answers; if it
@@ -81,7 +83,11 @@ pub(super) fn serve(vault: Arc<Vault<PosixStorage>>, serving: &Serving, ready: i
     let request = &serving.request;
     let (sender, events) = mpsc::channel();
     watch_signals(sender.clone())?;
-    let options = FsOptions { changes_elsewhere: request.changes_elsewhere, ..FsOptions::for_this_process() };
+    let options = FsOptions {
+        changes_elsewhere: request.changes_elsewhere,
+        log_names: serving.log_names,
+        ..FsOptions::for_this_process()
+    };
     let filesystem = match Fs::new(Arc::clone(&vault), options) {
         Ok(filesystem) => Arc::new(filesystem),
         Err(error) => {

@@ -62,6 +62,10 @@ pub(super) struct MountArguments {
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
 
+    /// Log errors with the plain paths that they are about; without it the log has none
+    #[arg(long)]
+    log_names: bool,
+
     #[command(flatten)]
     unlock: UnlockArguments,
 }
@@ -98,6 +102,7 @@ pub(super) fn run(arguments: &MountArguments, context: &Context) -> Result<()> {
         verbosity: context.verbosity,
         limits: Limits { idle: span(arguments.idle), session: span(arguments.max_session) },
         in_foreground: arguments.foreground,
+        log_names: arguments.log_names,
     };
     let hint = format!(
         "{} is mounted on {}; `sero seal {}` seals it",
@@ -154,7 +159,13 @@ fn serve(
         changes_elsewhere: false,
         options,
     };
-    let serving = daemon::Serving { request, vault_id, limits: order.limits, is_service: order.in_foreground };
+    let serving = daemon::Serving {
+        request,
+        vault_id,
+        limits: order.limits,
+        is_service: order.in_foreground,
+        log_names: order.log_names,
+    };
     daemon::serve(vault, &serving, ready).map_err(|failure| failure.about(path.display()))
 }
 

@@ -154,6 +154,8 @@ pub struct FsOptions {
     /// Somebody else may be changing the vault at the same time (a read-only mount beside a writer):
     /// nothing that was read before is relied upon.
     pub changes_elsewhere: bool,
+    /// Errors may be logged with plain paths.
+    pub log_names: bool,
 }
 
 impl FsOptions {
@@ -163,7 +165,7 @@ impl FsOptions {
             true => Ownership::Caller,
             false => Ownership::Daemon,
         };
-        Self { ownership, changes_elsewhere: false }
+        Self { ownership, changes_elsewhere: false, log_names: false }
     }
 }
 

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::activity::Activity;
 use super::seeking::Seeking;
-use super::transport::{self, Device, Filesystem, List, Making, Range, Rename, Reply, Request};
+use super::transport::{self, Device, Filesystem, List, Making, Range, Rename, Reply, Request, node_at_work};
 use crate::fs::{self, Attr, Caller, FileHandle, FileKind, Fs, FsError, InodeNo, SetAttr, Storage};
 
 thread_local! {
@@ -157,7 +157,15 @@ fn answer<S: Storage, T>(
 ) -> Outcome<T> {
     match catch_unwind(AssertUnwindSafe(|| work(fs))) {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(report(activity, operation, &error)),
+        Ok(Err(error)) => {
+            let errno = report(activity, operation, &error);
+            if is_serious(errno)
+                && let Some(path) = fs.path_for_log(InodeNo(node_at_work()))
+            {
+                log::error!("{operation} of {path} failed: {error}");
+            }
+            Err(errno)
+        }
         Err(panic) => {
             activity.panicked(operation);
             Err(report_panic(operation, panic.as_ref()))
@@ -168,7 +176,7 @@ fn answer<S: Storage, T>(
 /// The errno of an error. What is no ordinary answer is logged; never a name.
 fn report(activity: &Activity, operation: &'static str, error: &FsError) -> i32 {
     let errno = error.errno();
-    if matches!(errno, libc::EIO | libc::ENOSPC | libc::EDQUOT) {
+    if is_serious(errno) {
         activity.failed(operation, error);
     }
     if errno == libc::EIO && !error.is_reported() {
@@ -177,6 +185,11 @@ fn report(activity: &Activity, operation: &'static str, error: &FsError) -> i32 
         log::debug!("{operation}: errno {errno}");
     }
     errno
+}
+
+/// Whether the caller is not the reason.
+fn is_serious(errno: i32) -> bool {
+    matches!(errno, libc::EIO | libc::ENOSPC | libc::EDQUOT)
 }
 
 #[cold]

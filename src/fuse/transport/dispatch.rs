@@ -1,5 +1,7 @@
 //! [`Filesystem`]: what is served. Each request of the kernel becomes one call.
 
+use std::cell::Cell;
+
 use super::abi::{FSYNC_DATA_ONLY, GETATTR_HANDLE, WRITE_KILL_SUIDGID, opcode, set};
 use super::reply::{Device, List, Reply};
 use super::request::{Fields, Request};
@@ -66,8 +68,19 @@ pub(crate) trait Filesystem: Send + Sync + 'static {
     fn removexattr(&self, request: &Request, name: &[u8], reply: Reply);
 }
 
+thread_local! {
+    /// The inode that this thread's request is about.
+    static NODE: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The inode that the request which this thread answers is about; of a change of names, the directory.
+pub(in crate::fuse) fn node_at_work() -> u64 {
+    NODE.get()
+}
+
 /// Calls the filesystem. What is not understood, or not known here, is ENOSYS: the kernel does not ask again.
 pub(super) fn dispatch<F: Filesystem>(filesystem: &F, request: &Request, fields: Fields<'_>, device: &Device) {
+    NODE.set(request.node);
     // These have no answer.
     match request.opcode {
         opcode::FORGET | opcode::BATCH_FORGET => return forget(filesystem, request, fields),
