@@ -35,6 +35,7 @@ mod plain;
 mod policy;
 #[allow(dead_code, reason = "each long command uses a part of it")]
 mod progress;
+mod rotate;
 mod salvage;
 mod seal;
 mod status;
@@ -96,6 +97,8 @@ enum Command {
     Seal(seal::SealArguments),
     /// Copy a tree into a vault, and compare every file afterwards
     Import(import::ImportArguments),
+    /// Seal everything in a vault anew under a new key, mounted or not
+    Rotate(rotate::RotateArguments),
     /// Show what is mounted, and how it is: use, limits, errors
     Status(status::StatusArguments),
     /// Show, add, remove, change and test the ways into a vault
@@ -217,6 +220,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<()> {
         Command::Mount(arguments) => mount::run(arguments, context),
         Command::Seal(arguments) => seal::run(arguments, context),
         Command::Import(arguments) => import::run(arguments, context),
+        Command::Rotate(arguments) => rotate::run(arguments, context),
         Command::Status(arguments) => status::run(arguments, context),
         Command::Key(arguments) => key::run(arguments, context),
         Command::Verify(arguments) => verify::run(arguments, context),

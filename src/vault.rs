@@ -32,6 +32,7 @@ pub mod measure;
 mod place;
 mod recovery;
 mod rescue;
+pub mod rotate;
 mod salvage;
 pub mod switches;
 mod tree;
@@ -270,5 +271,6 @@ impl<S: Storage> Drop for Vault<S> {
         self.core.journaled.lock().clear();
         drop(self.core.take_uncommitted());
         self.core.tree.release();
+        self.core.moved.watch(false);
     }
 }

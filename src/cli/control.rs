@@ -1,7 +1,8 @@
 //! The control socket: how `sero status` and other commands speak with the daemon behind a mount.
 //!
 //! One connection carries any number of [`Request`]s, each answered by one [`Response`], in order. Both are one
-//! line of JSON, of [`wire::LINE_MAX_BYTES`] at most. Neither ever holds a secret;
+//! line of JSON, of [`wire::LINE_MAX_BYTES`] at most. Neither ever holds a secret, but the keys that a
+//! rotation goes to;
 //! names of what is in the vault only where a verify is asked for them, or finds damage there.
 //!
 //! The socket belongs to the daemon's user alone, in a directory that does too ([`place`]), and the daemon answers
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
+use super::rotate::{KeysText, RotationFacts};
 use super::status::Status;
 use super::verify::Verification;
 pub(super) use client::{Endpoint, Unreachable, ask, endpoints, exchange};
@@ -34,6 +36,14 @@ pub(super) enum Request {
     Verify { paths: Vec<Vec<u8>>, jobs: usize },
     /// How far that is; the findings from this one on.
     VerifyProgress { from: usize },
+    /// To rotate the vault's key; the configuration has the new version already.
+    Rotate {
+        keys: KeysText,
+        /// 0: without a limit.
+        bytes_per_second: u64,
+    },
+    /// How far the rotation is.
+    RotationStatus,
 }
 
 /// What the daemon answers.
@@ -44,6 +54,8 @@ pub(super) enum Response {
     Status(Box<Status>),
     /// To [`Request::Verify`] and [`Request::VerifyProgress`].
     Verification(Box<Verification>),
+    /// To [`Request::Rotate`] and [`Request::RotationStatus`].
+    Rotation(RotationFacts),
     /// Refused, or failed; as the command that asked reports it.
     Failed { code: ExitCode, message: String },
 }

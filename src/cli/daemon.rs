@@ -12,12 +12,14 @@
 //! In every case everything written is committed and the vault sealed before the process ends.
 
 mod leaving;
+mod rotation;
 mod service;
 mod ticker;
 mod verification;
 mod watch;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -34,6 +36,7 @@ use super::{notify, time};
 use crate::fuse::{self, Fs, FsOptions, FuseError, MountRequest, MountedSession, Unmount};
 use crate::vault::{PosixStorage, Vault};
 use leaving::{leave, users};
+use rotation::Rotation;
 use service::Service;
 use ticker::Ticker;
 use verification::Verifications;
@@ -70,6 +73,8 @@ pub(super) fn harden() {
 pub(super) struct Serving {
     pub(super) request: MountRequest,
     pub(super) vault_id: String,
+    /// Where the configuration lies, if that is apart from the vault.
+    pub(super) config: Option<PathBuf>,
     pub(super) limits: Limits,
     /// Started as a service, in the foreground: the service manager is told how it goes.
     pub(super) is_service: bool,
@@ -117,8 +122,9 @@ pub(super) fn serve(vault: Arc<Vault<PosixStorage>>, serving: &Serving, ready: i
     let watch = Arc::new(Watch::start(serving.limits));
     let mount = Mounted { filesystem, session, events, watch, is_service: serving.is_service };
     let ticker = Ticker::start(&vault);
+    let rotation = Rotation::start(&vault, PathBuf::from(&request.source), serving.config.clone());
     // Until the process ends, so that it can be asked while it seals.
-    let _control = mount.answer_questions(&serving.vault_id);
+    let _control = mount.answer_questions(&serving.vault_id, &rotation);
     let end = if ready() {
         mount.tell_service(|| notify::ready(&mount.place()));
         mount.wait()
@@ -127,6 +133,7 @@ pub(super) fn serve(vault: Arc<Vault<PosixStorage>>, serving: &Serving, ready: i
     };
     mount.tell_service(notify::stopping);
     mount.watch.is_sealing();
+    rotation.stop();
     ticker.stop();
     let sealed = mount.filesystem.shutdown();
     match (end, sealed) {
@@ -173,13 +180,14 @@ impl Mounted {
     }
 
     /// Listens on the control socket. A mount without one works, too.
-    fn answer_questions(&self, vault_id: &str) -> Option<Server> {
+    fn answer_questions(&self, vault_id: &str, rotation: &Arc<Rotation>) -> Option<Server> {
         let service = Service {
             filesystem: Arc::clone(&self.filesystem),
             session: self.session.clone(),
             watch: Arc::clone(&self.watch),
             vault_id: vault_id.to_owned(),
             verifications: Verifications::default(),
+            rotation: Arc::clone(rotation),
         };
         let device = self.session.device().ok_or_else(|| io::Error::other("the mount's device is not known"));
         match device.and_then(|device| Server::start(device, Arc::new(service))) {

@@ -49,6 +49,8 @@ pub enum ExitCode {
     Keyslot = 20,
     /// Something in the vault does not verify, or could not be read (`verify`, `salvage`).
     DamageFound = 21,
+    /// A rotation of the key runs, or another has not come to its end.
+    RotationRefused = 22,
 }
 
 impl From<ExitCode> for std::process::ExitCode {

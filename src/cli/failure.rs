@@ -59,11 +59,13 @@ fn code_of(error: &VaultError) -> ExitCode {
         | VaultError::ConfigurationEdited
         | VaultError::ForeignConfiguration
         | VaultError::Integrity(_) => ExitCode::Integrity,
+        VaultError::RotationUnfinished | VaultError::RotationRunning => ExitCode::RotationRefused,
         VaultError::Io { .. } | VaultError::ReadOnly | VaultError::NoSpace { .. } => ExitCode::BackingIo,
         VaultError::InvalidName
         | VaultError::NameTooLong
         | VaultError::TooLarge
         | VaultError::NotSupported { .. }
+        | VaultError::Interrupted
         | VaultError::Sealing(_)
         | VaultError::JournalFull
         | VaultError::ConfigurationBusy

@@ -162,6 +162,7 @@ fn serve(
     let serving = daemon::Serving {
         request,
         vault_id,
+        config,
         limits: order.limits,
         is_service: order.in_foreground,
         log_names: order.log_names,

@@ -104,7 +104,9 @@ fn ask(endpoint: &Endpoint) -> Result<Status> {
     match control::ask(endpoint, &Request::Status)? {
         Response::Status(status) => Ok(*status),
         Response::Failed { code, message } => Err(Failure::new(code, message)),
-        Response::Verification(_) => Err(Failure::other("the daemon answered another question; ask again")),
+        Response::Verification(_) | Response::Rotation(_) => {
+            Err(Failure::other("the daemon answered another question; ask again"))
+        }
     }
 }
 

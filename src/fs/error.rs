@@ -130,6 +130,9 @@ pub(super) fn vault_errno(error: &VaultError) -> i32 {
         | VaultError::ConfigurationExists
         | VaultError::KdfRefused(_)
         | VaultError::AlreadyMounted { .. }
+        | VaultError::RotationUnfinished
+        | VaultError::RotationRunning
+        | VaultError::Interrupted
         | VaultError::VaultExists
         | VaultError::TargetNotEmpty => libc::EIO,
     }

@@ -120,6 +120,8 @@ impl<S: Storage> Vault<S> {
             XattrError::Name => VaultError::InvalidName,
             XattrError::Full => VaultError::NoSpace { what: "so many extended attributes" },
         })?;
+        // A rotation reads and writes back.
+        let _resealing = self.core.xattrs.read();
         self.change(node, "set extended attributes", |target| {
             let set = || self.core.storage.set_xattr(target, attribute, &sealed, XattrMode::Any);
             widened(&self.core, target, 0o600, set)
@@ -201,6 +203,8 @@ impl<S: Storage> Vault<S> {
     ) -> Result<io::Result<T>> {
         match node {
             NodeRef::Entry(directory, name) => {
+                // What is reached may be linked into the same directory.
+                let _names = directory.names.read_recursive();
                 let location = directory.locate(name)?;
                 location.with_dir(|dir| work(Target::Entry(dir, &location.entry)))
             }
@@ -240,7 +244,7 @@ pub(super) fn read_table<S: Storage>(
 }
 
 /// The kernel allows "user." attributes on regular files and directories alone.
-pub(super) fn table_attribute(kind: FileKind) -> &'static str {
+pub(crate) fn table_attribute(kind: FileKind) -> &'static str {
     match kind {
         FileKind::Regular | FileKind::Directory => xattrs::ATTRIBUTE,
         FileKind::Symlink
@@ -252,6 +256,6 @@ pub(super) fn table_attribute(kind: FileKind) -> &'static str {
     }
 }
 
-fn is_absent(error: &io::Error) -> bool {
+pub(crate) fn is_absent(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP))
 }

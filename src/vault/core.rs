@@ -22,9 +22,11 @@ use crate::storage::{Storage, Timestamp};
 
 mod attributes;
 mod files;
+mod moved;
 mod names;
 mod scratch;
 
+use moved::Moved;
 pub(crate) use scratch::Scratch;
 
 /// Seals under the page keys of one session before the next session begins: far below the 2^32 that
@@ -45,6 +47,11 @@ pub(crate) struct VaultCore<S: Storage> {
     /// Held shared while the journal is told a file's name, alone from the intent of a rename until it is done. Taken
     /// after the gate.
     pub naming: RwLock<()>,
+    /// Held shared while the table of an inode's extended attributes is replaced, alone while a rotation does so.
+    pub xattrs: RwLock<()>,
+    /// One rotation at a time.
+    pub rotating: Mutex<()>,
+    pub moved: Moved<S>,
     read_only: AtomicBool,
     /// Why the vault turned read-only.
     degraded: Mutex<Option<Degraded>>,
@@ -119,6 +126,9 @@ impl<S: Storage> VaultCore<S> {
             tree,
             gate: RwLock::new(()),
             naming: RwLock::new(()),
+            xattrs: RwLock::new(()),
+            rotating: Mutex::new(()),
+            moved: Moved::default(),
             read_only: AtomicBool::new(read_only),
             degraded: Mutex::new(None),
             journal: RwLock::new(None),
@@ -213,7 +223,7 @@ impl<S: Storage> VaultCore<S> {
         let before = self.seals.fetch_add(count, Ordering::Relaxed);
         if before >= self.seal_limit.load(Ordering::Relaxed) {
             // Another session, other page keys: no key comes near its limit.
-            self.seals.store(0, Ordering::Relaxed);
+            self.seals.store(count, Ordering::Relaxed);
             self.session.fetch_add(2, Ordering::Relaxed);
         }
         self.session.load(Ordering::Relaxed)
@@ -289,6 +299,11 @@ impl<S: Storage> VaultCore<S> {
     pub fn segment_key(&self) -> SegmentKey {
         let id = entropy::array();
         SegmentKey { id, key: self.keys.active().journal(&id) }
+    }
+
+    /// Overwrites the segment of the journal that is not in use.
+    pub fn scrub_journal(&self) -> Result<()> {
+        self.journal()?.scrub(&self.storage).map_err(|e| self.sync_failed("overwrite the journal", e))
     }
 
     pub fn set_journal(&self, journal: Option<Journal<S>>) {

@@ -42,10 +42,11 @@ pub(crate) use iv::Ivs;
 mod aside;
 mod inspect;
 mod iv;
-mod links;
+pub(crate) mod links;
 mod listing;
 mod location;
 mod make;
+mod rekey;
 mod remove;
 mod rename;
 mod settle;
@@ -80,6 +81,11 @@ pub struct Directory<S: Storage> {
     /// What was wrong with the IV has been logged.
     reported: AtomicBool,
     unsettled: AtomicU8,
+    /// Held shared from looking for a name until it was used, alone while a rotation changes sealed names. Before any
+    /// other lock.
+    pub(crate) names: RwLock<()>,
+    /// Those that are open for listing, which a rotation must not disturb.
+    listings: Mutex<Vec<listing::OpenListing<S>>>,
 }
 
 /// Where a directory is.
@@ -135,11 +141,14 @@ impl<S: Storage> Directory<S> {
             loading: Mutex::new(()),
             reported: AtomicBool::new(false),
             unsettled: AtomicU8::new(0),
+            names: RwLock::new(()),
+            listings: Mutex::default(),
         })
     }
 
     /// The attributes of what has this name: plain sizes, newest times.
     pub fn lookup(&self, name: &[u8]) -> Result<Stat> {
+        let _names = self.names.read();
         let location = self.locate(name)?;
         let mut stat = location.stat()?;
         location.present(&mut stat)?;
@@ -154,6 +163,7 @@ impl<S: Storage> Directory<S> {
 
     /// The directory of this name in this one.
     pub fn open_child(&self, name: &[u8]) -> Result<Arc<Self>> {
+        let _names = self.names.read();
         self.open_entry(&self.locate(name)?.entry)
     }
 
@@ -180,6 +190,7 @@ impl<S: Storage> Directory<S> {
 
     /// The regular file of this name.
     pub fn open_file(&self, name: &[u8]) -> Result<Arc<VaultFile<S>>> {
+        let _names = self.names.read();
         let location = self.locate(name)?;
         let stat = location.stat()?;
         match stat.kind() {
@@ -194,11 +205,13 @@ impl<S: Storage> Directory<S> {
 
     /// The target of the symbolic link of this name.
     pub fn read_symlink(&self, name: &[u8]) -> Result<Vec<u8>> {
+        let _names = self.names.read();
         self.locate(name)?.open_symlink()
     }
 
     /// Holds what has this name, an inode of this kind.
     pub fn pin(&self, name: &[u8], kind: FileKind) -> Result<Pin<S>> {
+        let _names = self.names.read();
         let location = self.locate(name)?;
         let pin = location
             .with_dir(|dir| self.core.storage.pin(dir, &location.entry))?
@@ -217,6 +230,11 @@ impl<S: Storage> Directory<S> {
     /// Whether there is no name in it.
     pub fn is_empty(&self) -> Result<bool> {
         Ok(!listing::has_names(&self.core.storage, &self.open_anew()?)?)
+    }
+
+    /// Of the backing directory.
+    pub(crate) const fn ino(&self) -> u64 {
+        self.ino
     }
 
     /// Whether this is the directory of this backing inode, or below it.
@@ -245,7 +263,8 @@ impl<S: Storage> Directory<S> {
 
     // --- names ---
 
-    /// Where this name is, or would be if the directory had an IV: ENOENT if it has none, as it is empty then.
+    /// Where this name is, or would be if the directory had an IV: ENOENT if it has none, as it is empty then. The
+    /// caller holds [`Self::names`].
     pub(crate) fn locate(&self, name: &[u8]) -> Result<Location<S>> {
         names::validate(name)?;
         match self.iv()? {
@@ -375,7 +394,7 @@ fn open_below<S: Storage>(core: &VaultCore<S>, parent: &S::Dir, entry: &OsStr) -
 
 /// Does what an ordinary user may be refused on an inode of its own by that inode's permissions: on EACCES the
 /// owner's bits are set for a moment. Whether the caller of the vault may do it was decided above.
-pub(super) fn widened<S: Storage, T>(
+pub(crate) fn widened<S: Storage, T>(
     core: &VaultCore<S>,
     target: Target<'_, S>,
     bits: u32,

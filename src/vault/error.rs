@@ -102,6 +102,17 @@ pub enum VaultError {
     #[error("{what} is not supported here")]
     NotSupported { what: &'static str },
 
+    // --- rotation ---
+    /// A second version of the key cannot be begun before everything is under the first.
+    #[error("the last rotation of the vault's key has not come to its end; `sero rotate VAULT` goes on with it")]
+    RotationUnfinished,
+    /// Somebody else is at it.
+    #[error("the vault's key is being rotated already; `sero rotate --status VAULT` shows how far it is")]
+    RotationRunning,
+    /// It was told to.
+    #[error("the work was interrupted; it goes on from there the next time")]
+    Interrupted,
+
     // --- inside ---
     /// The engine did not seal or open what it must be able to.
     #[error("encryption failed: {0}")]

@@ -35,6 +35,7 @@ mod journaling;
 pub(crate) mod open;
 mod read;
 pub(crate) mod replay;
+mod reseal;
 mod resize;
 mod write;
 

@@ -342,6 +342,17 @@ impl<S: Storage> Journal<S> {
         self.begin_segment(storage, &mut inner, seq, mark)
     }
 
+    /// Writes random bytes over the segment that is not in use, which is free: what it held is home, and may be under an
+    /// older version of the key.
+    pub fn scrub(&self, storage: &S) -> std::io::Result<()> {
+        let inner = self.inner.lock();
+        let other = 1 - inner.active;
+        match &inner.slots[other] {
+            Some(slot) if !inner.other_busy => fill(storage, &slot.file, 0, slot.capacity),
+            _ => Ok(()),
+        }
+    }
+
     /// Declares the segment that is not in use free: its retirement is durable. It grows if it was too small.
     pub fn free(&self, storage: &S, grow: bool) -> std::io::Result<()> {
         let (other, file, capacity) = {

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use super::unlock::UnlockedKeys;
-use crate::crypto::keys::VaultKeys;
+use crate::crypto::ProjectKey;
+use crate::crypto::keys::{VAULT_ID_LEN, VaultKeys};
 use crate::format::configuration::KeyVersion;
 
 /// The keys of one version.
@@ -20,6 +21,12 @@ pub struct VersionKeys {
 }
 
 impl VersionKeys {
+    /// Whether these are the same keys under the same number.
+    pub(crate) fn is_same_key(&self, other: &Self) -> bool {
+        const PROBE: &[u8] = b"is this the same key?";
+        self.version == other.version && self.verify_configuration(PROBE, &other.configuration_tag(PROBE))
+    }
+
     pub(crate) const fn new(version: KeyVersion, keys: VaultKeys) -> Self {
         Self { version, keys }
     }
@@ -43,6 +50,18 @@ pub struct LiveKeys {
 impl LiveKeys {
     pub(crate) fn new(active: VersionKeys, older: Option<VersionKeys>) -> Self {
         Self { active: Arc::new(active), older: older.map(Arc::new) }
+    }
+
+    /// From the project keys themselves, the active version's first.
+    #[must_use]
+    pub fn derive(
+        vault_id: &[u8; VAULT_ID_LEN],
+        active: (KeyVersion, &ProjectKey),
+        older: Option<(KeyVersion, &ProjectKey)>,
+    ) -> Self {
+        let derived =
+            |(version, key): (KeyVersion, &ProjectKey)| VersionKeys::new(version, VaultKeys::derive(key, vault_id));
+        Self::new(derived(active), older.map(derived))
     }
 }
 
@@ -77,6 +96,11 @@ impl KeyRing {
         self.0.read().clone()
     }
 
+    /// Whether a rotation is under way.
+    pub fn is_rotating(&self) -> bool {
+        self.0.read().older.is_some()
+    }
+
     /// What `open` makes of the first version that it accepts; else its last refusal.
     pub fn open<T, E>(&self, open: impl Fn(&VaultKeys) -> Result<T, E>) -> Result<T, E> {
         let live = self.live();
@@ -84,5 +108,10 @@ impl KeyRing {
             (Err(_), Some(older)) => open(older),
             (outcome, _) => outcome,
         }
+    }
+
+    /// Others from here on.
+    pub fn replace(&self, keys: LiveKeys) {
+        *self.0.write() = keys;
     }
 }

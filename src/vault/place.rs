@@ -87,11 +87,10 @@ impl<'a, S: Storage> ConfigurationPlace<'a, S> {
         let result = change(&mut new)?;
         new.authenticate(then);
         let (old, new) = (old.encode()?, new.encode()?);
-        self.put(&root, &self.with(BACKUP_SUFFIX), &old)?;
+        // A crash between the two leaves the old one in use, and says so by what it opens.
+        let backup = if before == Before::Forgotten { &new } else { &old };
+        self.put(&root, &self.with(BACKUP_SUFFIX), backup)?;
         self.put(&root, self.entry, &new)?;
-        if before == Before::Forgotten {
-            self.put(&root, &self.with(BACKUP_SUFFIX), &new)?;
-        }
         Ok(result)
     }
 

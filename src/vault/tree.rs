@@ -210,6 +210,54 @@ impl TagTree {
         Ok(())
     }
 
+    /// Marks the root and the nodes above the pages from `first` up to `end` to be sealed anew, nodes of holes too.
+    /// Returns where it stopped: `end`, or earlier when about `limit` nodes more are dirty.
+    pub fn touch(
+        &mut self,
+        first: PageIndex,
+        end: PageIndex,
+        limit: usize,
+        source: &impl NodeSource,
+    ) -> Result<PageIndex> {
+        self.root_dirty = true;
+        let most = self.dirty_nodes.saturating_add(limit);
+        self.touch_below(Node::ROOT, first, end, most, source)
+    }
+
+    fn touch_below(
+        &mut self,
+        node: Node,
+        first: PageIndex,
+        end: PageIndex,
+        most: usize,
+        source: &impl NodeSource,
+    ) -> Result<PageIndex> {
+        for index in node.slot_of(first).unwrap_or(0)..node.entries() {
+            let Child::Node(below) = node.child(index) else { continue };
+            if below.first_page >= end {
+                break;
+            }
+            let below_end = below.first_page.0.saturating_add(below.page_span());
+            if below_end <= first.0 {
+                continue;
+            }
+            match self.seal_at(node.block, index)?.ok_or(BROKEN)? {
+                Some(seal) => self.load(below.block, &seal, source)?,
+                None if self.nodes.contains_key(&below.block) => {}
+                None => continue,
+            }
+            if self.dirty_nodes >= most {
+                return Ok(below.first_page.max(first));
+            }
+            self.mark_path_dirty(below)?;
+            let reached = self.touch_below(below, first.max(below.first_page), end, most, source)?;
+            if reached < end && reached.0 < below_end {
+                return Ok(reached);
+            }
+        }
+        Ok(end)
+    }
+
     fn mark_path_dirty(&mut self, node: Node) -> Result<()> {
         let mut at = node;
         loop {

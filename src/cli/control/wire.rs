@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
 /// The longest line, its end included: far more than any request or response has.
 pub(in super::super) const LINE_MAX_BYTES: usize = 256 * 1024;
@@ -31,7 +32,8 @@ pub(super) fn is_trusted(peer: u32, user: u32) -> bool {
 
 /// The next line; None at the end of the stream.
 pub(super) fn receive<T: DeserializeOwned>(from: &mut impl BufRead) -> io::Result<Option<T>> {
-    let mut line = Vec::new();
+    // A line may hold keys.
+    let mut line = Zeroizing::new(Vec::new());
     from.take(LINE_MAX_BYTES as u64).read_until(b'\n', &mut line)?;
     match line.last() {
         None => Ok(None),
@@ -42,7 +44,7 @@ pub(super) fn receive<T: DeserializeOwned>(from: &mut impl BufRead) -> io::Resul
 }
 
 pub(super) fn send(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
-    let mut line = serde_json::to_vec(message)?;
+    let mut line = Zeroizing::new(serde_json::to_vec(message)?);
     line.push(b'\n');
     if line.len() > LINE_MAX_BYTES {
         return Err(invalid("the message is too long"));

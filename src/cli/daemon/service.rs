@@ -3,9 +3,11 @@
 use std::fs;
 use std::sync::Arc;
 
+use super::rotation::Rotation;
 use super::verification::Verifications;
 use super::watch::Watch;
 use crate::cli::control::{Handler, Request, Response};
+use crate::cli::failure::Failure;
 use crate::cli::status::{Degraded, Errors, Journal, LastError, Memory, Operations, State, Status};
 use crate::cli::time;
 use crate::fuse::{ActivityCount, Fs, MountedSession};
@@ -18,6 +20,7 @@ pub(super) struct Service {
     pub(super) watch: Arc<Watch>,
     pub(super) vault_id: String,
     pub(super) verifications: Verifications,
+    pub(super) rotation: Arc<Rotation>,
 }
 
 impl Handler for Service {
@@ -28,6 +31,14 @@ impl Handler for Service {
                 self.verifications.start(self.filesystem.vault(), VerifyOptions { paths, jobs })
             }
             Request::VerifyProgress { from } => self.verifications.progress(from),
+            Request::Rotate { keys, bytes_per_second } => {
+                let begun = match keys.exposed() {
+                    Some(exposed) => self.rotation.begin(&exposed, bytes_per_second),
+                    None => Err(Failure::other("the request has no keys")),
+                };
+                begun.map_or_else(Response::failed, Response::Rotation)
+            }
+            Request::RotationStatus => Response::Rotation(self.rotation.facts()),
         }
     }
 }
@@ -79,7 +90,7 @@ impl Service {
                 dirty_bytes: figures.dirty_bytes,
                 resident_bytes: resident_bytes().unwrap_or(0),
             },
-            rotation: None,
+            rotation: self.rotation.as_json(),
         }
     }
 

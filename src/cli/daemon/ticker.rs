@@ -41,7 +41,7 @@ impl Ticker {
     }
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
+pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
     thread::Builder::new()
         .name(name.to_owned())
         .spawn(work)

@@ -4,11 +4,12 @@ use std::sync::{Arc, Weak};
 
 use super::{VaultCore, Volatile};
 use crate::format::geometry::{self, HEADER_LEN};
+use crate::format::header::Header;
 use crate::format::record::FileId;
-use crate::storage::{Access, Stat, Storage};
+use crate::storage::{Access, Stat, Storage, read_into};
 use crate::vault::directory::{Directory, Location};
 use crate::vault::error::{Result, VaultError};
-use crate::vault::file::{Base, VaultFile};
+use crate::vault::file::{Base, Keys, VaultFile};
 use crate::vault::windows::CrashWindow;
 
 impl<S: Storage> VaultCore<S> {
@@ -33,6 +34,9 @@ impl<S: Storage> VaultCore<S> {
         if files.len() > 1024 && files.len().is_power_of_two() {
             files.retain(|_, file| file.strong_count() > 0);
         }
+        drop(files);
+        // A rotation changes the versions first, and then the files that are listed.
+        file.follow_versions();
     }
 
     /// A file that was just made at `location`.
@@ -79,6 +83,18 @@ impl<S: Storage> VaultCore<S> {
         self.enter_opened(opened)
     }
 
+    /// Whether all of a file is under this version of the project key or a later one.
+    pub fn is_file_under(&self, location: &Location<S>, stat: &Stat, version: u32) -> Result<bool> {
+        if let Some(file) = self.file(stat.ino) {
+            return Ok(file.is_under(version));
+        }
+        let file = location.open_backing(stat)?;
+        let mut header = [0; HEADER_LEN];
+        let read = read_into(&self.storage, &file, &mut header, 0).map_err(|e| VaultError::io("read a file", e))?;
+        let Ok(salt) = Header::salt(&header) else { return Ok(false) };
+        Ok(read == HEADER_LEN && Keys::found(self, salt).is_under(&header, version))
+    }
+
     fn enter_opened(&self, opened: VaultFile<S>) -> Result<Arc<VaultFile<S>>> {
         let opened = Arc::new(opened);
         let mut files = self.files.lock();
@@ -87,6 +103,8 @@ impl<S: Storage> VaultCore<S> {
             return Ok(first);
         }
         files.insert(opened.ino(), Arc::downgrade(&opened));
+        drop(files);
+        opened.follow_versions();
         Ok(opened)
     }
 

@@ -7,11 +7,15 @@ use std::sync::atomic::Ordering;
 use super::{Directory, aside, listing, settle, widened};
 use crate::format::directory_iv::{self, DirectoryIv, DirectoryIvError};
 use crate::format::names::{self, EntryForm, NameError, SealedName, SealedNameError};
-use crate::storage::{Storage, Target};
+use crate::storage::{RenameMode, Storage, Target};
 use crate::vault::error::{IntegrityError, Result, VaultError};
 use crate::vault::keyring::{KeyRing, VersionKeys};
 
+/// The link's name in the private folder, before it is moved to where it belongs.
+const IV_TEMPORARY: &str = "iv.new";
+
 /// An IV and the version of the keys that it was made under, which seal its names.
+#[derive(Clone)]
 pub(crate) struct KeyedIv {
     pub iv: DirectoryIv,
     pub keys: Arc<VersionKeys>,
@@ -145,6 +149,29 @@ impl<S: Storage> Directory<S> {
         self.mark_unsettled(settle::DEPENDED_ON)?;
         self.iv_fits();
         Ok(self.remember_iv(Ivs { newest: new, older: None }))
+    }
+
+    /// Puts other IVs in the place of the directory's own, in one step. The caller holds [`Self::names`] alone.
+    pub(super) fn replace_iv(&self, ivs: Ivs) -> Result<()> {
+        let _loading = self.loading.lock();
+        let io = |e| VaultError::io("replace a directory's IV", e);
+        let storage = &self.core.storage;
+        let private = self.core.tree.private();
+        let handle = self.handle()?;
+        let target = match &ivs.older {
+            Some(older) => directory_iv::join(&ivs.newest.encode(), &older.encode()),
+            None => ivs.newest.encode(),
+        };
+        match storage.unlink(private, IV_TEMPORARY.as_ref()) {
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(io(error)),
+            _ => {}
+        }
+        storage.make_symlink(private, IV_TEMPORARY.as_ref(), &target).map_err(io)?;
+        let entry = OsStr::new(directory_iv::ENTRY);
+        let place = || storage.rename(private, IV_TEMPORARY.as_ref(), &handle, entry, RenameMode::Replace);
+        widened(&self.core, Target::Dir(&*handle), 0o300, place).map_err(io)?;
+        self.remember_iv(ivs);
+        Ok(())
     }
 
     /// One of the names opened with the IV (or there is none yet).

@@ -13,7 +13,7 @@ use crate::vault::error::{Result, VaultError};
 const LINKS: &str = "links";
 
 /// The sealed target's whole text.
-pub(super) fn whole_text<'a, S: Storage>(
+pub(crate) fn whole_text<'a, S: Storage>(
     core: &VaultCore<S>,
     location: &Location<S>,
     backing_target: &'a [u8],
@@ -60,7 +60,7 @@ pub(super) fn target_len<S: Storage>(core: &VaultCore<S>, location: &Location<S>
 }
 
 /// Stores the pieces, durably: the link must never be there without them.
-pub(super) fn place<S: Storage>(core: &VaultCore<S>, id: &LinkId, pieces: &[Vec<u8>]) -> Result<()> {
+pub(crate) fn place<S: Storage>(core: &VaultCore<S>, id: &LinkId, pieces: &[Vec<u8>]) -> Result<()> {
     let io = |e| VaultError::io("store a symbolic link's target", e);
     let folder = make_folder(core)?;
     for (index, piece) in pieces.iter().enumerate() {
@@ -73,7 +73,7 @@ pub(super) fn place<S: Storage>(core: &VaultCore<S>, id: &LinkId, pieces: &[Vec<
 }
 
 /// Removes the pieces. That some stay is no error: nothing refers to them.
-pub(super) fn remove<S: Storage>(core: &VaultCore<S>, id: &LinkId) {
+pub(crate) fn remove<S: Storage>(core: &VaultCore<S>, id: &LinkId) {
     let Ok(Some(folder)) = open_folder(core) else { return };
     for index in 0..PIECES_MAX {
         if core.storage.unlink(&folder, id.piece_name(index).as_ref()).is_err() {
@@ -91,6 +91,47 @@ pub(super) fn referred_to<S: Storage>(location: &Location<S>, backing_len: u64) 
         BackingTarget::Pieces(id) => Some(id),
         BackingTarget::Inline(_) => None,
     }
+}
+
+/// The pieces that a backing target refers to.
+pub(crate) fn reference_of(backing_target: &[u8]) -> Option<LinkId> {
+    match symlink::parse(backing_target).ok()? {
+        BackingTarget::Pieces(id) => Some(id),
+        BackingTarget::Inline(_) => None,
+    }
+}
+
+/// Removes the pieces of every target whose whole text `is_readable` does not accept.
+pub(crate) fn remove_unreadable<S: Storage>(core: &VaultCore<S>, is_readable: impl Fn(&[u8]) -> bool) -> Result<()> {
+    let Some(folder) = open_folder(core)? else { return Ok(()) };
+    let io = |e| VaultError::io("look through the targets of symbolic links", e);
+    let mut firsts: Vec<Vec<u8>> = Vec::new();
+    core.storage
+        .read_dir(&folder, 0, &mut |entry| {
+            firsts.extend(entry.name.as_encoded_bytes().strip_suffix(b".0").map(<[u8]>::to_vec));
+            true
+        })
+        .map_err(io)?;
+    for first in firsts {
+        let reference = [b"=", first.as_slice()].concat();
+        let Some(id) = reference_of(&reference) else { continue };
+        if !is_readable(&read_pieces(core, &folder, &id)?) {
+            remove(core, &id);
+        }
+    }
+    Ok(())
+}
+
+fn read_pieces<S: Storage>(core: &VaultCore<S>, folder: &S::Dir, id: &LinkId) -> Result<Vec<u8>> {
+    let mut text = Vec::new();
+    for index in 0..PIECES_MAX {
+        match core.storage.read_symlink(folder, id.piece_name(index).as_ref()) {
+            Ok(piece) => text.extend(piece),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => break,
+            Err(error) => return Err(VaultError::io("read a symbolic link's target", error)),
+        }
+    }
+    Ok(text)
 }
 
 fn parse<'a, S: Storage>(location: &Location<S>, backing_target: &'a [u8]) -> Result<BackingTarget<'a>> {

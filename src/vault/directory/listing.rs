@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
@@ -31,10 +31,13 @@ pub struct ListEntry<'a> {
 /// A directory that is open for listing.
 pub struct Listing<S: Storage> {
     directory: Arc<Directory<S>>,
-    progress: Mutex<Progress<S>>,
+    progress: Arc<Mutex<Progress<S>>>,
 }
 
-struct Progress<S: Storage> {
+/// How a directory knows of its listings.
+pub(super) type OpenListing<S> = Weak<Mutex<Progress<S>>>;
+
+pub(super) struct Progress<S: Storage> {
     /// A handle of its own, as it has one position.
     handle: S::Dir,
     /// Read and not delivered; the first of them comes after `cookie`.
@@ -52,6 +55,8 @@ struct Found {
     ino: u64,
     kind: FileKind,
     next_cookie: u64,
+    /// What it came to, if that was looked at when it was read.
+    opened: Option<Opened>,
 }
 
 /// What became of an entry.
@@ -73,7 +78,29 @@ impl<S: Storage> Directory<S> {
             bad: 0,
             first_bad: None,
         };
-        Ok(Listing { directory: self.arc()?, progress: Mutex::new(progress) })
+        let progress = Arc::new(Mutex::new(progress));
+        let mut listings = self.listings.lock();
+        if listings.len().is_power_of_two() {
+            listings.retain(|listing| listing.strong_count() > 0);
+        }
+        listings.push(Arc::downgrade(&progress));
+        drop(listings);
+        Ok(Listing { directory: self.arc()?, progress })
+    }
+
+    /// Has every open listing read what is left to it, in plain names: the sealed ones are about to change. The caller
+    /// holds [`Self::names`] alone. False: one of them is in use, and whoever uses it may wait for the caller.
+    pub(super) fn read_listings_out(&self) -> Result<bool> {
+        let listings: Vec<_> = self.listings.lock().iter().filter_map(Weak::upgrade).collect();
+        let Some(ivs) = self.unchecked_iv()? else { return Ok(true) };
+        for listing in listings {
+            let Some(mut progress) = listing.try_lock() else { return Ok(false) };
+            // One that has not begun, or is at its end, reads nothing of what is now.
+            if progress.cookie != 0 || !progress.batch.is_empty() {
+                progress.read_out(self, &ivs)?;
+            }
+        }
+        Ok(true)
     }
 
     /// One listing from `cookie` on, as [`Listing::next`]. Entries before `cookie` are not looked at.
@@ -135,21 +162,35 @@ impl<S: Storage> Listing<S> {
             progress.cookie = cookie;
             progress.ended = false;
         }
-        let Some(ivs) = self.directory.unchecked_iv()? else { return Ok(()) };
+        let Some(mut ivs) = self.directory.unchecked_iv()? else { return Ok(()) };
         loop {
             if progress.batch.is_empty() {
                 if progress.ended {
                     return progress.end(&self.directory);
                 }
-                progress.fetch(&self.directory)?;
+                let _names = self.directory.names.read();
+                if let Some(current) = self.directory.unchecked_iv()? {
+                    ivs = current;
+                }
+                if ivs.older.is_some() {
+                    // While names are being changed, all at once.
+                    progress.read_out(&self.directory, &ivs)?;
+                } else {
+                    progress.fetch(&self.directory, BATCH)?;
+                }
                 continue;
             }
-            let Some(found) = progress.batch.front() else { continue };
-            let opened = self.directory.open_found(&ivs, &found.entry, &progress.handle)?;
+            let Progress { batch, handle, .. } = &mut *progress;
+            let Some(found) = batch.front_mut() else { continue };
+            let opened = match found.opened.take() {
+                Some(opened) => opened,
+                None => self.directory.open_found(&ivs, &found.entry, handle)?,
+            };
             let next_cookie = found.next_cookie;
             match opened {
                 Opened::Name(name) => {
                     if !sink(ListEntry { name: &name, ino: found.ino, kind: found.kind, next_cookie }) {
+                        found.opened = Some(Opened::Name(name));
                         return Ok(());
                     }
                 }
@@ -166,14 +207,32 @@ impl<S: Storage> Listing<S> {
 }
 
 impl<S: Storage> Progress<S> {
-    fn fetch(&mut self, directory: &Directory<S>) -> Result<()> {
+    /// Reads all that is left, and opens it.
+    fn read_out(&mut self, directory: &Directory<S>, ivs: &Ivs) -> Result<()> {
+        if !self.ended {
+            let last = self.batch.back().map_or(self.cookie, |found| found.next_cookie);
+            let delivered = std::mem::replace(&mut self.cookie, last);
+            let fetched = self.fetch(directory, usize::MAX);
+            self.cookie = delivered;
+            fetched?;
+        }
+        for found in &mut self.batch {
+            if found.opened.is_none() {
+                found.opened = Some(directory.open_found(ivs, &found.entry, &self.handle)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn fetch(&mut self, directory: &Directory<S>, most: usize) -> Result<()> {
+        let most = self.batch.len().saturating_add(most);
         let Self { handle, batch, cookie, ended, .. } = self;
         let mut full = false;
         directory
             .core
             .storage
             .read_dir(handle, *cookie, &mut |entry| {
-                if batch.len() >= BATCH {
+                if batch.len() >= most {
                     full = true;
                     return false;
                 }
@@ -182,6 +241,7 @@ impl<S: Storage> Progress<S> {
                     ino: entry.ino,
                     kind: entry.kind,
                     next_cookie: entry.next_cookie,
+                    opened: None,
                 });
                 true
             })

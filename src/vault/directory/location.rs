@@ -85,7 +85,7 @@ impl<S: Storage> Location<S> {
     }
 
     /// The target of the backing symbolic link.
-    pub(super) fn read_symlink(&self) -> Result<Vec<u8>> {
+    pub(crate) fn read_symlink(&self) -> Result<Vec<u8>> {
         self.with_dir(|dir| self.directory.core.storage.read_symlink(dir, &self.entry))?
             .map_err(|e| VaultError::io("read a symbolic link", e))
     }

@@ -135,6 +135,9 @@ impl<S: Storage> Directory<S> {
 
     /// Gives what has this name another one.
     pub fn link(&self, name: &[u8], to: &Arc<Self>, to_name: &[u8]) -> Result<Stat> {
+        let _moving = self.core.moved.gate.read();
+        // The target may be this directory.
+        let _names = self.names.read_recursive();
         let from = self.locate(name)?;
         let source = from.stat()?;
         let from_dir = self.handle()?;
@@ -150,12 +153,14 @@ impl<S: Storage> Directory<S> {
         source: &Stat,
         link: impl FnOnce(&S::Dir, &OsStr) -> Result<io::Result<()>>,
     ) -> Result<Stat> {
+        let _moving = self.core.moved.gate.read_recursive();
         self.make(name, |dir, entry| {
             self.settle_for(source)?;
             link(dir, entry)?.map_err(|e| VaultError::io("make a hard link", e))?;
             let location = Location { directory: self.clone(), entry: entry.to_owned() };
             let mut stat = location.stat()?;
             self.core.linked(&location, &stat);
+            self.core.moved.name_in(self);
             location.present(&mut stat)?;
             Ok(stat)
         })
@@ -165,8 +170,9 @@ impl<S: Storage> Directory<S> {
     fn make<T>(&self, name: &[u8], make: impl FnOnce(&S::Dir, &OsStr) -> Result<T>) -> Result<T> {
         self.core.ensure_writable()?;
         names::validate(name)?;
-        let iv = self.iv_for_new_name()?;
-        let sealed = self.seal_name(&iv, name)?;
+        let _names = self.names.read_recursive();
+        let ivs = self.iv_for_new_name()?;
+        let sealed = self.seal_name(&ivs, name)?;
         let dir = self.handle()?;
         let sidecar_is_new = self.place_sidecar(&dir, &sealed)?;
         let made = make(&dir, &sealed.entry);

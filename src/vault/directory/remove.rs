@@ -13,6 +13,7 @@ impl<S: Storage> Directory<S> {
     /// Removes a name of anything but a directory.
     pub fn unlink(&self, name: &[u8]) -> Result<()> {
         self.core.ensure_writable()?;
+        let _names = self.names.read();
         let location = self.locate(name)?;
         let stat = location.stat()?;
         if stat.kind() == FileKind::Directory {
@@ -43,6 +44,7 @@ impl<S: Storage> Directory<S> {
     /// Removes a directory without names.
     pub fn remove_dir(&self, name: &[u8]) -> Result<()> {
         self.core.ensure_writable()?;
+        let _names = self.names.read();
         let location = self.locate(name)?;
         let removed = self.open_entry(&location.entry)?;
         let dir = self.handle()?;

@@ -15,6 +15,9 @@ impl<S: Storage> Directory<S> {
         self.core.ensure_writable()?;
         names::validate(to_name)?;
         let this = self.arc()?;
+        let _moving = self.core.moved.gate.read();
+        // Both may be one.
+        let _names = (self.names.read_recursive(), to.names.read_recursive());
         let from = self.locate(name)?;
         let source = from.stat()?;
         let to_iv = to.iv_for_new_name()?;
@@ -157,6 +160,16 @@ impl<S: Storage> Step<'_, S> {
             return Err(VaultError::io("rename", error));
         }
         core.renamed(&plan);
+        match source_dir {
+            Some(moved) => core.moved.whole(moved),
+            None => core.moved.name_in(self.to),
+        }
+        if exchange {
+            match replaced_dir {
+                Some(moved) => core.moved.whole(moved),
+                None => core.moved.name_in(self.this),
+            }
+        }
         if let Some(id) = pieces {
             core.storage.sync_dir(to_handle).map_err(|e| core.sync_failed("sync a directory", e))?;
             links::remove(core, &id);
@@ -183,7 +196,7 @@ impl<S: Storage> Step<'_, S> {
 
 impl<S: Storage> Directory<S> {
     /// The directory was moved. [`Tree::moves`](super::Tree::moves) is held alone.
-    fn is_now_at(&self, parent: &Arc<Self>, entry: &OsStr) {
+    pub(super) fn is_now_at(&self, parent: &Arc<Self>, entry: &OsStr) {
         let place = Place::Below { parent: parent.clone(), entry: entry.to_owned() };
         let before = std::mem::replace(&mut *self.place.write(), place);
         // The old parent is held by the caller.

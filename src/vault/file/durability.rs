@@ -90,7 +90,7 @@ impl<S: Storage> VaultFile<S> {
         Ok(())
     }
 
-    fn become_durable(&self, state: &mut State<S>, synced: bool) {
+    pub(super) fn become_durable(&self, state: &mut State<S>, synced: bool) {
         state.base = Base::Durable { synced };
         state.journal.touched = false;
         state.journal.size = state.size;

@@ -78,6 +78,16 @@ impl Keys {
         }
     }
 
+    /// As [`Self::open_header`], under the active version alone.
+    pub fn open_header_active(&self, home: &[u8]) -> std::result::Result<Header, HeaderError> {
+        Header::open(home, self.header())
+    }
+
+    /// The same keys under the versions that are live now.
+    pub fn renewed<S: Storage>(&self, core: &VaultCore<S>) -> Self {
+        Self::with_headers(core, self.salt, self.headers.load(Ordering::Relaxed))
+    }
+
     /// Counts a header that is about to be sealed; false if these keys have sealed enough of them.
     pub fn may_seal_header(&self, limit: u64) -> bool {
         self.headers.fetch_add(1, Ordering::Relaxed) < limit
@@ -86,6 +96,11 @@ impl Keys {
     /// The page key of a session that seals.
     pub fn page(&self, session: u32) -> Arc<AeadKey> {
         self.active.page(session)
+    }
+
+    /// Opens under the active version alone.
+    pub fn open_active(&self, what: Sealed, seal: &Seal, sealed: &[u8], out: &mut [u8]) -> bool {
+        self.active.open(what, seal, sealed, out)
     }
 
     fn open_in_place(&self, what: Sealed, seal: &Seal, bytes: &mut [u8]) -> bool {

@@ -137,7 +137,8 @@ impl<S: Storage> VaultFile<S> {
                 Self::state_from(home, header, &first, stat.size_bytes, base).map_err(|(error, _)| error)?
             }
         };
-        state.mtime = plan.mtime;
+        // Where the journal says nothing of the time, nothing has changed it, nor does what is done from here on.
+        state.mtime = plan.mtime.or(Some(stat.mtime));
         state.journal.id = Some(id);
         state.journal.touched = true;
         for step in plan.steps {

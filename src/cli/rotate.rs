@@ -1,0 +1,292 @@
+//! `sero rotate VAULT`: a new project key, and everything in the vault sealed anew under it.
+//!
+//! The new version is put into the configuration first. A mounted vault is then rotated by the process behind the
+//! mount, which gets the keys over its control socket; this command watches. A vault at rest is rotated here.
+
+mod wire;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::json;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::Context;
+use super::control::{self, Endpoint, Request, Response};
+use super::exit_code::ExitCode;
+use super::failure::{Failure, Result};
+use super::opening::Opening;
+use super::progress::{Progress, Unit};
+use super::unlocking::UnlockArguments;
+use super::{daemon, seal};
+use crate::fuse::mountinfo;
+use crate::vault::rotate::{Phase, RotationControl, RotationEnd, RotationProgress, configuration};
+use crate::vault::{Configuration, Mode, UnlockedKeys};
+pub(super) use wire::{KeysText, RotationFacts, RotationState};
+
+/// How often is looked how far it is.
+const LOOK: Duration = Duration::from_millis(250);
+const MIB: u64 = 1 << 20;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sero rotate ~/papers.sero                 a new key; mounted or not, everything is sealed anew under it
+  sero rotate --rate 50 ~/papers.sero       at most 50 MiB a second
+  sero rotate --status ~/papers.sero        how far it is, or that none is under way
+  sero rotate ~/papers.sero                 again, after it was interrupted: goes on from there")]
+pub(super) struct RotateArguments {
+    /// The vault, or where it is mounted
+    #[arg(value_name = "VAULT")]
+    vault: PathBuf,
+
+    /// Keep the old key in the configuration: for old copies of the vault
+    #[arg(long)]
+    keep_old: bool,
+
+    /// Show how far a rotation is, and change nothing
+    #[arg(long, conflicts_with_all = ["keep_old", "rate"])]
+    status: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    /// Seal at most so many MiB of content a second
+    #[arg(long, value_name = "MIB/S", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    rate: Option<u64>,
+
+    #[command(flatten)]
+    unlock: UnlockArguments,
+}
+
+pub(super) fn run(arguments: &RotateArguments, context: &Context) -> Result<()> {
+    let endpoint = endpoint_of(&arguments.vault)?;
+    let path = endpoint.as_ref().map_or(arguments.vault.as_path(), |(_, vault)| vault.as_path());
+    let opening = Opening::find(path, context)?;
+    let facts = match &endpoint {
+        Some((endpoint, _)) => ask(endpoint, &Request::RotationStatus)?,
+        None => RotationFacts::of_configuration(opening.configuration()),
+    };
+    if arguments.status {
+        return show(&facts.with(opening.configuration()), arguments, context);
+    }
+    if facts.state == RotationState::Running {
+        return Err(crate::vault::VaultError::RotationRunning.into());
+    }
+    match endpoint {
+        Some((endpoint, _)) => online(arguments, context, &opening, &endpoint),
+        None => offline(arguments, context, opening),
+    }
+}
+
+/// The process behind the vault's mount, and the vault's own path.
+fn endpoint_of(target: &Path) -> Result<Option<(Endpoint, PathBuf)>> {
+    let mounts = mountinfo::read().map_err(|error| Failure::other(format!("/proc/self/mountinfo: {error}")))?;
+    Ok(seal::find(&mounts, target).map(|mount| (Endpoint::of(&mount), PathBuf::from(&mount.source))))
+}
+
+fn ask(endpoint: &Endpoint, request: &Request) -> Result<RotationFacts> {
+    match control::ask(endpoint, request)? {
+        Response::Rotation(facts) => Ok(facts),
+        _ => Err(Failure::other("the daemon gave another answer than asked for; seal and mount again with this sero")),
+    }
+}
+
+/// The keys with the version to rotate to, which is a new one unless an earlier rotation is gone on with.
+fn keys(arguments: &RotateArguments, context: &Context, opening: &Opening) -> Result<UnlockedKeys> {
+    let (root, _) = arguments.unlock.unlock_root(opening, context)?;
+    if let Some(rotation) = root.unlocked().configuration().rotation {
+        if arguments.keep_old && !rotation.keep_old {
+            return Err(Failure::new(
+                ExitCode::RotationRefused,
+                "the rotation that is gone on with was begun without --keep-old; leave the option out",
+            ));
+        }
+        context.note("an earlier rotation was not finished: going on with it");
+        return Ok(root.into());
+    }
+    configuration::start(&opening.place(), &root, arguments.keep_old).map_err(|error| opening.about(error))
+}
+
+fn online(arguments: &RotateArguments, context: &Context, opening: &Opening, endpoint: &Endpoint) -> Result<()> {
+    let keys = keys(arguments, context, opening)?;
+    let request = Request::Rotate {
+        keys: KeysText::of(&keys),
+        bytes_per_second: arguments.rate.unwrap_or(0).saturating_mul(MIB),
+    };
+    drop(keys);
+    ask(endpoint, &request)?;
+    drop(request);
+    context.note("the mounted vault is rotated in the background; Ctrl-C ends only this report of it");
+    let watch = Watch::new(context);
+    loop {
+        thread::sleep(LOOK);
+        let facts = ask(endpoint, &Request::RotationStatus)?;
+        watch.show(&facts.progress());
+        if facts.state != RotationState::Running {
+            drop(watch);
+            return end(&facts, arguments, context);
+        }
+    }
+}
+
+fn offline(arguments: &RotateArguments, context: &Context, opening: Opening) -> Result<()> {
+    opening.check_free(Mode::ReadWrite)?;
+    let keys = keys(arguments, context, &opening)?;
+    let path = opening.path().to_owned();
+    let again = Opening::with_configuration(&path, opening.detached())?;
+    // It works from "/", too: after everything that was given by a relative path.
+    daemon::harden();
+    let vault = opening.open(keys, Mode::ReadWrite)?;
+    let control = Arc::new(RotationControl::new());
+    control.set_rate(arguments.rate.unwrap_or(0).saturating_mul(MIB));
+    let asked_to_stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        let _ = signal_hook::flag::register(signal, Arc::clone(&asked_to_stop));
+    }
+    let ended = thread::scope(|scope| {
+        let work = scope.spawn(|| vault.rotate(&control, |active| configuration::finish(&again.place(), active)));
+        let watch = Watch::new(context);
+        while !work.is_finished() {
+            if asked_to_stop.load(Ordering::Relaxed) {
+                control.stop();
+            }
+            let _ = vault.tick();
+            watch.show(&control.progress());
+            thread::park_timeout(LOOK);
+        }
+        work.join()
+    });
+    // Whatever came of it, what was written is brought to rest.
+    let sealed = vault.seal();
+    let about = |error: crate::vault::VaultError| Failure::from(error).about(path.display());
+    let ended = ended.map_err(|_| Failure::other("stopped by a bug in sero; what was in the vault still is"))?;
+    let facts = RotationFacts::ended(ended.map_err(about)?, control.progress());
+    sealed.map_err(about)?;
+    end(&facts, arguments, context)
+}
+
+/// What there is to say at the end, and the exit code.
+fn end(facts: &RotationFacts, arguments: &RotateArguments, context: &Context) -> Result<()> {
+    if arguments.json {
+        show(facts, arguments, context)?;
+    }
+    match facts.state {
+        RotationState::None | RotationState::Done => {
+            if !arguments.json {
+                let kept = if arguments.keep_old { "the old one is kept" } else { "the old one is gone" };
+                context.say(&format!("everything is under the new key, and {kept}"));
+            }
+            Ok(())
+        }
+        RotationState::Running | RotationState::Stopped => Err(Failure::new(
+            ExitCode::RotationRefused,
+            "the rotation was interrupted, and nothing is lost; the same command goes on with it",
+        )),
+        RotationState::Damaged => Err(Failure::new(
+            ExitCode::Integrity,
+            format!(
+                "these do not open, so the old key stays: {}; restore them from a backup or remove them, and run this again",
+                facts.problems.join(", ")
+            ),
+        )),
+        RotationState::Failed => Err(Failure::new(
+            ExitCode::BackingIo,
+            format!(
+                "{}; nothing is lost: see to the filesystem under the vault, and run this again",
+                facts.problems.join(", ")
+            ),
+        )),
+    }
+}
+
+fn show(facts: &RotationFacts, arguments: &RotateArguments, context: &Context) -> Result<()> {
+    if arguments.json {
+        let text = serde_json::to_string_pretty(&json!(facts)).map_err(|error| Failure::other(error.to_string()))?;
+        context.print(&text);
+        return Ok(());
+    }
+    let progress = facts.progress();
+    context.print(&match facts.state {
+        RotationState::None | RotationState::Done => "no rotation is under way".to_owned(),
+        RotationState::Running if progress.phase == Phase::Content => format!(
+            "rotating: {} of {} MiB of content",
+            progress.bytes_done / MIB,
+            progress.bytes_total.max(progress.bytes_done) / MIB
+        ),
+        RotationState::Running => format!(
+            "rotating: {}, {} of {} entries",
+            progress.phase.name(),
+            progress.entries_done,
+            progress.entries_total
+        ),
+        RotationState::Stopped => {
+            "a rotation is unfinished, and rests; `sero rotate VAULT` or a mount goes on with it".to_owned()
+        }
+        RotationState::Damaged | RotationState::Failed => {
+            format!("a rotation is unfinished: {}", facts.problems.join(", "))
+        }
+    });
+    Ok(())
+}
+
+/// One line of progress for each phase.
+struct Watch<'a> {
+    context: &'a Context,
+    shown: std::cell::RefCell<Option<(Phase, Progress, u64)>>,
+}
+
+impl<'a> Watch<'a> {
+    const fn new(context: &'a Context) -> Self {
+        Self { context, shown: std::cell::RefCell::new(None) }
+    }
+
+    fn show(&self, progress: &RotationProgress) {
+        let mut shown = self.shown.borrow_mut();
+        let (verb, unit, total, done) = match progress.phase {
+            Phase::Idle | Phase::Done | Phase::Counting => return,
+            Phase::Names => ("renaming", Unit::Items, progress.entries_total, progress.entries_done),
+            Phase::Content => ("sealing anew", Unit::Bytes, progress.bytes_total, progress.bytes_done),
+            Phase::Verifying => ("verifying", Unit::Items, progress.entries_total, progress.entries_done),
+        };
+        if shown.as_ref().is_none_or(|(phase, ..)| *phase != progress.phase) {
+            *shown = Some((progress.phase, Progress::start(self.context, verb, unit), 0));
+        }
+        if let Some((_, line, before)) = shown.as_mut() {
+            line.set_total(total.max(done));
+            line.advance(done.saturating_sub(*before));
+            *before = done;
+        }
+    }
+}
+
+impl RotationFacts {
+    /// Of a vault that nobody rotates.
+    fn of_configuration(configuration: &Configuration) -> Self {
+        let state = if configuration.rotation.is_some() { RotationState::Stopped } else { RotationState::None };
+        Self::at(state, RotationControl::new().progress(), Vec::new())
+    }
+
+    pub(super) fn ended(end: RotationEnd, progress: RotationProgress) -> Self {
+        match end {
+            RotationEnd::Done => Self::at(RotationState::Done, progress, Vec::new()),
+            RotationEnd::Stopped => Self::at(RotationState::Stopped, progress, Vec::new()),
+            RotationEnd::Damaged(problems) => {
+                let problems = problems.iter().map(ToString::to_string).collect();
+                Self::at(RotationState::Damaged, progress, problems)
+            }
+        }
+    }
+
+    /// A daemon that was not told of it yet does not know that a rotation has begun.
+    fn with(mut self, configuration: &Configuration) -> Self {
+        if self.state == RotationState::None && configuration.rotation.is_some() {
+            self.state = RotationState::Stopped;
+        }
+        self
+    }
+}

@@ -1,0 +1,184 @@
+//! Rotation while the vault is in use.
+
+use super::*;
+
+/// Four users of the vault beside the rotation: each knows what it wrote, and reads it back.
+#[test]
+fn reads_and_writes_go_on_meanwhile() {
+    let (test, before) = filled();
+    let old = test.unlock();
+    let vault = test.open(Mode::ReadWrite);
+    let unlinked = vault.root().make_file(b"soon without a name", &FILE).unwrap().1;
+    unlinked.write(0, &bytes(300_000, 77)).unwrap();
+    vault.root().unlink(b"soon without a name").unwrap();
+    let half_listed = vault.root().open_child(b"below").unwrap();
+    let listing = half_listed.open_listing().unwrap();
+    let mut names = Vec::new();
+    let mut cookie = 0;
+    listing
+        .next(0, &mut |entry| {
+            if names.len() == 50 {
+                return false;
+            }
+            names.push(entry.name.to_vec());
+            cookie = entry.next_cookie;
+            true
+        })
+        .unwrap();
+
+    let keys = test.begin(false);
+    vault.begin_rotation(keys.into()).unwrap();
+    let control = RotationControl::new();
+    let going = AtomicBool::new(true);
+    let work = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for user in 0..4_u64 {
+            let (vault, going, work) = (&vault, &going, &work);
+            scope.spawn(move || use_vault(vault, user, going, work));
+        }
+        let ticker = scope.spawn(|| {
+            while going.load(Ordering::Relaxed) {
+                vault.tick().unwrap();
+                thread::sleep(std::time::Duration::from_millis(20));
+            }
+        });
+        while work.load(Ordering::Relaxed) < 50 {
+            thread::yield_now();
+        }
+        let end = vault.rotate(&control, test.finish()).unwrap();
+        going.store(false, Ordering::Relaxed);
+        ticker.join().unwrap();
+        assert_eq!(end, RotationEnd::Done);
+    });
+    println!("{} steps of work meanwhile", work.load(Ordering::Relaxed));
+
+    // The listing that was half-way goes on, every name once.
+    listing
+        .next(cookie, &mut |entry| {
+            names.push(entry.name.to_vec());
+            true
+        })
+        .unwrap();
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 201, "200 files and a directory");
+    // So does the file without a name.
+    let mut content = vec![0; 300_000];
+    unlinked.read(0, &mut content).unwrap();
+    assert_eq!(content, bytes(300_000, 77));
+    drop((unlinked, listing, half_listed));
+
+    for user in 0..4 {
+        check_user(&vault, user);
+        for name in ["mine", "moved"] {
+            let _ = remove(&vault.root(), format!("{name} {user}").as_bytes());
+        }
+    }
+    vault.seal().unwrap();
+    drop(vault);
+    let mut after = look(&test.open(Mode::ReadOnly));
+    // The user's last directories and files are theirs.
+    after.retain(|path, _| before.contains_key(path));
+    for (path, seen) in &before {
+        let now = &after[path];
+        // The directories that the users worked in have other times now, and they did touch "small".
+        if path != b"/below" {
+            assert_eq!(now, seen, "{}", String::from_utf8_lossy(path));
+        }
+    }
+    old_key::opens_nothing(&test, old.unlocked());
+}
+
+/// Files, directories, links and names that come, change, move between old and new directories, and go.
+fn use_vault(vault: &Opened, user: u64, going: &AtomicBool, work: &AtomicU64) {
+    let root = vault.root();
+    let below = root.open_child(b"below").unwrap();
+    let mine = format!("mine {user}").into_bytes();
+    let moved = format!("moved {user}").into_bytes();
+    let (_, directory) = root.make_dir(&mine, &DIR).unwrap();
+    write(&directory, b"file", 0, &bytes(200_000, user));
+    let mut content = bytes(200_000, user);
+    let mut round = 0;
+    while going.load(Ordering::Relaxed) || round < 3 {
+        round += 1;
+        let at = (round * 7919) % 190_000;
+        let part = bytes(5000, user * 1000 + round);
+        write(&directory, b"file", at, &part);
+        content[at as usize..at as usize + 5000].copy_from_slice(&part);
+        let file = directory.open_file(b"file").unwrap();
+        if round % 7 == 0 {
+            file.sync().unwrap();
+        }
+        let mut found = vec![0; content.len()];
+        file.read(0, &mut found).unwrap();
+        assert!(found == content, "user {user} reads what it wrote, round {round}");
+        // There and back, from the top into the crowd.
+        let name = format!("there and back {user}").into_bytes();
+        directory.rename(b"file", &below, &name, RenameMode::NoReplace).unwrap();
+        root.rename(&mine, &below, &moved, RenameMode::NoReplace).unwrap();
+        assert!(root.lookup(&mine).is_err());
+        below.rename(&name, &directory, b"file", RenameMode::NoReplace).unwrap();
+        below.rename(&moved, &root, &mine, RenameMode::NoReplace).unwrap();
+        assert!(matches!(root.make_dir(&mine, &DIR), Err(error) if is_there(&error)), "a name is there once");
+        let link = format!("link {user}").into_bytes();
+        root.make_symlink(&link, b"somewhere", &LINK).unwrap();
+        assert_eq!(root.read_symlink(&link).unwrap(), b"somewhere");
+        root.unlink(&link).unwrap();
+        // Nobody changes these; they read as ever.
+        let mut small = [0; 11];
+        root.open_file(b"small").unwrap().read(0, &mut small).unwrap();
+        assert_eq!(&small, b"a few bytes");
+        assert_eq!(below.lookup(b"one of many 7").unwrap().size_bytes, 49);
+        work.fetch_add(1, Ordering::Relaxed);
+    }
+    let mut found = vec![0; content.len()];
+    directory.open_file(b"file").unwrap().read(0, &mut found).unwrap();
+    assert!(found == content);
+}
+
+fn is_there(error: &VaultError) -> bool {
+    matches!(error, VaultError::Io { source, .. } if source.raw_os_error() == Some(libc::EEXIST))
+}
+
+fn check_user(vault: &Opened, user: u64) {
+    let directory = vault.root().open_child(format!("mine {user}").as_bytes()).unwrap();
+    let file = directory.open_file(b"file").unwrap();
+    let mut content = vec![0; 200_000];
+    assert_eq!(file.read(0, &mut content).unwrap(), 200_000);
+}
+
+fn remove(root: &Arc<Dir>, name: &[u8]) -> Result<(), VaultError> {
+    root.open_child(name)?.unlink(b"file")?;
+    root.remove_dir(name)
+}
+
+#[test]
+fn two_rotations_at_once_are_refused() {
+    let (test, _) = filled();
+    let vault = test.open(Mode::ReadWrite);
+    let keys = test.begin(false);
+    vault.begin_rotation(keys.into()).unwrap();
+    let place_storage = test.storage();
+    let place = ConfigurationPlace::inside(&place_storage);
+    assert!(matches!(configuration::start(&place, &test.unlock(), false), Err(VaultError::RotationUnfinished)));
+    let control = RotationControl::new();
+    control.set_rate(1000);
+    thread::scope(|scope| {
+        let first = scope.spawn(|| vault.rotate(&control, |_| panic!("too slow to finish")));
+        while control.progress().phase != Phase::Content {
+            thread::yield_now();
+        }
+        let second = vault.rotate(&RotationControl::new(), |_| panic!("never"));
+        assert!(matches!(second, Err(VaultError::RotationRunning)));
+        control.stop();
+        assert_eq!(first.join().unwrap().unwrap(), RotationEnd::Stopped);
+    });
+    // Keys that are not the next version of this vault's are refused.
+    let other = TestVault::new();
+    let foreign: LiveKeys = UnlockedKeys::from(other.unlock()).into();
+    assert!(vault.begin_rotation(foreign).is_err());
+    let key = ProjectKey::generate().unwrap();
+    let id = test.unlock().unlocked().configuration().vault_id.0;
+    assert!(vault.begin_rotation(LiveKeys::derive(&id, (KeyVersion(3), &key), None)).is_err());
+    vault.seal().unwrap();
+}
