@@ -5,6 +5,7 @@ mod harness;
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -116,6 +117,36 @@ fn a_service_that_seals_itself_ends_well() {
     manager.hear("STOPPING=1");
     assert_eq!(end_of(&mut daemon).code(), Some(0));
     assert_eq!(fixture.info()["sealed"], true);
+}
+
+/// Under systemd standard error is the journal's, and the environment says so: then lines have priorities.
+#[test]
+fn lines_for_the_journal_have_priorities() {
+    can_mount();
+    let fixture = Fixture::new();
+    let journal = fixture.folder.path().join("journal");
+    let run_with = |stream: Option<String>| {
+        let stderr = fs::File::create(&journal).unwrap();
+        let mut command = fixture.mount_command(&["--foreground", "--verbose"]);
+        // The log is to go to standard error.
+        let words: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+        let log = words.iter().position(|word| word == "--log").unwrap();
+        command = harness::sero();
+        command.args(&words[..log]).args(&words[log + 2..]);
+        if let Some(stream) = stream {
+            command.env("JOURNAL_STREAM", stream);
+        }
+        let mut daemon = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+        eventually("mounted", || !fixture.mounts().is_empty());
+        signal(&daemon, Signal::TERM);
+        assert_eq!(end_of(&mut daemon).code(), Some(0));
+        fs::read_to_string(&journal).unwrap()
+    };
+    let plain = run_with(Some("1:1".to_owned()));
+    assert!(plain.contains("sero: sealed") && !plain.contains("<6>"), "{plain}");
+    let metadata = fs::metadata(&journal).unwrap();
+    let marked = run_with(Some(format!("{}:{}", metadata.dev(), metadata.ino())));
+    assert!(marked.contains("<6>sealed"), "{marked}");
 }
 
 #[test]

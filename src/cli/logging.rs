@@ -38,7 +38,12 @@ pub(super) fn start(destination: Destination<'_>, verbosity: i8) -> Result<()> {
             if matches!(destination, Destination::Report) && verbosity < 1 {
                 builder.filter_module("sero::vault", LevelFilter::Off);
             }
-            builder.format(|out, record| writeln!(out, "sero: {}{}", prefix(record.level()), record.args()));
+            if is_journal() {
+                // The journal takes the priority from the line's beginning (sd-daemon(3)), and knows who we are.
+                builder.format(|out, record| writeln!(out, "<{}>{}", severity(record.level()), record.args()));
+            } else {
+                builder.format(|out, record| writeln!(out, "sero: {}{}", prefix(record.level()), record.args()));
+            }
         }
         Destination::File(path) => {
             let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(|error| {
@@ -72,6 +77,13 @@ pub(super) fn start(destination: Destination<'_>, verbosity: i8) -> Result<()> {
     // A second start, as in tests, changes nothing.
     let _ = builder.try_init();
     Ok(())
+}
+
+/// Whether standard error is the journal's: systemd says in the environment which file that is.
+fn is_journal() -> bool {
+    let Some(stream) = std::env::var_os("JOURNAL_STREAM") else { return false };
+    rustix::fs::fstat(rustix::stdio::stderr())
+        .is_ok_and(|stat| stream.to_str() == Some(format!("{}:{}", stat.st_dev, stat.st_ino).as_str()))
 }
 
 /// A daemon also says when it mounted and sealed.
