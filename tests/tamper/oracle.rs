@@ -1,12 +1,13 @@
 //! What must come of an attack on a home, from its bytes alone: which pages are lost, and which are not.
 
 use std::collections::BTreeSet;
+use std::sync::Mutex;
 
 use log::Level;
 use sero::format::geometry::{BlockIndex, Child, HEADER_LEN, Node, at_block, page_count};
-use sero::vault::{IntegrityError, Mode, VaultError};
+use sero::vault::{Finding, IntegrityError, Mode, Severity, VaultError, VerifyObserver, VerifyOptions};
 
-use super::specimen::{Content, PAGE, Specimen, Victim, logged, open};
+use super::specimen::{Content, Opened, PAGE, Specimen, Victim, logged, open};
 
 /// What reading has to come to.
 #[derive(Debug, PartialEq, Eq)]
@@ -70,6 +71,7 @@ pub fn expect(content: &Content, home: &[u8], found: &[u8]) -> Expected {
 pub fn check(what: &str, specimen: &Specimen, victim: &Victim, content: &Content, expected: &Expected) {
     let path = specimen.shown(victim);
     let vault = open(&specimen.vault, Mode::ReadOnly);
+    check_verify(what, &vault, victim, &path, expected);
     let (read, lines) = logged(Level::Warn, || read(&vault.root(), &victim.name));
     let size = content.bytes.len() as u64;
     let mut lost = BTreeSet::new();
@@ -98,6 +100,37 @@ pub fn check(what: &str, specimen: &Specimen, victim: &Victim, content: &Content
     assert_eq!(lost, *pages, "{what}: what is lost");
     assert_eq!(lines.len(), *reasons, "{what}: a line for each thing that is damaged, and not more: {lines:?}");
     assert!(lines.iter().all(|line| line.contains(&path)), "{what}: {lines:?}");
+}
+
+/// `sero verify` finds what reading finds, and nothing else.
+fn check_verify(what: &str, vault: &Opened, victim: &Victim, path: &str, expected: &Expected) {
+    let findings = Findings::default();
+    let options = VerifyOptions { paths: vec![victim.name.clone()], jobs: 1 };
+    let summary = vault.verify(&options, &findings).unwrap_or_else(|error| panic!("{what}: verify: {error}"));
+    let found = findings.0.into_inner().unwrap();
+    assert_eq!(summary.is_whole(), !expected.is_noticed(), "{what}: verify: {found:?}");
+    assert_eq!(found.is_empty(), !expected.is_noticed(), "{what}: verify: {found:?}");
+    for finding in &found {
+        assert_eq!((finding.severity, finding.backing.to_str()), (Severity::Damage, Some(path)), "{what}: {finding:?}");
+    }
+    if let Expected::Lost { pages, .. } = expected {
+        for page in pages.iter().filter(|page| victim.new.0.pages.contains(page)) {
+            let at = page * PAGE as u64;
+            let named = found.iter().any(|finding| {
+                finding.extent.is_none_or(|of| (of.offset_bytes..of.offset_bytes + of.len_bytes).contains(&at))
+            });
+            assert!(named, "{what}: verify does not find page {page}: {found:?}");
+        }
+    }
+}
+
+#[derive(Default)]
+struct Findings(Mutex<Vec<Finding>>);
+
+impl VerifyObserver for Findings {
+    fn found(&self, finding: Finding) {
+        self.0.lock().unwrap().push(finding);
+    }
 }
 
 impl Expected {
