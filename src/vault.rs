@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use log::{info, warn};
+use log::warn;
 
 use core::VaultCore;
 use directory::Tree;
@@ -110,7 +110,7 @@ impl<S: Storage> Vault<S> {
             core.set_journal(Some(journal));
         }
         if let Some(recovery) = &recovery {
-            info!("{recovery}");
+            warn!("{recovery}");
         }
         Ok(Arc::new(Self { core, root, ticks: AtomicU32::new(0), recovery, tolerated: Vec::new(), lock }))
     }

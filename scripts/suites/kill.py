@@ -56,6 +56,12 @@ def main():
             daemon.kill()
             daemon.wait()
         subprocess.run(["umount", "-l", mount], check=False, stderr=subprocess.DEVNULL)
+    # What a crash left half-made is not damage, and is not to be called so.
+    with open(f"{place}/log", encoding="utf-8") as log:
+        errors = [line for line in log if "error" in line.lower() or "panicked" in line]
+    for line in errors[:8]:
+        print(f"the log: {line.strip()}")
+    violations += bool(errors)
     print(f"kill: {rounds} rounds, {violations} with a violation")
     sys.exit(violations > 0)
 

@@ -16,6 +16,15 @@ from crashpeers import peer, quietly, run
 CUTS_PER_DISK = 20
 
 
+def unmount(folder):
+    """A daemon that was told to go may still hold its disk."""
+    for _ in range(300):
+        if not os.path.ismount(folder) or subprocess.run(["umount", folder], stderr=subprocess.DEVNULL, check=False).returncode == 0:
+            return
+        time.sleep(0.1)
+    quietly("umount", "-l", folder)
+
+
 def main():
     program, place, filesystem, cuts = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
     seed = int(sys.argv[5]) if len(sys.argv) > 5 else random.randrange(1 << 30)
@@ -32,7 +41,7 @@ def main():
             if number % CUTS_PER_DISK == 0:
                 if number:
                     subject.seal(mount)
-                    run("umount", disk)
+                    unmount(disk)
                 with open(image, "wb") as file:
                     file.truncate(3 << 30)
                 run(f"mkfs.{filesystem}", *(["-q", "-F"] if filesystem == "ext4" else ["-q", "-f"]), image)
@@ -65,7 +74,7 @@ def main():
             done += 1
             for line in wrong[:8]:
                 print(f"cut {number}: {line}", flush=True)
-            run("umount", disk_after)
+            unmount(disk_after)
     finally:
         # Sealed, not only detached: the daemon holds its disk until it is done.
         for folder in (mount_after, mount):
@@ -75,12 +84,7 @@ def main():
                 except subprocess.CalledProcessError:
                     quietly("umount", "-l", folder)
         for folder in (disk_after, disk):
-            for _ in range(300):
-                if not os.path.ismount(folder) or subprocess.run(["umount", folder], stderr=subprocess.DEVNULL, check=False).returncode == 0:
-                    break
-                time.sleep(0.1)
-            else:
-                quietly("umount", "-l", folder)
+            unmount(folder)
     print(f"power cuts on {filesystem}: {done}, {violations} with a violation")
     sys.exit(violations > 0)
 
