@@ -4,7 +4,8 @@ use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::background::{self, Order};
 use super::daemon::Limits;
@@ -14,8 +15,13 @@ use super::logging::Destination;
 use super::opening::Opening;
 use super::unlocking::UnlockArguments;
 use super::{Context, daemon, mountpoint, paths, time};
+use crate::fuse::mountinfo::{self, Mount};
 use crate::fuse::{self, MountOptions, MountRequest, Unmount};
 use crate::vault::{Mode, PosixStorage, Vault};
+
+/// How long a session that was unmounted may take to seal before a new mount is refused.
+const ENDING: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -88,7 +94,7 @@ pub(super) fn run(arguments: &MountArguments, context: &Context) -> Result<()> {
     offer_cleanup(&arguments.mountpoint, context)?;
     let mountpoint = mountpoint::check(&arguments.mountpoint, vault, options.nonempty)?;
     fuse::check_available(&options)?;
-    opening.check_free(mode(&options))?;
+    wait_until_free(&opening, mode(&options))?;
     let log = arguments.log.as_deref().map(paths::absolute).transpose()?;
 
     let keys = arguments.unlock.unlock(&opening, context)?;
@@ -124,6 +130,32 @@ pub(super) fn run(arguments: &MountArguments, context: &Context) -> Result<()> {
         context.say(&hint);
         Ok(())
     }
+}
+
+/// `umount` returns before the daemon has sealed: a mount right after it waits for that, and for nothing else.
+fn wait_until_free(opening: &Opening, mode: Mode) -> Result<()> {
+    let deadline = Instant::now() + ENDING;
+    loop {
+        match opening.check_free(mode) {
+            Err(failure) if failure.code == ExitCode::AlreadyMounted && Instant::now() < deadline => {
+                if !is_ending(opening) {
+                    return Err(failure);
+                }
+                thread::sleep(POLL);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Whether the process that has the vault, on this machine, has it mounted nowhere any more.
+fn is_ending(opening: &Opening) -> bool {
+    let Ok(Some(holder)) = opening.holder() else { return true };
+    let here = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let (Some(host), Some(pid)) = (holder.host, holder.pid) else { return false };
+    let is_mounted =
+        |mounts: Vec<Mount>| mounts.iter().any(|mount| mount.is_vault() && mount.source == *opening.path().as_os_str());
+    host == here && mountinfo::read_of_process(pid).is_ok_and(|mounts| !is_mounted(mounts))
 }
 
 /// In the daemon: with the keys as they came through the pipe.

@@ -203,8 +203,19 @@ fn wait_until_sealed(vault: &Path, mount: &Mount, daemon: Daemon, context: &Cont
         }
         return Ok(());
     }
+    if matches!(fs::symlink_metadata(vault), Err(error) if error.kind() == std::io::ErrorKind::NotFound) {
+        return Err(Failure::new(
+            ExitCode::BackingIo,
+            format!(
+                "{} is unmounted, but {} is not where it was when it was mounted (moved, removed, or on a disk that was \
+                 detached); find it, and copy it when `sero info` says there that it is sealed",
+                mount.mountpoint.display(),
+                vault.display()
+            ),
+        ));
+    }
     let Ok(backing) = Backing::find(vault) else {
-        // Another user's vault: root unmounts and cannot look (a network filesystem), or its path is gone.
+        // Another user's vault: root unmounts and cannot look (a network filesystem).
         log::warn!("{}: cannot be read, so that the end of sealing is not seen", vault.display());
         return Ok(());
     };

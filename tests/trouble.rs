@@ -1,0 +1,290 @@
+//! What goes wrong around a mount: a full disk, a backing that goes away or fails, a daemon that is stopped or killed. A
+//! clear error, nothing lost that was promised, and nothing that hangs for ever.
+
+#[path = "cli/harness.rs"]
+mod harness;
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use harness::{Fixture, can_mount, end_of, eventually, pattern, run, sero};
+use rustix::mount::UnmountFlags;
+use rustix::process::Signal;
+
+macro_rules! needs_mount {
+    () => {
+        if !can_mount() {
+            return;
+        }
+    };
+}
+
+/// A disk of its own: ext4 on a loop device, its image in memory, where there may be less than the disk pretends to have.
+struct Disk {
+    folder: tempfile::TempDir,
+}
+
+impl Disk {
+    fn of(size: &str) -> Self {
+        let disk = Self { folder: tempfile::tempdir().unwrap() };
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=128m", "memory"]).arg(disk.folder.path())).ok();
+        fs::create_dir(disk.path()).unwrap();
+        run(Command::new("truncate").args(["-s", size]).arg(disk.image())).ok();
+        run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0", "-E", "nodiscard"]).arg(disk.image())).ok();
+        disk.attach();
+        disk
+    }
+
+    fn attach(&self) {
+        run(Command::new("mount").args(["-o", "loop"]).arg(self.image()).arg(self.path())).ok();
+    }
+
+    fn image(&self) -> PathBuf {
+        self.folder.path().join("image")
+    }
+
+    fn path(&self) -> PathBuf {
+        fs::canonicalize(self.folder.path()).unwrap().join("disk")
+    }
+
+    /// Nobody uses the image any more.
+    fn is_free(&self) -> bool {
+        run(Command::new("losetup").arg("-j").arg(self.image())).stdout.is_empty()
+    }
+
+    /// With a vault on it.
+    fn vault(&self) -> Fixture {
+        let mut fixture = Fixture::empty();
+        fixture.vault = self.path().join("vault");
+        run(&mut fixture.create_command()).ok();
+        fixture
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.path(), UnmountFlags::DETACH);
+        let _ = rustix::mount::unmount(self.folder.path(), UnmountFlags::DETACH);
+    }
+}
+
+/// Runs in the background; whoever hangs with it is not this test. The shell enters the directory by itself: even that may wait.
+fn background(script: &str, folder: &Path) -> Child {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("cd \"$1\" && {{ {script}; }}"), "sh"]).arg(folder);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+// --- a full disk ---
+
+#[test]
+fn no_vault_is_made_on_a_full_disk() {
+    needs_mount!();
+    let disk = Disk::of("8m");
+    let filler = run(Command::new("dd")
+        .args(["if=/dev/zero", "bs=4096"])
+        .arg(format!("of={}", disk.path().join("full").display())));
+    assert_ne!(filler.code, Some(0));
+    let mut fixture = Fixture::empty();
+    fixture.vault = disk.path().join("vault");
+    run(&mut fixture.create_command()).fails(9, "No space left on device");
+    assert!(!fixture.vault.join("sero.json").exists());
+    // With room it works, without a manual step.
+    fs::remove_file(disk.path().join("full")).unwrap();
+    run(&mut fixture.create_command()).ok();
+}
+
+#[test]
+fn a_full_disk_refuses_a_mount_for_writing_and_allows_one_for_reading() {
+    needs_mount!();
+    let disk = Disk::of("24m");
+    let fixture = disk.vault();
+    fixture.mount(&[]).ok();
+    fs::write(fixture.mountpoint.join("file"), pattern(100_000)).unwrap();
+    fixture.seal().ok();
+    run(Command::new("dd").args(["if=/dev/zero", "bs=4096"]).arg(format!("of={}", disk.path().join("full").display())));
+    fixture.mount(&[]).fails(9, "No space left on device");
+    assert_eq!(fixture.info()["sealed"], true);
+    fixture.mount(&["--read-only"]).ok();
+    assert!(fs::read(fixture.mountpoint.join("file")).unwrap() == pattern(100_000));
+    fixture.seal().ok();
+    fs::remove_file(disk.path().join("full")).unwrap();
+    fixture.mount(&[]).ok();
+    assert!(fs::read(fixture.mountpoint.join("file")).unwrap() == pattern(100_000));
+    fixture.seal().ok();
+}
+
+// --- a backing that goes away ---
+
+#[test]
+fn the_vaults_directory_is_renamed_while_it_is_mounted() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let path = fixture.mountpoint.join("file");
+    fs::write(&path, pattern(50_000)).unwrap();
+    let moved = fixture.vault.with_file_name("moved");
+    fs::rename(&fixture.vault, &moved).unwrap();
+    fs::write(fixture.mountpoint.join("second"), "x").unwrap();
+    File::open(&path).unwrap().sync_all().unwrap();
+    // All of it goes where the vault is now; that it is done cannot be seen from here.
+    fixture.seal().fails(9, "find it");
+    fs::rename(&moved, &fixture.vault).unwrap();
+    eventually("sealed", || fixture.info()["sealed"] == true && fixture.info()["mounted"] == false);
+    fixture.mount(&[]).ok();
+    assert!(fs::read(&path).unwrap() == pattern(50_000));
+    assert_eq!(fs::read(fixture.mountpoint.join("second")).unwrap(), b"x");
+}
+
+#[test]
+fn the_vaults_directory_is_removed_while_it_is_mounted() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    fs::create_dir(fixture.mountpoint.join("folder")).unwrap();
+    let open = File::options().read(true).write(true).create_new(true).open(fixture.mountpoint.join("file")).unwrap();
+    open.write_all_at(&pattern(50_000), 0).unwrap();
+    open.sync_all().unwrap();
+    fs::remove_dir_all(&fixture.vault).unwrap();
+    // Whoever asks gets an answer, an error or not; nothing hangs and nothing panics.
+    let script = "ls -l; cat file >/dev/null; echo x >new; mkdir new-folder; mv file folder/; sync -f .; touch file; rm -r folder; true";
+    assert!(end_of(&mut background(script, &fixture.mountpoint)).success());
+    // What is open is not gone: it can be saved.
+    let mut bytes = vec![0; 50_000];
+    open.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes == pattern(50_000));
+    drop(open);
+    fixture.seal().fails(9, "find it");
+    eventually("the mount is gone", || fixture.mounts().is_empty());
+    assert!(!fixture.log().contains("panicked"), "{}", fixture.log());
+    fixture.mount(&[]).fails(4, "there is no such directory");
+}
+
+#[test]
+fn the_filesystem_under_the_vault_is_detached_while_it_is_mounted() {
+    needs_mount!();
+    let disk = Disk::of("64m");
+    let fixture = disk.vault();
+    fixture.mount(&[]).ok();
+    fs::write(fixture.mountpoint.join("before"), pattern(50_000)).unwrap();
+    rustix::mount::unmount(disk.path(), UnmountFlags::DETACH).unwrap();
+    // Detached, not gone: the daemon holds it, and all works on.
+    fs::write(fixture.mountpoint.join("after"), pattern(50_000)).unwrap();
+    File::open(fixture.mountpoint.join("after")).unwrap().sync_all().unwrap();
+    fixture.seal().fails(9, "find it");
+    eventually("let go of", || disk.is_free());
+    disk.attach();
+    assert_eq!(fixture.info()["sealed"], true);
+    fixture.mount(&[]).ok();
+    for name in ["before", "after"] {
+        assert!(fs::read(fixture.mountpoint.join(name)).unwrap() == pattern(50_000), "{name}");
+    }
+    fixture.seal().ok();
+}
+
+#[test]
+fn the_disk_under_the_vault_fails_while_it_is_mounted() {
+    needs_mount!();
+    let disk = Disk::of("64m");
+    let fixture = disk.vault();
+    fixture.mount(&[]).ok();
+    let path = fixture.mountpoint.join("file");
+    fs::write(&path, pattern(200_000)).unwrap();
+    let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    file.sync_all().unwrap();
+    // No block that was not written before can be: as on a thin volume that has run out, an I/O error.
+    let image = fs::read(disk.image()).unwrap();
+    let filler = disk.folder.path().join("filler");
+    let filled = run(Command::new("dd").args(["if=/dev/zero", "bs=65536"]).arg(format!("of={}", filler.display())));
+    assert_ne!(filled.code, Some(0));
+    let new = File::create_new(fixture.mountpoint.join("large")).unwrap();
+    let written = (0..20_u64).try_for_each(|at| new.write_all_at(&pattern(1 << 20), at << 20));
+    let outcome = written.and_then(|()| new.sync_all());
+    assert!(outcome.is_err(), "a sync that reached no disk was reported as done");
+    drop(new);
+    // From here on the vault takes no more changes, and says so.
+    eventually("read-only", || {
+        let refused = fs::write(fixture.mountpoint.join("new"), "x").err().and_then(|error| error.raw_os_error());
+        matches!(refused, Some(libc::EROFS | libc::EIO))
+    });
+    assert!(end_of(&mut background("ls -lR; cat file; rm file; true", &fixture.mountpoint)).success());
+    drop(file);
+    fixture.seal().fails(9, "; ");
+    eventually("the mount is gone", || fixture.mounts().is_empty());
+    assert!(!fixture.log().contains("panicked"), "{}", fixture.log());
+    // The disk comes back as it was when it failed: what was synced is there.
+    rustix::mount::unmount(disk.path(), UnmountFlags::DETACH).unwrap();
+    eventually("let go of", || disk.is_free());
+    fs::remove_file(filler).unwrap();
+    fs::write(disk.image(), image).unwrap();
+    disk.attach();
+    fixture.mount(&[]).ok();
+    assert!(fs::read(&path).unwrap() == pattern(200_000));
+    fixture.seal().ok();
+}
+
+// --- a daemon that is stopped or killed ---
+
+#[test]
+fn a_stopped_daemon_is_waited_for_and_its_mount_can_be_detached() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let path = fixture.mountpoint.join("file");
+    fs::write(&path, pattern(50_000)).unwrap();
+    let daemon = fixture.daemon();
+    rustix::process::kill_process(daemon, Signal::STOP).unwrap();
+    let mut waiting = background("cat file; echo x >new; ls", &fixture.mountpoint);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(waiting.try_wait().unwrap().is_none(), "nobody answers yet");
+    // Out of the tree at once, whatever the daemon does; the exit code does not wait for it either.
+    run(sero().args(["seal", "--lazy"]).arg(&fixture.mountpoint)).ok();
+    assert!(fixture.mounts().is_empty());
+    rustix::process::kill_process(daemon, Signal::CONT).unwrap();
+    assert!(end_of(&mut waiting).success());
+    eventually("sealed", || fixture.info()["sealed"] == true && fixture.info()["mounted"] == false);
+    fixture.mount(&[]).ok();
+    assert!(fs::read(&path).unwrap() == pattern(50_000));
+    assert_eq!(fs::read(fixture.mountpoint.join("new")).unwrap(), b"x\n");
+}
+
+#[test]
+fn who_waits_for_a_daemon_that_is_killed_gets_an_error() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let path = fixture.mountpoint.join("file");
+    fs::write(&path, pattern(50_000)).unwrap();
+    File::open(&path).unwrap().sync_all().unwrap();
+    let daemon = fixture.daemon();
+    rustix::process::kill_process(daemon, Signal::STOP).unwrap();
+    let mut waiting: Vec<_> = ["cat other", "echo x >new", "ls", "sync -f .", "mkdir x", "stat absent"]
+        .map(|script| background(script, &fixture.mountpoint))
+        .into();
+    std::thread::sleep(Duration::from_millis(300));
+    // As the kernel does when memory is out.
+    rustix::process::kill_process(daemon, Signal::KILL).unwrap();
+    for child in &mut waiting {
+        assert!(!end_of(child).success());
+    }
+    run(sero().args(["seal", "--lazy"]).arg(&fixture.mountpoint)).ok();
+    assert!(fixture.mounts().is_empty());
+    fixture.mount(&[]).ok();
+    assert!(fs::read(&path).unwrap() == pattern(50_000));
+    fixture.seal().ok();
+}
+
+#[test]
+fn an_unmount_and_a_mount_right_after_it() {
+    needs_mount!();
+    let fixture = Fixture::new();
+    for round in 0..8_u8 {
+        fixture.mount(&[]).ok();
+        fs::write(fixture.mountpoint.join(format!("{round}")), pattern(300_000)).unwrap();
+        // umount(8) returns before the daemon has sealed: the next mount waits for that.
+        run(Command::new("umount").arg(&fixture.mountpoint)).ok();
+    }
+    fixture.mount(&[]).ok();
+    for round in 0..8_u8 {
+        assert!(fs::read(fixture.mountpoint.join(format!("{round}"))).unwrap() == pattern(300_000));
+    }
+}
