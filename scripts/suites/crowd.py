@@ -1,6 +1,6 @@
 """Several processes at once in the same directories: each knows what its own files must hold, all get in each other's way.
 
-Usage: crowd.py FOLDER [--processes N] [--operations N]
+Usage: crowd.py FOLDER [--processes N] [--operations N | --seconds N]
 
 Half of the operations are on files of the process itself, half on names that all fight for, where every outcome is right but a
 wrong one: an errno that the operation cannot have, or a shared file that holds something other than one writer's whole text. At the
@@ -9,9 +9,11 @@ end every own file is compared, and the folder is walked.
 
 import argparse
 import errno
+import itertools
 import os
 import random
 import sys
+import time
 from multiprocessing import Process
 
 SHARED_NAMES = 12
@@ -26,16 +28,20 @@ def shared_text(number):
 
 
 class Worker:
-    def __init__(self, folder, number, operations):
+    def __init__(self, folder, number, operations, seconds):
         self.random = random.Random(number)
         self.folder = folder
         self.number = number
         self.operations = operations
+        self.seconds = seconds
         self.own = {}
         self.serial = 0
 
     def run(self):
-        for step in range(self.operations):
+        end = time.monotonic() + self.seconds if self.seconds else None
+        for step in itertools.count() if end else range(self.operations):
+            if end and time.monotonic() > end:
+                break
             try:
                 (self.step_own if self.random.random() < 0.5 else self.step_shared)()
             except OSError as error:
@@ -139,11 +145,13 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--operations", type=int, default=5000)
+    parser.add_argument("--seconds", type=float)
     arguments = parser.parse_args()
     for number in range(4):
         os.makedirs(f"{arguments.folder}/{number}")
     processes = [
-        Process(target=Worker(arguments.folder, number, arguments.operations).run) for number in range(arguments.processes)
+        Process(target=Worker(arguments.folder, number, arguments.operations, arguments.seconds).run)
+        for number in range(arguments.processes)
     ]
     for process in processes:
         process.start()

@@ -155,7 +155,8 @@ fn is_ending(opening: &Opening) -> bool {
     let (Some(host), Some(pid)) = (holder.host, holder.pid) else { return false };
     let is_mounted =
         |mounts: Vec<Mount>| mounts.iter().any(|mount| mount.is_vault() && mount.source == *opening.path().as_os_str());
-    host == here && mountinfo::read_of_process(pid).is_ok_and(|mounts| !is_mounted(mounts))
+    // One that cannot be looked at has just ended.
+    host == here && !mountinfo::read_of_process(pid).is_ok_and(is_mounted)
 }
 
 /// In the daemon: with the keys as they came through the pipe.

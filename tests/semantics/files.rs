@@ -343,7 +343,8 @@ fn a_full_disk() {
     drop((full, before));
     fs::remove_file(at("full")).unwrap();
     // With room again, all goes on.
-    eventually("room again", || fs::write(at("room"), pattern(1 << 20)).is_ok());
+    let written = || fs::write(at("room"), pattern(1 << 20)).and_then(|()| File::open(at("room"))?.sync_all());
+    eventually("room again", || written().is_ok());
     let found = fs::read(at("before")).unwrap();
     assert!(found == expected || found == pattern(1 << 20));
     fixture.seal().ok();
