@@ -35,6 +35,7 @@ mod plain;
 mod policy;
 #[allow(dead_code, reason = "each long command uses a part of it")]
 mod progress;
+mod repair;
 mod rotate;
 mod salvage;
 mod seal;
@@ -105,6 +106,8 @@ enum Command {
     Key(key::KeyArguments),
     /// Check everything in a vault, without a mount
     Verify(verify::VerifyArguments),
+    /// Mend what verify names, with the least loss
+    Repair(repair::RepairArguments),
     /// Copy everything that still opens out of a damaged vault
     Salvage(salvage::SalvageArguments),
     /// List what is in a vault, without a mount
@@ -210,7 +213,9 @@ fn dispatch(command: &Command, context: &Context) -> Result<()> {
         return background::run();
     }
     let destination = match command {
-        Command::Verify(_) | Command::Salvage(_) | Command::Ls(_) | Command::Cat(_) => Destination::Report,
+        Command::Verify(_) | Command::Repair(_) | Command::Salvage(_) | Command::Ls(_) | Command::Cat(_) => {
+            Destination::Report
+        }
         Command::Mount(arguments) => arguments.log_destination(),
         _ => Destination::Terminal,
     };
@@ -224,6 +229,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<()> {
         Command::Status(arguments) => status::run(arguments, context),
         Command::Key(arguments) => key::run(arguments, context),
         Command::Verify(arguments) => verify::run(arguments, context),
+        Command::Repair(arguments) => repair::run(arguments, context),
         Command::Salvage(arguments) => salvage::run(arguments, context),
         Command::Ls(arguments) => ls::run(arguments, context),
         Command::Cat(arguments) => cat::run(arguments, context),

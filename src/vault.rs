@@ -31,6 +31,7 @@ pub mod lock;
 pub mod measure;
 mod place;
 mod recovery;
+pub mod repair;
 mod rescue;
 pub mod rotate;
 mod salvage;

@@ -195,3 +195,31 @@ fn salvage_copies_what_opens_and_says_what_does_not() {
     assert_eq!((&loss["path"], &loss["offset"], &loss["length"]), (&json!("/large"), &json!(16384), &json!(4096)));
     assert_eq!(loss["destination"], json!(again.join("large")));
 }
+
+#[test]
+fn repair_shows_asks_and_mends() {
+    let Some(fixture) = sample() else { return };
+    let outcome = with(&fixture, "repair", &["--yes"], &[]).ok();
+    assert!(outcome.stdout.contains("nothing to repair"), "{outcome:?}");
+
+    let path = large(&fixture);
+    flip(&path, 4096 * 5 + 9);
+    let before = fs::read(&path).unwrap();
+    // Without consent nothing happens, neither to holes nor at all.
+    with(&fixture, "repair", &[], &[]).fails(21, "--holes");
+    with(&fixture, "repair", &["--holes"], &[]).fails(2, "--yes");
+    let outcome = with(&fixture, "repair", &["--holes", "--dry-run"], &[]);
+    assert!(outcome.stdout.starts_with("/large: make holes of 4096 bytes"), "{outcome:?}");
+    outcome.fails(21, "1 repairs to do");
+    assert!(fs::read(&path).unwrap() == before);
+
+    let report = json_of(&with(&fixture, "repair", &["--holes", "--yes", "--json"], &[]).ok());
+    assert_eq!((&report["done"][0]["path"], &report["left"]), (&json!("/large"), &json!([])));
+    with(&fixture, "verify", &[], &[]).ok();
+    fixture.mount(&[]).ok();
+    let mut expected = pattern(2_000_000);
+    expected[16384..20480].fill(0);
+    assert!(fs::read(fixture.mountpoint.join("large")).unwrap() == expected);
+    with(&fixture, "repair", &["--yes"], &[]).fails(6, "already mounted");
+    fixture.seal().ok();
+}

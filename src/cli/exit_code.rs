@@ -47,7 +47,7 @@ pub enum ExitCode {
     RecoveryKeyMistyped = 19,
     /// There is no such keyslot, or it is the last one.
     Keyslot = 20,
-    /// Something in the vault does not verify, or could not be read (`verify`, `salvage`).
+    /// Something in the vault does not verify, or could not be read (`verify`, `repair`, `salvage`).
     DamageFound = 21,
     /// A rotation of the key runs, or another has not come to its end.
     RotationRefused = 22,

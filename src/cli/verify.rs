@@ -148,6 +148,6 @@ fn verdict(summary: &VerifySummary) -> Result<()> {
     }
     Err(Failure::new(
         ExitCode::DamageFound,
-        format!("{}; restore what is named from a backup; `sero salvage` copies out what opens", parts.join(", ")),
+        format!("{}; `sero repair` shows what can be done, `sero salvage` copies out what opens", parts.join(", ")),
     ))
 }

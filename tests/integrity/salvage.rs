@@ -37,7 +37,7 @@ fn salvage(sample: &Sample) -> Salvaged {
 }
 
 /// The content of every regular file of the sample, by its plain path.
-fn contents() -> BTreeMap<String, Vec<u8>> {
+pub fn contents() -> BTreeMap<String, Vec<u8>> {
     let mut sparse = pattern(5, 10_000);
     sparse.resize(40_000_000, 0);
     sparse[30_000_000..30_020_000].copy_from_slice(&pattern(6, 20_000));

@@ -101,6 +101,15 @@ impl<S: Storage> VaultFile<S> {
         }
     }
 
+    /// Makes whole pages holes, whether they open or not. What a node covers is dropped unread, if all of it is.
+    pub(crate) fn make_holes(&self, offset_bytes: u64, len_bytes: u64) -> Result<()> {
+        let end_bytes = offset_bytes.saturating_add(len_bytes);
+        // Behind the end of the file nothing is to be kept either.
+        let end = if end_bytes >= self.len_bytes() { SIZE_MAX } else { end_bytes };
+        self.core.ensure_writable()?;
+        self.punch_pages(PageIndex::of(offset_bytes), PageIndex::of(end))
+    }
+
     fn punch_pages(&self, first: PageIndex, end: PageIndex) -> Result<()> {
         loop {
             if self.is_volatile() {

@@ -1,0 +1,171 @@
+//! `sero repair VAULT`: what verify names, mended with the least loss; first shown, then asked for.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::Context;
+use super::exit_code::ExitCode;
+use super::failure::{Failure, Result};
+use super::findings::{self, Reporter, put_path, shown};
+use super::opening::Opening;
+use super::unlocking::UnlockArguments;
+use crate::vault::repair::{Repair, RepairPlan, RepairStep, apply};
+use crate::vault::{Finding, LiveKeys, Mode, PosixStorage, Vault, VaultError, VerifyOptions};
+
+/// One round can uncover what another needs: the second name of a file that was put aside.
+const ROUNDS_MAX: usize = 16;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sero repair --dry-run ~/papers.sero    what would be done
+  sero repair ~/papers.sero              the same, then it asks
+  sero repair --holes --yes V            for scripts: pages that do not open become holes
+
+Copy the vault before, if there is room. Nothing that cannot be read is deleted: what has content but no name
+goes to lost+found in the vault, what has a name but no content to private/lost.")]
+pub(super) struct RepairArguments {
+    /// The vault; it must not be mounted
+    vault: PathBuf,
+
+    /// Make holes of pages that do not open: they read as zeros from then on
+    #[arg(long)]
+    holes: bool,
+
+    /// Show what would be done, and do nothing
+    #[arg(long, short = 'n', conflicts_with = "yes")]
+    dry_run: bool,
+
+    /// Do it without asking
+    #[arg(long, short)]
+    yes: bool,
+
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    unlock: UnlockArguments,
+}
+
+pub(super) fn run(arguments: &RepairArguments, context: &Context) -> Result<()> {
+    let opening = Opening::find(&arguments.vault, context)?;
+    opening.check_free(Mode::ReadWrite)?;
+    let path = opening.path().to_owned();
+    let about = |error: VaultError| Failure::from(error).about(path.display());
+    let keys = LiveKeys::from(arguments.unlock.unlock(&opening, context)?);
+    super::daemon::harden();
+    drop(opening);
+    let storage = || PosixStorage::open(&path).map_err(|error| VaultError::io("open the vault's directory", error));
+    let look = || -> Result<Vec<Finding>> {
+        let vault = Vault::open_tolerant(storage().map_err(about)?, keys.clone()).map_err(about)?;
+        let reporter = Reporter::start(context, "checked", true);
+        vault.verify(&VerifyOptions::default(), &reporter).map_err(about)?;
+        Ok(reporter.into_findings())
+    };
+
+    let mut plan = RepairPlan::of(&look()?, arguments.holes);
+    let mut done: Vec<Value> = Vec::new();
+    if !arguments.json {
+        plan.steps.iter().for_each(|step| context.print(&line(step)));
+        plan.left.iter().for_each(|finding| context.print(&format!("left as it is: {}", findings::line(finding))));
+    }
+    let planned: Vec<Value> = plan.steps.iter().map(object).collect();
+    let mut failed = 0_u64;
+    if !plan.steps.is_empty() && !arguments.dry_run && consent(arguments)? {
+        for _ in 0..ROUNDS_MAX {
+            let before = plan.steps.clone();
+            apply(&|| Ok((storage()?, keys.clone())), &plan, &mut |step, outcome| match outcome {
+                Ok(()) => done.push(object(step)),
+                Err(error) => {
+                    failed = failed.saturating_add(1);
+                    log::error!("{}: {}", line(step), Failure::from(error));
+                }
+            })
+            .map_err(about)?;
+            plan = RepairPlan::of(&look()?, arguments.holes);
+            if plan.steps.is_empty() || plan.steps == before {
+                break;
+            }
+        }
+    }
+    if arguments.json {
+        let left: Vec<Value> = plan.left.iter().map(findings::object).collect();
+        context.print_json(&json!({ "planned": planned, "done": done, "left": left }))?;
+    } else if planned.is_empty() && plan.left.is_empty() {
+        context.say(&format!("{}: there is nothing to repair", path.display()));
+    } else if !done.is_empty() {
+        context.say(&format!("{}: {} repairs done", path.display(), done.len()));
+    }
+    let open = plan.steps.len() as u64;
+    if open == 0 && plan.left.is_empty() && failed == 0 {
+        return Ok(());
+    }
+    let advice =
+        if arguments.holes { "restore the rest from a backup" } else { "see --holes, or restore from a backup" };
+    Err(Failure::new(
+        ExitCode::DamageFound,
+        format!("{}: {open} repairs to do, {} findings left as they are; {advice}", path.display(), plan.left.len()),
+    ))
+}
+
+/// What was shown is to be done.
+fn consent(arguments: &RepairArguments) -> Result<bool> {
+    if arguments.yes {
+        return Ok(true);
+    }
+    if arguments.json || !io::stdin().is_terminal() {
+        return Err(Failure::new(
+            ExitCode::Usage,
+            "there is no terminal to ask on; look at it with --dry-run, then give --yes",
+        ));
+    }
+    let mut out = io::stderr().lock();
+    let _ = write!(out, "Do this? [y/N] ");
+    let _ = out.flush();
+    let mut answer = String::new();
+    io::stdin()
+        .lock()
+        .read_line(&mut answer)
+        .map_err(|error| Failure::other(format!("standard input: {error}; give --yes")))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn what(repair: &Repair) -> String {
+    match repair {
+        Repair::Remove => "remove".to_owned(),
+        Repair::PutAside => "put aside in private/lost".to_owned(),
+        Repair::ToLostFound => "move to lost+found".to_owned(),
+        Repair::NewIv => "move all entries to lost+found, and begin the directory anew".to_owned(),
+        Repair::Length { keep_bytes: None } => "give it the length that its header says".to_owned(),
+        Repair::Length { keep_bytes: Some(bytes) } => format!("keep the {bytes} bytes that are there"),
+        Repair::Holes(extents) => {
+            let bytes = extents.iter().fold(0_u64, |sum, extent| sum.saturating_add(extent.len_bytes));
+            format!("make holes of {bytes} bytes")
+        }
+        Repair::DropXattrs => "put its extended attributes aside in private/lost".to_owned(),
+        Repair::Replay { keep_copy: false } => "replay the journal, as the next mount would".to_owned(),
+        Repair::Replay { keep_copy: true } => "replay what can be, and keep a copy in private/lost".to_owned(),
+        Repair::MakePrivate => "make it anew".to_owned(),
+    }
+}
+
+fn line(step: &RepairStep) -> String {
+    let place = match &step.plain {
+        Some(plain) => format!("/{}", shown(plain)),
+        None => shown(step.backing.as_bytes()),
+    };
+    format!("{place}: {} ({})", what(&step.repair), shown(step.reason.as_bytes()))
+}
+
+fn object(step: &RepairStep) -> Value {
+    let mut object = json!({ "repair": what(&step.repair), "reason": step.reason, "path": null });
+    put_path(&mut object, "backing", step.backing.as_bytes());
+    if let Some(plain) = &step.plain {
+        put_path(&mut object, "path", &[b"/", plain.as_slice()].concat());
+    }
+    object
+}

@@ -1,0 +1,491 @@
+//! Repair: what verify names, mended with the least loss.
+//!
+//! A [`RepairPlan`] is made of findings alone and can be looked at; [`apply`] carries it out, in steps that can each be
+//! done again: a crash between any two leaves a vault that the same repair goes on with.
+//!
+//! 1. The vault's own files, so that it can be opened: a state that does not open is put aside, a damaged journal copied.
+//! 2. In an ordinary session (which replays a journal): lengths, holes. These go through the engine and its journal.
+//! 3. With the vault sealed and locked: names, by renames and removals in the backing.
+//!
+//! Nothing that cannot be read is deleted. What has content but no name goes to `lost+found`, in plain view; what has a
+//! name but no content, to `private/lost`.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
+
+use data_encoding::HEXLOWER;
+
+use super::attributes::table_attribute;
+use super::directory::{Directory, Location, NewInode, PRIVATE, TREE};
+use super::error::{Result, VaultError};
+use super::file::VaultFile;
+use super::file::open::StartError;
+use super::journal::SEGMENT_NAMES;
+use super::keyring::LiveKeys;
+use super::lock::VaultLock;
+use super::verify::{Extent, Finding, FindingKind, Severity};
+use super::{Mode, Vault};
+use crate::crypto::entropy;
+use crate::format::geometry::home_len;
+use crate::format::names::{EntryForm, sidecar_of};
+use crate::storage::{Access, RenameMode, SetTime, Storage, Target, read_into, write_from};
+
+const LOST: &str = "lost";
+/// In plain view, at the top.
+const LOST_FOUND: &[u8] = b"lost+found";
+/// Entries of one directory with the same sealed name, at most.
+const NAME_BYTES_MAX: usize = 200;
+
+/// What is done about a finding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// Removed: nothing refers to it.
+    Remove,
+    /// To `private/lost`, as it is: nothing of it can be read.
+    PutAside,
+    /// To `lost+found` in plain view, under a generated name.
+    ToLostFound,
+    /// A new IV; every entry goes to `lost+found`.
+    NewIv,
+    /// The length that the header says; with a number, the content is cut there, as the rest is gone.
+    Length { keep_bytes: Option<u64> },
+    /// These pages become holes, which read as zeros.
+    Holes(Vec<Extent>),
+    /// The sealed table is kept in `private/lost` and taken off the inode.
+    DropXattrs,
+    /// The journal is replayed, as far as it can be; a copy of a damaged one is kept in `private/lost`.
+    Replay { keep_copy: bool },
+    /// The folder is made anew.
+    MakePrivate,
+}
+
+/// One repair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RepairStep {
+    pub repair: Repair,
+    pub backing: OsString,
+    pub plain: Option<Vec<u8>>,
+    /// Of the finding.
+    pub reason: String,
+}
+
+/// What a repair would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RepairPlan {
+    pub steps: Vec<RepairStep>,
+    /// Damage that stays: pages without the consent to make holes of them, and what the backing does not read.
+    pub left: Vec<Finding>,
+}
+
+impl RepairPlan {
+    /// From what verify found. `holes`: pages that do not open become holes.
+    pub fn of(findings: &[Finding], holes: bool) -> Self {
+        let mut plan = Self::default();
+        let of_kind = |kinds: &[FindingKind]| -> BTreeSet<OsString> {
+            let damaged = findings.iter().filter(|finding| finding.severity == Severity::Damage);
+            damaged.filter(|finding| kinds.contains(&finding.kind)).map(|finding| finding.backing.clone()).collect()
+        };
+        use FindingKind as K;
+        // Nothing of their content can be read.
+        let empty = of_kind(&[K::Header, K::Root, K::Blob, K::Symlink]);
+        let without_iv: BTreeSet<OsString> = of_kind(&[K::DirectoryIv]).iter().map(|iv| parent(iv)).collect();
+        let mut lengths: BTreeSet<OsString> = BTreeSet::new();
+        let mut pages: Vec<&Finding> = Vec::new();
+        for finding in findings {
+            let mut step = |repair| {
+                plan.steps.push(RepairStep {
+                    repair,
+                    backing: finding.backing.clone(),
+                    plain: finding.plain.clone(),
+                    reason: finding.reason.clone(),
+                });
+            };
+            match (finding.severity, finding.kind) {
+                (Severity::Leftover, K::Sidecar | K::Temporary | K::LinkPiece) => step(Repair::Remove),
+                (Severity::Leftover, _) => {}
+                (Severity::Crash, K::Journal) => step(Repair::Replay { keep_copy: false }),
+                // The session of the second step settles them.
+                (Severity::Crash, _) => {}
+                (_, K::Private) if finding.backing.as_bytes() == PRIVATE.as_bytes() => step(Repair::MakePrivate),
+                (Severity::Unreadable, _) => plan.left.push(finding.clone()),
+                (_, K::Journal) => step(Repair::Replay { keep_copy: true }),
+                (_, K::State | K::ConfigurationBackup) => step(Repair::PutAside),
+                (_, K::DirectoryIv) => step(Repair::NewIv),
+                (_, K::Name) if without_iv.contains(&parent(&finding.backing)) => {}
+                (_, K::Name) if empty.contains(&finding.backing) => {}
+                (_, K::Name) if EntryForm::of(&entry_of(&finding.backing)) == EntryForm::Unknown => {
+                    step(Repair::PutAside);
+                }
+                (_, K::Name) => step(Repair::ToLostFound),
+                (_, K::Header | K::Root | K::Blob | K::Symlink) => step(Repair::PutAside),
+                (_, K::Length) if empty.contains(&finding.backing) => {}
+                (_, K::Length) => {
+                    if lengths.insert(finding.backing.clone()) {
+                        let missing = findings
+                            .iter()
+                            .filter(|other| other.kind == K::Missing && other.backing == finding.backing);
+                        let keep_bytes = missing.filter_map(|other| Some(other.extent?.offset_bytes)).min();
+                        step(if keep_bytes == Some(0) { Repair::PutAside } else { Repair::Length { keep_bytes } });
+                    }
+                }
+                // The length is what is mended.
+                (_, K::Missing) => {}
+                (_, K::Xattrs) => step(Repair::DropXattrs),
+                (_, K::Page | K::Node) if holes => pages.push(finding),
+                (_, _) => plan.left.push(finding.clone()),
+            }
+        }
+        let files: BTreeSet<&OsString> = pages.iter().map(|finding| &finding.backing).collect();
+        for backing in files {
+            let mine: Vec<&&Finding> = pages.iter().filter(|finding| finding.backing == *backing).collect();
+            let Some(first) = mine.first() else { continue };
+            plan.steps.push(RepairStep {
+                repair: Repair::Holes(mine.iter().filter_map(|finding| finding.extent).collect()),
+                backing: backing.clone(),
+                plain: first.plain.clone(),
+                reason: first.reason.clone(),
+            });
+        }
+        plan
+    }
+}
+
+/// Carries out a plan. `open` gives the backing and the keys, each time anew. `told` hears of each step, and what came of
+/// it: one that fails does not keep the others from being done. Refuses a vault that is mounted.
+///
+/// # Errors
+/// If the vault cannot be opened or sealed.
+pub fn apply<S: Storage>(
+    open: &dyn Fn() -> Result<(S, LiveKeys)>,
+    plan: &RepairPlan,
+    told: &mut dyn FnMut(&RepairStep, Result<()>),
+) -> Result<()> {
+    own_files(&open()?.0, plan, told)?;
+    let (storage, keys) = open()?;
+    let vault = Vault::open(storage, keys, Mode::ReadWrite)?;
+    vault.settle_leftovers()?;
+    for step in &plan.steps {
+        match &step.repair {
+            Repair::Length { keep_bytes } => told(step, mend_length(&vault, &step.backing, *keep_bytes)),
+            Repair::Holes(extents) => told(step, make_holes(&vault, &step.backing, extents)),
+            Repair::Replay { .. } => told(step, Ok(())),
+            _ => {}
+        }
+    }
+    let moves = Moves::of(&vault, plan)?;
+    vault.seal()?;
+    drop(vault);
+    names(&open()?.0, plan, &moves, told)
+}
+
+/// Step 1.
+fn own_files<S: Storage>(storage: &S, plan: &RepairPlan, told: &mut dyn FnMut(&RepairStep, Result<()>)) -> Result<()> {
+    let io = |e| VaultError::io("repair the vault's own files", e);
+    let top = storage.open_root().map_err(io)?;
+    for step in plan.steps.iter().filter(|step| step.repair == Repair::MakePrivate) {
+        told(step, ignoring(libc::EEXIST, storage.make_dir(&top, PRIVATE.as_ref(), 0o700)).map_err(io));
+    }
+    let private = storage.open_dir(&top, PRIVATE.as_ref()).map_err(io)?;
+    let _lock = VaultLock::exclusive(storage, &private)?;
+    for step in &plan.steps {
+        match step.repair {
+            Repair::PutAside if !is_in_tree(&step.backing) => told(step, put_aside(storage, &step.backing)),
+            Repair::Replay { keep_copy: true } => {
+                for name in SEGMENT_NAMES {
+                    copy_aside(storage, &private, name)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    storage.sync_all().map_err(io)
+}
+
+/// Step 2: the home gets the length that its header says, then the content the one that is there.
+fn mend_length<S: Storage>(vault: &Vault<S>, backing: &OsStr, keep_bytes: Option<u64>) -> Result<()> {
+    let location = location_at(vault, backing)?;
+    let stat = location.stat()?;
+    let core = &vault.core;
+    let file = location.open_backing(&stat)?;
+    let size = match VaultFile::open_cut(core, location.clone(), file, &stat) {
+        Ok(file) => file.len_bytes(),
+        Err(StartError::Header(reason) | StartError::Root(reason)) => {
+            return Err(VaultError::integrity(location.backing_path(), reason));
+        }
+        Err(StartError::Failed(error)) => return Err(error),
+    };
+    let io = |e| VaultError::io("set a file's length", e);
+    let home = location.open_backing(&stat)?;
+    core.storage.set_len(&home, home_len(size)).map_err(io)?;
+    core.storage.sync_file(&home).map_err(io)?;
+    core.storage.set_times(Target::File(&home), SetTime::Keep, SetTime::To(stat.mtime)).map_err(io)?;
+    let Some(keep_bytes) = keep_bytes else { return Ok(()) };
+    let file = core.open_file(location.clone(), &location.stat()?)?;
+    file.truncate(keep_bytes.min(size))?;
+    file.set_times(SetTime::Keep, SetTime::To(stat.mtime))?;
+    file.sync()
+}
+
+fn make_holes<S: Storage>(vault: &Vault<S>, backing: &OsStr, extents: &[Extent]) -> Result<()> {
+    let location = location_at(vault, backing)?;
+    let stat = location.stat()?;
+    let file = vault.core.open_file(location, &stat)?;
+    // Nodes first: what a damaged node covers is dropped unread.
+    let mut extents = extents.to_vec();
+    extents.sort_by_key(|extent| std::cmp::Reverse(extent.len_bytes));
+    for extent in extents {
+        file.make_holes(extent.offset_bytes, extent.len_bytes)?;
+    }
+    file.set_times(SetTime::Keep, SetTime::To(stat.mtime))?;
+    file.sync()
+}
+
+/// Where entries go in `lost+found`, in sealed names; found out while the vault is open, done when it is sealed.
+#[derive(Default)]
+struct Moves {
+    /// The folder, below the vault.
+    folder: OsString,
+    /// From a backing path to an entry of the folder.
+    entries: Vec<(OsString, OsString)>,
+}
+
+impl Moves {
+    fn of<S: Storage>(vault: &Vault<S>, plan: &RepairPlan) -> Result<Self> {
+        let mut from: Vec<(OsString, String)> = Vec::new();
+        for step in &plan.steps {
+            // Entries of one directory are told by the number in front.
+            let group = HEXLOWER.encode(&entropy::array::<4>());
+            match step.repair {
+                Repair::ToLostFound => from.push((step.backing.clone(), group)),
+                Repair::NewIv => {
+                    for entry in names_in(vault, &parent(&step.backing))? {
+                        from.push((joined(&parent(&step.backing), &entry), group.clone()));
+                    }
+                }
+                _ => {}
+            }
+        }
+        if from.is_empty() {
+            return Ok(Self::default());
+        }
+        let folder = lost_found(vault)?;
+        let mut moves = Self { folder: path_of(&folder), entries: Vec::new() };
+        for (number, (backing, group)) in from.into_iter().enumerate() {
+            let name = format!("{group}-{number:04}");
+            moves.entries.push((backing, folder.locate(name.as_bytes())?.entry));
+        }
+        Ok(moves)
+    }
+}
+
+fn lost_found<S: Storage>(vault: &Vault<S>) -> Result<Arc<Directory<S>>> {
+    let root = vault.root();
+    let mut name = LOST_FOUND.to_vec();
+    loop {
+        match root.open_child(&name) {
+            Ok(folder) => {
+                // Its IV must be there before something is named by it.
+                if folder.inspect_iv()?.is_some() {
+                    return Ok(folder);
+                }
+                name.extend(b".1");
+            }
+            Err(error) if error.is_errno(libc::ENOENT) => {
+                return Ok(root.make_dir(&name, &NewInode { mode: 0o700, uid: None, gid: None })?.1);
+            }
+            Err(error) if error.is_errno(libc::ENOTDIR) => name.extend(b".1"),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The entries of a backing directory that could be names.
+fn names_in<S: Storage>(vault: &Vault<S>, directory: &OsStr) -> Result<Vec<OsString>> {
+    let storage = &vault.core.storage;
+    let handle = open_path(storage, directory)?;
+    let mut names = Vec::new();
+    storage
+        .read_dir(&handle, 0, &mut |entry| {
+            if matches!(EntryForm::of(entry.name), EntryForm::Short | EntryForm::Long) {
+                names.push(entry.name.to_owned());
+            }
+            true
+        })
+        .map_err(|e| VaultError::io("read a directory", e))?;
+    Ok(names)
+}
+
+/// Step 3, deeper paths first: what is moved takes along what is below it.
+fn names<S: Storage>(
+    storage: &S,
+    plan: &RepairPlan,
+    moves: &Moves,
+    told: &mut dyn FnMut(&RepairStep, Result<()>),
+) -> Result<()> {
+    let io = |e| VaultError::io("repair names", e);
+    let private = open_path(storage, PRIVATE.as_ref())?;
+    let _lock = VaultLock::exclusive(storage, &private)?;
+    let mut steps: Vec<&RepairStep> = plan.steps.iter().collect();
+    let depth = |path: &OsStr| path.as_bytes().iter().filter(|byte| **byte == b'/').count();
+    steps.sort_by_key(|step| std::cmp::Reverse(depth(&step.backing)));
+    for step in steps {
+        let outcome = match &step.repair {
+            Repair::Remove => remove(storage, &step.backing),
+            Repair::PutAside if is_in_tree(&step.backing) => put_aside(storage, &step.backing),
+            Repair::DropXattrs => drop_xattrs(storage, &step.backing),
+            Repair::ToLostFound => move_named(storage, moves, |from| from == step.backing),
+            Repair::NewIv => {
+                let directory = parent(&step.backing);
+                move_named(storage, moves, |from| parent(from) == directory)
+                    .and_then(|()| put_aside(storage, &step.backing))
+            }
+            _ => continue,
+        };
+        told(step, outcome);
+    }
+    storage.sync_all().map_err(io)
+}
+
+fn move_named<S: Storage>(storage: &S, moves: &Moves, is_meant: impl Fn(&OsStr) -> bool) -> Result<()> {
+    let io = |e| VaultError::io("move an entry to lost+found", e);
+    for (from, to) in moves.entries.iter().filter(|(from, _)| is_meant(from)) {
+        let (handle, entry) = open_parent(storage, from)?;
+        let folder = open_path(storage, &moves.folder)?;
+        // Gone already: put aside, as its content does not open either.
+        ignoring(libc::ENOENT, storage.rename(&handle, &entry, &folder, to, RenameMode::NoReplace)).map_err(io)?;
+        put_sidecar_aside(storage, from)?;
+    }
+    Ok(())
+}
+
+fn remove<S: Storage>(storage: &S, backing: &OsStr) -> Result<()> {
+    let (handle, entry) = open_parent(storage, backing)?;
+    ignoring(libc::ENOENT, storage.unlink(&handle, &entry)).map_err(|e| VaultError::io("remove a leftover", e))
+}
+
+fn put_sidecar_aside<S: Storage>(storage: &S, backing: &OsStr) -> Result<()> {
+    let entry = entry_of(backing);
+    if EntryForm::of(&entry) == EntryForm::Long {
+        return put_one_aside(storage, &joined(&parent(backing), &sidecar_of(&entry)));
+    }
+    Ok(())
+}
+
+/// With its sidecar, if it has one.
+fn put_aside<S: Storage>(storage: &S, backing: &OsStr) -> Result<()> {
+    put_one_aside(storage, backing)?;
+    put_sidecar_aside(storage, backing)
+}
+
+fn put_one_aside<S: Storage>(storage: &S, backing: &OsStr) -> Result<()> {
+    let (handle, entry) = open_parent(storage, backing)?;
+    let lost = lost_folder(storage)?;
+    let moved = storage.rename(&handle, &entry, &lost, &aside_name(&entry), RenameMode::NoReplace);
+    ignoring(libc::ENOENT, moved).map_err(|e| VaultError::io("put something aside", e))
+}
+
+/// The sealed table goes to a file of its own before it is taken off.
+fn drop_xattrs<S: Storage>(storage: &S, backing: &OsStr) -> Result<()> {
+    let io = |e| VaultError::io("put extended attributes aside", e);
+    let (handle, entry) = open_parent(storage, backing)?;
+    let target = Target::Entry(&handle, entry.as_os_str());
+    let attribute = OsStr::new(table_attribute(storage.stat(target).map_err(io)?.kind()));
+    let value = storage.xattr(target, attribute).map_err(io)?;
+    let lost = lost_folder(storage)?;
+    let file = storage.create_file(&lost, &aside_name("xattrs".as_ref()), 0o600).map_err(io)?;
+    write_from(storage, &file, &value, 0).and_then(|()| storage.sync_file(&file)).map_err(io)?;
+    storage.remove_xattr(target, attribute).map_err(io)
+}
+
+/// A copy, as the original is about to be used.
+fn copy_aside<S: Storage>(storage: &S, folder: &S::Dir, name: &str) -> Result<()> {
+    let io = |e| VaultError::io("keep a copy of the journal", e);
+    let file = match storage.open_file(folder, name.as_ref(), Access::Read) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
+        opened => opened.map_err(io)?,
+    };
+    let lost = lost_folder(storage)?;
+    let copy = storage.create_file(&lost, &aside_name(name.as_ref()), 0o600).map_err(io)?;
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0_u64;
+    loop {
+        let read = read_into(storage, &file, &mut buffer, at).map_err(io)?;
+        if read == 0 {
+            return storage.sync_file(&copy).map_err(io);
+        }
+        write_from(storage, &copy, buffer.get(..read).unwrap_or_default(), at).map_err(io)?;
+        at = at.saturating_add(read as u64);
+    }
+}
+
+fn lost_folder<S: Storage>(storage: &S) -> Result<S::Dir> {
+    let io = |e| VaultError::io("open the folder of what is put aside", e);
+    let private = open_path(storage, PRIVATE.as_ref())?;
+    ignoring(libc::EEXIST, storage.make_dir(&private, LOST.as_ref(), 0o700)).map_err(io)?;
+    storage.open_dir(&private, LOST.as_ref()).map_err(io)
+}
+
+fn aside_name(entry: &OsStr) -> OsString {
+    let mut name = HEXLOWER.encode(&entropy::array::<8>()).into_bytes();
+    name.push(b'-');
+    name.extend(entry.as_bytes().iter().take(NAME_BYTES_MAX));
+    OsString::from_vec(name)
+}
+
+fn ignoring(errno: i32, outcome: std::io::Result<()>) -> std::io::Result<()> {
+    match outcome {
+        Err(error) if error.raw_os_error() == Some(errno) => Ok(()),
+        other => other,
+    }
+}
+
+// --- paths of the backing ---
+
+fn is_in_tree(backing: &OsStr) -> bool {
+    backing.as_bytes().starts_with(TREE.as_bytes())
+}
+
+fn parent(backing: &OsStr) -> OsString {
+    let bytes = backing.as_bytes();
+    let end = bytes.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+    OsString::from_vec(bytes.get(..end).unwrap_or_default().to_vec())
+}
+
+fn entry_of(backing: &OsStr) -> OsString {
+    let name = backing.as_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    OsString::from_vec(name.to_vec())
+}
+
+fn joined(folder: &OsStr, entry: &OsStr) -> OsString {
+    [folder, entry].join(OsStr::new("/"))
+}
+
+fn path_of<S: Storage>(directory: &Directory<S>) -> OsString {
+    directory.backing_entries().join(OsStr::new("/"))
+}
+
+/// A folder of the backing, from its top; no link is followed.
+fn open_path<S: Storage>(storage: &S, path: &OsStr) -> Result<S::Dir> {
+    let io = |e| VaultError::io("open a folder of the vault", e);
+    let mut handle = storage.open_root().map_err(io)?;
+    for name in path.as_bytes().split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+        handle = storage.open_dir(&handle, OsStr::from_bytes(name)).map_err(io)?;
+    }
+    Ok(handle)
+}
+
+fn open_parent<S: Storage>(storage: &S, backing: &OsStr) -> Result<(S::Dir, OsString)> {
+    Ok((open_path(storage, &parent(backing))?, entry_of(backing)))
+}
+
+/// The place of a backing path in the open vault.
+fn location_at<S: Storage>(vault: &Vault<S>, backing: &OsStr) -> Result<Location<S>> {
+    let mut directory = vault.root();
+    let folders = parent(backing);
+    for name in folders.as_bytes().split(|byte| *byte == b'/').skip(1) {
+        directory = directory.open_entry(OsStr::from_bytes(name))?;
+    }
+    directory.entry(&entry_of(backing))
+}
