@@ -17,6 +17,7 @@ step_format() { limit 2 cargo fmt --check; }
 
 step_lint() {
   limit 15 cargo clippy --quiet --all-targets -- -D warnings
+  limit 15 cargo clippy --quiet --all-targets --features simulation -- -D warnings
   limit 15 cargo clippy --quiet --all-targets --no-default-features --features simulation -- -D warnings
 }
 
@@ -26,7 +27,7 @@ step_debug() { limit 20 cargo test; }
 # The crash suite, optimised: it looks at as many states as it has time for.
 step_crash() {
   limit 25 cargo test --release --features simulation --test crash -- --nocapture
-  limit 10 cargo test --release --features simulation --test fuzz_corpus
+  limit 10 cargo test --release --features simulation --test fuzz_corpus --test rotate
   limit 10 cargo test --release --features simulation --test rotate
 }
 
