@@ -28,7 +28,6 @@ step_debug() { limit 20 cargo test; }
 step_crash() {
   limit 25 cargo test --release --features simulation --test crash -- --nocapture
   limit 10 cargo test --release --features simulation --test fuzz_corpus --test rotate
-  limit 10 cargo test --release --features simulation --test rotate
 }
 
 # The pure-Rust engine, where it makes a difference.
