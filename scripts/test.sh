@@ -16,7 +16,6 @@ limit() { # MINUTES COMMAND...: a hung mount must not hang the tests
 step_format() { limit 2 cargo fmt --check; }
 
 step_lint() {
-  limit 15 cargo clippy --quiet --all-targets -- -D warnings
   limit 15 cargo clippy --quiet --all-targets --features simulation -- -D warnings
   limit 15 cargo clippy --quiet --all-targets --no-default-features --features simulation -- -D warnings
 }

@@ -2,7 +2,7 @@
 # The Debian package: built, installed into a root made for it with nothing but the base system, and used there.
 # LONG=1 also builds it a second time, from a copy of the sources in another place: the bytes have to be the same.
 set -euo pipefail
-. "$(dirname "$0")/../lib.sh"
+. "$(dirname "$0")/lib.sh"
 
 need_packages mmdebstrap dpkg-dev binutils
 make_scratch
