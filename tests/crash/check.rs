@@ -10,7 +10,7 @@ use sero::vault::{Directory, Vault, VaultError};
 
 use super::budget::count_state;
 use super::model::{Candidate, DirNo, FileNo, Model, Node, ROOT};
-use super::world::{File, PLAIN, PLAIN_DIR, Prepared, read_all};
+use super::world::{File, PLAIN, PLAIN_DIR, Prepared, read_all, rotate};
 
 /// What ended the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,15 @@ fn survives_or_panics(prepared: &Prepared, disk: &SimDisk, model: &Model, end: E
     let again = flatten(look(&vault)?);
     if let Some(difference) = difference(&expected, &again) {
         return Err(format!("after sealing: {difference}"));
+    }
+    if vault.is_rotating() {
+        // A rotation was cut: it comes to its end, and all is as it was.
+        rotate(disk, &vault).map_err(failed("the rotation does not end"))?;
+        let rotated = flatten(look(&vault)?);
+        if let Some(difference) = difference(&expected, &rotated) {
+            return Err(format!("after the rotation: {difference}"));
+        }
+        vault.seal().map_err(failed("the rotated vault does not seal"))?;
     }
     Ok(())
 }

@@ -60,6 +60,8 @@ pub enum Op {
     },
     /// The page keys change soon.
     ShortSession,
+    /// A rotation of the project key, or the rest of one that a crash cut.
+    Rotate,
 }
 
 /// A durable blob, in the prepared vault.

@@ -11,12 +11,12 @@ use super::random::Random;
 use super::world::{Prepared, Stop, prepared};
 
 /// One run of up to `ops` operations in each of `lives` lives.
-fn run(prepared: &Prepared, seed: u64, lives: u64, ops: u64) -> Result<(), Violation> {
+fn run(prepared: &Prepared, seed: u64, lives: u64, ops: u64, rotations: bool) -> Result<(), Violation> {
     let mut random = Random::new(seed);
     let mut world = prepared.world();
     let mut done: Vec<Op> = Vec::new();
     for life in 1..=lives {
-        let steps = 1 + random.below(ops * 4);
+        let steps = 1 + random.below(if rotations { 500 } else { ops * 4 });
         if life < lives {
             let policy = random.below(POLICIES.len() as u64 + 1) as usize;
             done.push(Op::CutSoon { steps, policy, seed: random.next() });
@@ -26,7 +26,7 @@ fn run(prepared: &Prepared, seed: u64, lives: u64, ops: u64) -> Result<(), Viola
             world.disk.set_crash_at(world.disk.steps() + steps);
         }
         for _ in 0..ops {
-            let op = random_op(&mut random);
+            let op = if rotations && random.below(8) == 0 { Op::Rotate } else { random_op(&mut random) };
             if !world.can(&op) {
                 continue;
             }
@@ -65,7 +65,7 @@ fn long_random_runs() {
             None => seed + 1,
         };
         runs += 1;
-        let outcome = catch_unwind(AssertUnwindSafe(|| run(prepared(), seed, 1 + seed % 3, 12 + seed % 30)))
+        let outcome = catch_unwind(AssertUnwindSafe(|| run(prepared(), seed, 1 + seed % 3, 12 + seed % 30, false)))
             .unwrap_or_else(|_| Err("a panic while it ran (see above)".into()));
         if let Err(violation) = outcome {
             violations.push(format!("seed {seed}: {violation}"));
@@ -77,4 +77,25 @@ fn long_random_runs() {
         STATES.load(Ordering::Relaxed)
     );
     assert!(violations.is_empty(), "{} violations:\n{}", violations.len(), violations.join("\n\n"));
+}
+
+/// The project key is rotated between other operations, and cut anywhere.
+#[test]
+fn rotations_cut_anywhere() {
+    let deadline = share(10);
+    let mut seed = first_seed() * 1_000_000 + 500_000;
+    let mut violations = Vec::new();
+    let mut runs = 0;
+    let bounded = std::env::var_os("SERO_CRASH_SECONDS").is_none();
+    while !deadline.is_over() && violations.len() < 5 && !(bounded && runs >= 200) {
+        seed += 1;
+        runs += 1;
+        let outcome = catch_unwind(AssertUnwindSafe(|| run(prepared(), seed, 1 + seed % 2, 8 + seed % 12, true)))
+            .unwrap_or_else(|_| Err("a panic while it ran (see above)".into()));
+        if let Err(violation) = outcome {
+            violations.push(format!("seed {seed}: {violation}"));
+        }
+    }
+    println!("rotations: {runs} runs up to seed {seed}");
+    assert!(runs > 0 && violations.is_empty(), "{} violations:\n{}", violations.len(), violations.join("\n\n"));
 }

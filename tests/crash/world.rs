@@ -9,7 +9,9 @@ use sero::crypto::{KdfParams, Passphrase};
 use sero::storage::sim::{Snapshot, is_crash};
 use sero::storage::{RenameMode, SetTime, SimDisk, SimStorage, Timestamp};
 use sero::vault::create::{CreateOptions, create_on};
+use sero::vault::rotate::{RotationControl, RotationEnd, configuration};
 use sero::vault::unlock::{UnlockedKeys, unlock};
+use sero::vault::{ConfigurationPlace, Secrets, unlock_root};
 use sero::vault::{Directory, Mode, NewInode, Vault, VaultError, VaultFile};
 
 use super::check::{End, explain, look};
@@ -98,7 +100,34 @@ impl Prepared {
 }
 
 fn open(disk: &SimDisk, secret: &[u8]) -> Result<Arc<Vault<SimStorage>>, VaultError> {
-    Vault::open(disk.storage(), UnlockedKeys::from_exposed(&disk.storage(), secret)?, Mode::ReadWrite)
+    let keys = match UnlockedKeys::from_exposed(&disk.storage(), secret) {
+        // The keys that were exposed are older than a rotation.
+        Err(VaultError::ConfigurationEdited) => unlock(&disk.storage(), &passphrase())?,
+        keys => keys?,
+    };
+    // A rotation that a crash cut needs both versions.
+    let keys = if keys.configuration().rotation.is_some() { unlock(&disk.storage(), &passphrase())? } else { keys };
+    Vault::open(disk.storage(), keys, Mode::ReadWrite)
+}
+
+fn passphrase() -> Passphrase {
+    Passphrase::new(b"correct horse".to_vec())
+}
+
+/// Rotates the project key as the command does, or goes on where a crash cut that.
+pub fn rotate(disk: &SimDisk, vault: &Arc<Vault<SimStorage>>) -> Result<(), VaultError> {
+    let storage = disk.storage();
+    let place = ConfigurationPlace::inside(&storage);
+    if !vault.is_rotating() {
+        let passphrase = passphrase();
+        let secrets = Secrets { passphrase: Some(&passphrase), ..Secrets::default() };
+        let keys = configuration::start(&place, &unlock_root(&place, &secrets)?, false)?;
+        vault.begin_rotation(keys.into())?;
+    }
+    match vault.rotate(&RotationControl::new(), |active| configuration::finish(&place, active))? {
+        RotationEnd::Done => Ok(()),
+        end => Err(VaultError::Io { context: "rotate to the end", source: io::Error::other(format!("{end:?}")) }),
+    }
 }
 
 /// An open vault and what is known of it.
@@ -173,7 +202,14 @@ impl World {
             Op::Rmdir(path) => model.dir(path).is_some_and(|dir| self.is_empty(dir)),
             Op::SyncDir(path) => model.dir(path).is_some(),
             Op::WriteOrphan { .. } | Op::CloseOrphan => self.orphan.is_some(),
-            Op::Checkpoint | Op::Sync | Op::Tick | Op::Seal | Op::Kill | Op::ShortSession | Op::CutSoon { .. } => true,
+            Op::Checkpoint
+            | Op::Sync
+            | Op::Tick
+            | Op::Seal
+            | Op::Kill
+            | Op::ShortSession
+            | Op::Rotate
+            | Op::CutSoon { .. } => true,
         }
     }
 
@@ -407,6 +443,10 @@ impl World {
                 self.cut = Some((*policy, *seed));
             }
             Op::ShortSession => self.vault().set_seal_limit(3),
+            Op::Rotate => {
+                rotate(&self.disk, self.vault())?;
+                self.model.all_synced();
+            }
         }
         Ok(())
     }
