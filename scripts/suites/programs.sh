@@ -27,7 +27,8 @@ def work(number):
     connection = connect()
     end = time.time() + seconds
     rounds = 0
-    while time.time() < end:
+    # SQLite's lock is not fair: whoever was unlucky goes on when the others have ended.
+    while time.time() < end or rounds < 4:
         connection.execute("begin immediate")
         connection.execute("update t set n = n + 1 where id = ?", (number,))
         connection.execute("update t set n = n + 1 where id = 0")
@@ -36,7 +37,6 @@ def work(number):
         shared, own = connection.execute("select (select n from t where id = 0), (select sum(n) from t where id > 0)").fetchone()
         assert shared == own, (shared, own)
         rounds += 1
-    assert rounds > 3, rounds
 
 connection = connect()
 connection.execute("create table t(id integer primary key, n integer)")
