@@ -164,7 +164,7 @@ fn too_large_is_said_late() {
     assert_eq!(outcome.unwrap_err().raw_os_error(), Some(libc::EFBIG));
 }
 
-/// > `st_ctime` may move on when the daemon brings content home, seconds after a change or at the seal; `st_mtime` only by the milliseconds between a file's creation and its first write.
+/// > `st_ctime` may move on when the daemon brings content home, seconds after a change or at the seal; `st_mtime` of a file that was just made by the time between its first write and its close at most.
 #[test]
 fn the_time_of_change_may_move_on() {
     needs_mount!();
