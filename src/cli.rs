@@ -33,7 +33,6 @@ mod passphrase;
 mod paths;
 mod plain;
 mod policy;
-#[allow(dead_code, reason = "each long command uses a part of it")]
 mod progress;
 mod repair;
 mod rotate;

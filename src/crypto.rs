@@ -62,6 +62,20 @@ impl<const N: usize> Secret<N> {
         secret
     }
 
+    /// Takes the bytes, and wipes the source.
+    fn take(bytes: &mut [u8; N]) -> Self {
+        let secret = Self::copy_of(bytes);
+        bytes.zeroize();
+        secret
+    }
+
+    /// New ones, from the kernel's generator.
+    fn from_kernel() -> std::io::Result<Self> {
+        let mut secret = Self::zeroed();
+        entropy::fill_from_kernel(secret.bytes_mut())?;
+        Ok(secret)
+    }
+
     fn bytes(&self) -> &[u8; N] {
         self.0.first_chunk().expect("a slot is longer than any secret")
     }

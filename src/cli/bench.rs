@@ -74,9 +74,7 @@ pub(super) fn run(arguments: &BenchArguments, context: &Context) -> Result<()> {
         "mount": mount.as_ref().map(|(disk, vault)| json!({ "disk": disk, "vault": vault })),
     });
     if arguments.json {
-        let text = serde_json::to_string_pretty(&facts).map_err(|error| Failure::other(error.to_string()))?;
-        context.print(&text);
-        return Ok(());
+        return context.print_json(&facts);
     }
     let mut lines = vec![
         format!("pages, AES-256-GCM, one core   {} sealed, {} opened", rate(sealed), rate(opened)),

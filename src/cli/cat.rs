@@ -10,7 +10,7 @@ use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
 use super::findings::shown;
 use super::opening::Opening;
-use super::plain::{self, Found};
+use super::plain::{self, Found, Stopped};
 use super::unlocking::UnlockArguments;
 use crate::vault::{FileKind, Mode, PosixStorage, Vault, VaultError};
 
@@ -87,17 +87,6 @@ pub(super) fn about(error: VaultError, path: &Path) -> Failure {
         }
     }
     Failure::from(error).about(name)
-}
-
-enum Stopped {
-    Vault(VaultError),
-    Output(io::Error),
-}
-
-impl From<VaultError> for Stopped {
-    fn from(error: VaultError) -> Self {
-        Self::Vault(error)
-    }
 }
 
 fn copy(vault: &Vault<PosixStorage>, path: &Path, out: &mut impl Write) -> Result<(), Stopped> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::failure::{Failure, Result};
+use super::failure::Result;
 use super::keyslots::{self, shown, when};
 use super::opening::Opening;
 use crate::fuse::mountinfo;
@@ -27,11 +27,9 @@ pub(super) struct InfoArguments {
 pub(super) fn run(arguments: &InfoArguments, context: &Context) -> Result<()> {
     let facts = facts(&Opening::find(&arguments.vault, context)?)?;
     if arguments.json {
-        let text = serde_json::to_string_pretty(&facts).map_err(|error| Failure::other(error.to_string()))?;
-        context.print(&text);
-    } else {
-        context.print(&text(&facts));
+        return context.print_json(&facts);
     }
+    context.print(&text(&facts));
     Ok(())
 }
 

@@ -8,12 +8,14 @@ mod list;
 mod remove;
 
 use clap::Subcommand;
-use serde_json::Value;
+use serde_json::json;
 
 use super::Context;
-use super::failure::{Failure, Result};
+use super::failure::Result;
+use super::new_secret::recovery_text;
 use super::opening::Opening;
-use crate::vault::{Keyslot, KeyslotId};
+use super::unlocking::Given;
+use crate::vault::{Keyslot, KeyslotId, NewKeyslot, recovery_key};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -54,9 +56,24 @@ pub(super) fn run(arguments: &KeyArguments, context: &Context) -> Result<()> {
     }
 }
 
-fn print_json(value: &Value, context: &Context) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::other(error.to_string()))?;
-    context.print(&text);
+/// What became of a new secret; a recovery key is shown this once.
+fn report(
+    id: KeyslotId,
+    new: &NewKeyslot<'_>,
+    given: &Given,
+    done: &str,
+    as_json: bool,
+    context: &Context,
+) -> Result<()> {
+    if as_json {
+        let shown = given.recovery.as_ref().map(recovery_key::encode);
+        let shown = shown.as_ref().map(|text| text.as_str());
+        return context.print_json(&json!({ "slot": id, "kind": new.kind().ok(), "recovery_key": shown }));
+    }
+    context.say(done);
+    if let Some(key) = &given.recovery {
+        context.print(&recovery_text(key));
+    }
     Ok(())
 }
 

@@ -12,10 +12,10 @@ use super::Context;
 use super::cat;
 use super::failure::{Failure, Result};
 use super::findings::{put_path, shown};
-use super::plain::{self, Found};
+use super::plain::{self, Found, Stopped};
 use super::time;
 use super::unlocking::UnlockArguments;
-use crate::vault::{Directory, FileKind, PosixStorage, Stat, Vault, VaultError};
+use crate::vault::{Directory, FileKind, PosixStorage, Stat, Vault};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -69,23 +69,6 @@ pub(super) fn run(arguments: &LsArguments, context: &Context) -> Result<()> {
         }
     }
     list.failed.map_or(Ok(()), Err)
-}
-
-enum Stopped {
-    Vault(VaultError),
-    Output(io::Error),
-}
-
-impl From<VaultError> for Stopped {
-    fn from(error: VaultError) -> Self {
-        Self::Vault(error)
-    }
-}
-
-impl From<io::Error> for Stopped {
-    fn from(error: io::Error) -> Self {
-        Self::Output(error)
-    }
 }
 
 struct List<'a, W: Write> {

@@ -1,5 +1,6 @@
 //! Paths in a vault that is open in this process, without a mount: for `cat` and `ls`.
 
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,6 +9,24 @@ use crate::vault::{Directory, FileKind, PosixStorage, Stat, Vault, VaultError};
 
 /// As many links as the kernel follows.
 const LINKS_MAX: usize = 40;
+
+/// Why an output ended early.
+pub(super) enum Stopped {
+    Vault(VaultError),
+    Output(io::Error),
+}
+
+impl From<VaultError> for Stopped {
+    fn from(error: VaultError) -> Self {
+        Self::Vault(error)
+    }
+}
+
+impl From<io::Error> for Stopped {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
 
 /// What a path leads to.
 pub(super) enum Found {

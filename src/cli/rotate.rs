@@ -206,9 +206,7 @@ fn end(facts: &RotationFacts, arguments: &RotateArguments, context: &Context) ->
 
 fn show(facts: &RotationFacts, arguments: &RotateArguments, context: &Context) -> Result<()> {
     if arguments.json {
-        let text = serde_json::to_string_pretty(&json!(facts)).map_err(|error| Failure::other(error.to_string()))?;
-        context.print(&text);
-        return Ok(());
+        return context.print_json(&json!(facts));
     }
     let progress = facts.progress();
     context.print(&match facts.state {

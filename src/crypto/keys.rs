@@ -34,9 +34,9 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
+use super::Secret;
 use super::aead::{AeadKey, KEY_LEN};
 use super::names::{NAME_KEY_LEN, NameKey};
-use super::{Secret, entropy};
 
 /// Length of a vault's id in bytes.
 pub const VAULT_ID_LEN: usize = 16;
@@ -91,20 +91,16 @@ impl ProjectKey {
     /// # Errors
     /// If the kernel's generator fails.
     pub fn generate() -> io::Result<Self> {
-        let mut key = Secret::zeroed();
-        entropy::fill_from_kernel(key.bytes_mut())?;
-        Ok(Self(key))
+        Ok(Self(Secret::from_kernel()?))
     }
 
     /// Takes the bytes, and wipes the source.
     #[must_use]
     pub fn from_bytes(bytes: &mut [u8; KEY_LEN]) -> Self {
-        let key = Self(Secret::copy_of(bytes));
-        bytes.zeroize();
-        key
+        Self(Secret::take(bytes))
     }
 
-    /// The raw bytes: to be wrapped in a keyslot, or shown to the user as a recovery key.
+    /// The raw bytes: to be wrapped by the root key.
     #[must_use]
     pub fn expose(&self) -> &[u8; KEY_LEN] {
         self.0.bytes()
@@ -121,17 +117,13 @@ impl RawKey {
     /// # Errors
     /// If the kernel's generator fails.
     pub fn generate() -> io::Result<Self> {
-        let mut key = Secret::zeroed();
-        entropy::fill_from_kernel(key.bytes_mut())?;
-        Ok(Self(key))
+        Ok(Self(Secret::from_kernel()?))
     }
 
     /// Takes the bytes, and wipes the source.
     #[must_use]
     pub fn from_bytes(bytes: &mut [u8; KEY_LEN]) -> Self {
-        let key = Self(Secret::copy_of(bytes));
-        bytes.zeroize();
-        key
+        Self(Secret::take(bytes))
     }
 
     /// `SHA-256(parts)`: what stands for the content of a keyfile.

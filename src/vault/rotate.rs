@@ -202,6 +202,34 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Visits these directories and all below. What a visit fails with is noted, as is what keeps children away.
+    fn each_below<S: Storage>(
+        &mut self,
+        mut pending: Vec<Arc<Directory<S>>>,
+        mut visit: impl FnMut(&mut Self, &Arc<Directory<S>>) -> Result<()>,
+    ) -> Result<()> {
+        while let Some(directory) = pending.pop() {
+            let outcome = visit(self, &directory);
+            self.note(outcome)?;
+            match directory.child_directories() {
+                Ok(children) => pending.extend(children),
+                Err(error) => self.note(Err(error))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The names in a directory that open; the others are noted.
+    fn names_in<S: Storage>(&mut self, directory: &Directory<S>) -> Result<Vec<Vec<u8>>> {
+        let mut names = Vec::new();
+        let listed = directory.list(0, &mut |entry| {
+            names.push(entry.name.to_vec());
+            true
+        });
+        self.note(listed)?;
+        Ok(names)
+    }
+
     /// Notes what does not open; any other error ends the run.
     fn note(&mut self, outcome: Result<()>) -> Result<()> {
         match outcome {

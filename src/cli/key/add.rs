@@ -2,16 +2,14 @@
 
 use std::path::PathBuf;
 
-use serde_json::json;
-
-use super::{known, print_json};
+use super::{known, report};
 use crate::cli::Context;
 use crate::cli::failure::Result;
 use crate::cli::kdf::{self, KdfArguments};
-use crate::cli::new_secret::{NewSecretArguments, recovery_text};
+use crate::cli::new_secret::NewSecretArguments;
 use crate::cli::opening::Opening;
 use crate::cli::unlocking::UnlockArguments;
-use crate::vault::{FIRST_ROLE, NewKeyslot, add_keyslot, recovery_key};
+use crate::vault::{FIRST_ROLE, NewKeyslot, add_keyslot};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -58,14 +56,6 @@ pub(super) fn run(arguments: &AddArguments, context: &Context) -> Result<()> {
         role: FIRST_ROLE,
     };
     let id = add_keyslot(&opening.place(), &keys, &new).map_err(|error| opening.about(error))?;
-    if arguments.json {
-        let shown = given.recovery.as_ref().map(recovery_key::encode);
-        let shown = shown.as_ref().map(|text| text.as_str());
-        return print_json(&json!({ "slot": id, "kind": new.kind().ok(), "recovery_key": shown }), context);
-    }
-    context.say(&format!("{what}: keyslot {} is added", id.0));
-    if let Some(key) = &given.recovery {
-        context.print(&recovery_text(key));
-    }
-    Ok(())
+    let done = format!("{what}: keyslot {} is added", id.0);
+    report(id, &new, &given, &done, arguments.json, context)
 }

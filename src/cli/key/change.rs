@@ -2,17 +2,15 @@
 
 use std::path::PathBuf;
 
-use serde_json::json;
-
-use super::{known, named, print_json, slot};
+use super::{known, named, report, slot};
 use crate::cli::Context;
 use crate::cli::failure::Result;
 use crate::cli::kdf::{self, KdfArguments};
-use crate::cli::new_secret::{NewSecretArguments, recovery_text};
+use crate::cli::new_secret::NewSecretArguments;
 use crate::cli::opening::Opening;
 use crate::cli::policy;
 use crate::cli::unlocking::UnlockArguments;
-use crate::vault::{KeyslotId, NewKeyslot, change_keyslot, recovery_key};
+use crate::vault::{KeyslotId, NewKeyslot, change_keyslot};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -75,14 +73,6 @@ pub(super) fn run(arguments: &ChangeArguments, context: &Context) -> Result<()> 
     };
     change_keyslot(&opening.place(), &keys, old.id, &new, arguments.hint.as_deref())
         .map_err(|error| opening.about(error))?;
-    if arguments.json {
-        let shown = given.recovery.as_ref().map(recovery_key::encode);
-        let shown = shown.as_ref().map(|text| text.as_str());
-        return print_json(&json!({ "slot": old.id, "kind": new.kind().ok(), "recovery_key": shown }), context);
-    }
-    context.say(&format!("{}: keyslot {} opens with the new secret alone", opening.path().display(), old.id.0));
-    if let Some(key) = &given.recovery {
-        context.print(&recovery_text(key));
-    }
-    Ok(())
+    let done = format!("{}: keyslot {} opens with the new secret alone", opening.path().display(), old.id.0);
+    report(old.id, &new, &given, &done, arguments.json, context)
 }

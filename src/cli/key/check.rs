@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{named, print_json};
+use super::named;
 use crate::cli::Context;
 use crate::cli::failure::{Failure, Result};
 use crate::cli::opening::Opening;
@@ -36,10 +36,8 @@ pub(super) fn run(arguments: &CheckArguments, context: &Context) -> Result<()> {
     let slot = keys.unlocked().configuration().keyslot(keys.slot());
     let slot = slot.ok_or_else(|| Failure::other("the keyslot that opened is gone"))?;
     if arguments.json {
-        return print_json(
-            &json!({ "slot": slot.id, "key_id": slot.key_id, "kind": slot.kind, "label": slot.label }),
-            context,
-        );
+        return context
+            .print_json(&json!({ "slot": slot.id, "key_id": slot.key_id, "kind": slot.kind, "label": slot.label }));
     }
     context.say(&format!("{}: {} opens, and the configuration is authentic", opening.path().display(), named(slot)));
     Ok(())

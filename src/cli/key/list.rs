@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::print_json;
 use crate::cli::failure::Result;
 use crate::cli::opening::Opening;
 use crate::cli::{Context, keyslots};
@@ -38,16 +37,13 @@ pub(super) fn run(arguments: &ListArguments, context: &Context) -> Result<()> {
         .map(|old| old.key_id.to_string())
         .collect();
     if arguments.json {
-        return print_json(
-            &json!({
-                "path": opening.path().display().to_string(),
-                "config": opening.detached().map(|path| path.display().to_string()),
-                "vault_id": configuration.vault_id,
-                "keyslots": facts,
-                "only_in_backup": only_in_backup,
-            }),
-            context,
-        );
+        return context.print_json(&json!({
+            "path": opening.path().display().to_string(),
+            "config": opening.detached().map(|path| path.display().to_string()),
+            "vault_id": configuration.vault_id,
+            "keyslots": facts,
+            "only_in_backup": only_in_backup,
+        }));
     }
     for slot in &facts {
         context.print(&format!("{:>3}  {}", keyslots::shown(&slot["id"]), keyslots::text(slot)));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{print_json, slot};
+use super::slot;
 use crate::cli::Context;
 use crate::cli::failure::Result;
 use crate::cli::opening::Opening;
@@ -51,7 +51,7 @@ pub(super) fn run(arguments: &RemoveArguments, context: &Context) -> Result<()> 
     let removed =
         remove_keyslots(&opening.place(), &keys, &given.secrets(), removal).map_err(|error| opening.about(error))?;
     if arguments.json {
-        return print_json(&json!({ "removed": removed.slots, "root_key_renewed": removed.root_key_renewed }), context);
+        return context.print_json(&json!({ "removed": removed.slots, "root_key_renewed": removed.root_key_renewed }));
     }
     let ids: Vec<String> = removed.slots.iter().map(|id| id.0.to_string()).collect();
     let what = match ids.as_slice() {

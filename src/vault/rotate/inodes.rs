@@ -18,29 +18,17 @@ const NEW_LINK: &str = "link";
 
 impl<S: Storage> Vault<S> {
     /// All inodes in these directories and all below, and these themselves.
-    pub(super) fn reseal_inodes(&self, run: &mut Run<'_>, mut pending: Vec<Arc<Directory<S>>>) -> Result<()> {
-        while let Some(directory) = pending.pop() {
-            let outcome = self.reseal_directory_table(&directory);
+    pub(super) fn reseal_inodes(&self, run: &mut Run<'_>, top: Vec<Arc<Directory<S>>>) -> Result<()> {
+        run.each_below(top, |run, directory| {
+            let outcome = self.reseal_directory_table(directory);
             run.note(outcome)?;
-            let outcome = self.reseal_entries(run, &directory);
-            run.note(outcome)?;
-            match directory.child_directories() {
-                Ok(children) => pending.extend(children),
-                Err(error) => run.note(Err(error))?,
-            }
-        }
-        Ok(())
+            self.reseal_entries(run, directory)
+        })
     }
 
     /// All inodes in one directory that are not directories.
     pub(super) fn reseal_entries(&self, run: &mut Run<'_>, directory: &Arc<Directory<S>>) -> Result<()> {
-        let mut names = Vec::new();
-        let listed = directory.list(0, &mut |entry| {
-            names.push(entry.name.to_vec());
-            true
-        });
-        run.note(listed)?;
-        for name in names {
+        for name in run.names_in(directory)? {
             let outcome = self.reseal_entry(run, directory, &name);
             run.note(outcome)?;
             run.control.step(1, 0)?;

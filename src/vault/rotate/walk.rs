@@ -97,16 +97,8 @@ impl<S: Storage> Vault<S> {
         self.verify_below(run, vec![self.root.clone()])
     }
 
-    pub(super) fn verify_below(&self, run: &mut Run<'_>, mut pending: Vec<Arc<Directory<S>>>) -> Result<()> {
-        while let Some(directory) = pending.pop() {
-            let outcome = self.verify_directory(run, &directory);
-            run.note(outcome)?;
-            match directory.child_directories() {
-                Ok(children) => pending.extend(children),
-                Err(error) => run.note(Err(error))?,
-            }
-        }
-        Ok(())
+    pub(super) fn verify_below(&self, run: &mut Run<'_>, top: Vec<Arc<Directory<S>>>) -> Result<()> {
+        run.each_below(top, |run, directory| self.verify_directory(run, directory))
     }
 
     pub(super) fn verify_directory(&self, run: &mut Run<'_>, directory: &Arc<Directory<S>>) -> Result<()> {
@@ -114,13 +106,7 @@ impl<S: Storage> Vault<S> {
             return Err(VaultError::integrity(directory.backing_path(), "its names are not under the new key"));
         }
         self.verify_directory_table(directory)?;
-        let mut names = Vec::new();
-        let listed = directory.list(0, &mut |entry| {
-            names.push(entry.name.to_vec());
-            true
-        });
-        run.note(listed)?;
-        for name in names {
+        for name in run.names_in(directory)? {
             let outcome = self.verify_entry(directory, &name);
             run.note(outcome)?;
             run.control.step(1, 0)?;
