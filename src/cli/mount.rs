@@ -21,6 +21,8 @@ use crate::vault::{Mode, PosixStorage, Vault};
 
 /// How long a session that was unmounted may take to seal before a new mount is refused.
 const ENDING: Duration = Duration::from_secs(60);
+/// The same for a process that is about to end, or that somebody else's mount keeps: nobody can tell.
+const LEAVING: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(20);
 
 #[derive(Debug, clap::Args)]
@@ -134,11 +136,16 @@ pub(super) fn run(arguments: &MountArguments, context: &Context) -> Result<()> {
 
 /// `umount` returns before the daemon has sealed: a mount right after it waits for that, and for nothing else.
 fn wait_until_free(opening: &Opening, mode: Mode) -> Result<()> {
-    let deadline = Instant::now() + ENDING;
+    let mut expected = (Duration::ZERO, Instant::now());
     loop {
         match opening.check_free(mode) {
-            Err(failure) if failure.code == ExitCode::AlreadyMounted && Instant::now() < deadline => {
-                if !is_ending(opening) {
+            Err(failure) if failure.code == ExitCode::AlreadyMounted => {
+                let patience = patience(opening);
+                // It has come a step further.
+                if patience != expected.0 {
+                    expected = (patience, Instant::now());
+                }
+                if expected.1.elapsed() >= patience {
                     return Err(failure);
                 }
                 thread::sleep(POLL);
@@ -148,15 +155,24 @@ fn wait_until_free(opening: &Opening, mode: Mode) -> Result<()> {
     }
 }
 
-/// Whether the process that has the vault, on this machine, has it mounted nowhere any more.
-fn is_ending(opening: &Opening) -> bool {
-    let Ok(Some(holder)) = opening.holder() else { return true };
+/// How long the end of the session that has the vault is worth waiting for: not at all while it is mounted.
+fn patience(opening: &Opening) -> Duration {
+    let is_mounted = |mounts: io::Result<Vec<Mount>>| {
+        let has_it = |mount: &Mount| mount.is_vault() && mount.source == *opening.path().as_os_str();
+        mounts.is_ok_and(|mounts| mounts.iter().any(has_it))
+    };
+    if is_mounted(mountinfo::read()) {
+        return Duration::ZERO;
+    }
+    let Ok(Some(holder)) = opening.holder() else { return LEAVING };
     let here = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let (Some(host), Some(pid)) = (holder.host, holder.pid) else { return false };
-    let is_mounted =
-        |mounts: Vec<Mount>| mounts.iter().any(|mount| mount.is_vault() && mount.source == *opening.path().as_os_str());
-    // One that cannot be looked at has just ended.
-    host == here && !mountinfo::read_of_process(pid).is_ok_and(is_mounted)
+    match (holder.host, holder.pid) {
+        // Its mounts may stand where we see none of them. One that cannot be looked at has just ended.
+        (Some(host), Some(pid)) if host == here && !is_mounted(mountinfo::read_of_process(pid)) => ENDING,
+        (Some(_), Some(_)) => Duration::ZERO,
+        // It has not signed the lock yet, or not any more, or it is a reader.
+        _ => LEAVING,
+    }
 }
 
 /// In the daemon: with the keys as they came through the pipe.
