@@ -43,6 +43,7 @@ mod terminal;
 mod time;
 mod unlocking;
 mod verify;
+mod words;
 
 pub use exit_code::ExitCode;
 
@@ -103,15 +104,15 @@ enum Command {
     Status(status::StatusArguments),
     /// Show, add, remove, change and test the ways into a vault
     Key(key::KeyArguments),
-    /// Check everything in a vault, without a mount
+    /// Check everything in a vault, mounted or not
     Verify(verify::VerifyArguments),
     /// Mend what verify names, with the least loss
     Repair(repair::RepairArguments),
     /// Copy everything that still opens out of a damaged vault
     Salvage(salvage::SalvageArguments),
-    /// List what is in a vault, without a mount
+    /// List what is in a vault that is not mounted
     Ls(ls::LsArguments),
-    /// Write files of a vault to standard output, without a mount
+    /// Write files of a vault that is not mounted to standard output
     Cat(cat::CatArguments),
     /// Show what a vault says about itself, without the passphrase
     Info(info::InfoArguments),

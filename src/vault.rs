@@ -54,6 +54,7 @@ pub use directory::{Directory, ListEntry, Listing, NewInode, Pin};
 pub use error::{Degraded, Holder, IntegrityError, Result, VaultError};
 pub use figures::{Figures, JournalFill};
 pub use file::VaultFile;
+pub use journal::ROOM_TO_MOUNT_BYTES;
 pub use keyring::{LiveKeys, VersionKeys};
 pub use keyslots::{NewKeyslot, Removal, Removed, add_keyslot, change_keyslot, remove_keyslots};
 pub use lock::{holder, is_in_use};

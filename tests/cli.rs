@@ -267,8 +267,8 @@ fn without_fuse_it_is_said_what_to_do() {
 fn there_is_nothing_to_seal() {
     let fixture = Fixture::new();
     run(sero().arg("seal").arg(&fixture.vault)).fails(11, "it is sealed already");
-    run(sero().arg("unmount").arg(&fixture.mountpoint)).fails(11, "nothing of sero is mounted");
-    run(sero().arg("seal").arg("/nowhere")).fails(11, "nothing of sero is mounted");
+    run(sero().arg("unmount").arg(&fixture.mountpoint)).fails(11, "neither a vault nor where one is mounted");
+    run(sero().arg("seal").arg("/nowhere")).fails(11, "/nowhere does not exist");
 }
 
 #[test]

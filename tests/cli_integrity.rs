@@ -68,7 +68,7 @@ fn verify_says_what_is_wrong_and_where() {
         outcome.stdout.starts_with("damage: /large, bytes 16384 to 20479: the page does not verify"),
         "{outcome:?}"
     );
-    outcome.fails(21, "1 findings of damage");
+    outcome.fails(21, "1 finding of damage");
     with(&fixture, "verify", &[], &["folder"]).ok();
     with(&fixture, "verify", &[], &["large"]).fails(21, "damage");
     with(&fixture, "verify", &[], &["nothing"]).fails(1, "/nothing");
@@ -99,6 +99,8 @@ fn a_mounted_vault_is_verified_by_its_daemon_without_the_passphrase() {
     assert_eq!(json_of(&outcome)["findings"][0]["path"], "/large");
     verify(&["folder"]).ok();
     verify(&["nothing"]).fails(1, "");
+    let by_mountpoint = run(sero().args(["verify", "--json"]).arg(&fixture.mountpoint)).fails(21, "");
+    assert_eq!(json_of(&by_mountpoint)["findings"][0]["path"], "/large");
     flip(&large(&fixture), 4096 * 5 + 9);
     fixture.seal().ok();
 }
@@ -172,8 +174,11 @@ fn cat_streams_follows_links_and_stops_at_damage() {
 fn reading_without_a_mount_leaves_a_mounted_vault_alone() {
     let Some(fixture) = sample() else { return };
     fixture.mount(&[]).ok();
-    with(&fixture, "ls", &[], &[]).fails(6, "already mounted");
-    with(&fixture, "cat", &[], &["large"]).fails(6, "already mounted");
+    let place = fixture.mountpoint.display();
+    with(&fixture, "ls", &[], &[]).fails(6, &format!("already mounted on {place}"));
+    with(&fixture, "cat", &[], &["large"]).fails(6, "use it there");
+    // The mountpoint names the vault, too.
+    run(sero().arg("ls").arg(&fixture.mountpoint)).fails(6, &format!("already mounted on {place}"));
     fixture.seal().ok();
 }
 
@@ -210,7 +215,7 @@ fn repair_shows_asks_and_mends() {
     with(&fixture, "repair", &["--holes"], &[]).fails(2, "--yes");
     let outcome = with(&fixture, "repair", &["--holes", "--dry-run"], &[]);
     assert!(outcome.stdout.starts_with("/large: make holes of 4096 bytes"), "{outcome:?}");
-    outcome.fails(21, "1 repairs to do");
+    outcome.fails(21, "1 repair to do; give --yes instead of --dry-run to do it");
     assert!(fs::read(&path).unwrap() == before);
 
     let report = json_of(&with(&fixture, "repair", &["--holes", "--yes", "--json"], &[]).ok());

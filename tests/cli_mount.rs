@@ -163,6 +163,13 @@ fn after_a_kill_what_was_synced_is_there_and_the_dead_mount_is_cleaned_up() {
         || matches!(fs::metadata(&fixture.mountpoint), Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error())),
     );
     fixture.mount(&[]).fails(7, "sero seal");
+    // Also asked by the mountpoint, where nobody answers.
+    for place in [&fixture.vault, &fixture.mountpoint] {
+        let info = run(sero().arg("info").arg(place)).ok().stdout;
+        let state =
+            format!("not sealed cleanly: the process of its mount on {} has died", fixture.mountpoint.display());
+        assert!(info.contains(&state), "{info}");
+    }
     let cleaned = fixture.seal().ok();
     assert!(cleaned.stdout.contains("the next mount repairs it"), "{cleaned:?}");
     run(sero().arg("seal").arg(&fixture.vault)).fails(11, "was not sealed cleanly");

@@ -93,8 +93,10 @@ fn what_is_there_and_differs_stays_unless_it_is_to_be_replaced() {
     let source = make_source(&fixture);
     run(&mut import(&fixture, &[])).ok();
     fs::write(source.join("small"), "other bytes").unwrap();
-    let outcome = run(&mut import(&fixture, &[]));
-    outcome.fails(1, "--replace");
+    let outcome = run(&mut import(&fixture, &[])).fails(1, "--replace");
+    // "small" has a second name, which is a problem of its own.
+    assert!(outcome.stderr.contains("2 problems, see above"), "{outcome:?}");
+    assert_eq!(outcome.stderr.matches("/small: ").count(), 1, "{outcome:?}");
     run(&mut import(&fixture, &["--replace"])).ok();
     run(&mut import(&fixture, &[])).ok();
 }
@@ -146,7 +148,7 @@ fn what_cannot_be_read_is_named_and_the_rest_is_copied() {
     fs::write(source.join("later"), "later").unwrap();
     let outcome = run(&mut import(&fixture, &[]));
     assert!(outcome.stderr.contains("taken"), "{outcome:?}");
-    outcome.fails(1, "1 could not be copied");
+    outcome.fails(1, "1 problem, see above");
     fs::remove_dir(source.join("taken")).unwrap();
     let rest = run(&mut import(&fixture, &[])).ok().stdout;
     assert!(rest.contains("2 were there already"), "{rest}");

@@ -136,7 +136,7 @@ fn nothing_of_sero_there() {
     needs_mount!();
     let fixture = Fixture::new();
     run(sero().arg("status").arg(&fixture.vault)).fails(11, "it is sealed already");
-    run(sero().arg("status").arg(&fixture.mountpoint)).fails(11, "nothing of sero is mounted");
+    run(sero().arg("status").arg(&fixture.mountpoint)).fails(11, "neither a vault nor where one is mounted");
 }
 
 // --- the socket ---
@@ -151,6 +151,13 @@ fn the_socket_is_its_owners_and_goes_with_the_mount() {
     let mut stranger = sero();
     stranger.arg("status").arg(&fixture.mountpoint).uid(NOBODY).gid(NOBODY);
     run(&mut stranger).fails(16, "may not ask it");
+    // Among all mounts, another user's is left out, which is no failure.
+    let mut stranger = sero();
+    let listed = run(stranger.args(["status", "--json"]).uid(NOBODY).gid(NOBODY)).ok();
+    assert!(!listed.stdout.contains(fixture.mountpoint.to_str().unwrap()), "{listed:?}");
+    let mut stranger = sero();
+    let said = run(stranger.arg("status").uid(NOBODY).gid(NOBODY)).ok();
+    assert!(said.stderr.contains("not shown; ask as root"), "{said:?}");
     fixture.seal().ok();
     eventually("removed", || !socket.exists());
 }

@@ -288,3 +288,30 @@ fn an_unmount_and_a_mount_right_after_it() {
         assert!(fs::read(fixture.mountpoint.join(format!("{round}"))).unwrap() == pattern(300_000));
     }
 }
+
+#[test]
+fn where_there_is_no_room_for_a_journal_it_is_said_how_much_it_takes() {
+    can_mount();
+    let disk = Disk::of("16m");
+    let fixture = disk.vault();
+    let filler = disk.path().join("filler");
+    let mut child = Command::new("sh")
+        .args(["-c", "cat /dev/zero >\"$1\" 2>/dev/null || true", "sh"])
+        .arg(&filler)
+        .spawn()
+        .unwrap();
+    assert!(end_of(&mut child).success());
+    fixture
+        .mount(&[])
+        .fails(9, "No space left on device (os error 28); make room where the vault lies, 4 MiB at least");
+    assert!(fixture.mounts().is_empty());
+    // What it says is enough.
+    OpenOptions::new()
+        .write(true)
+        .open(&filler)
+        .unwrap()
+        .set_len(fs::metadata(&filler).unwrap().len() - (5 << 20))
+        .unwrap();
+    fixture.mount(&[]).ok();
+    fixture.seal().ok();
+}

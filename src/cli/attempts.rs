@@ -16,6 +16,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::Context;
+use super::words::count;
 use crate::vault::VaultError;
 
 /// The longest wait.
@@ -75,7 +76,11 @@ impl Attempt {
         };
         let wait = record.wait(now);
         if !wait.is_zero() {
-            context.note(&format!("waiting {} seconds, as {} tries were wrong", wait.as_secs(), record.wrong));
+            context.note(&format!(
+                "waiting {}, as {} wrong",
+                count(wait.as_secs(), "second", "seconds"),
+                count(record.wrong.into(), "try was", "tries were")
+            ));
             thread::sleep(wait);
         }
         Self { file, record }

@@ -5,7 +5,7 @@ use std::io;
 
 use super::exit_code::ExitCode;
 use crate::fuse::{FuseError, UnknownOption};
-use crate::vault::VaultError;
+use crate::vault::{ROOM_TO_MOUNT_BYTES, VaultError};
 
 /// The result of a command.
 pub(super) type Result<T, E = Failure> = std::result::Result<T, E>;
@@ -40,7 +40,13 @@ impl fmt::Display for Failure {
 
 impl From<VaultError> for Failure {
     fn from(error: VaultError) -> Self {
-        Self::new(code_of(&error), error.to_string())
+        let mut message = error.to_string();
+        if let VaultError::Io { source, .. } = &error
+            && matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+        {
+            message.push_str(&format!("; make room where the vault lies, {} MiB at least", ROOM_TO_MOUNT_BYTES >> 20));
+        }
+        Self::new(code_of(&error), message)
     }
 }
 

@@ -8,6 +8,7 @@ mod compare;
 mod copy;
 mod source;
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use super::failure::{Failure, Result};
 use super::opening::Opening;
 use super::progress::{Progress, Unit};
 use super::unlocking::UnlockArguments;
+use super::words::count;
 use super::{Context, ExitCode, daemon};
 use crate::vault::{Directory, FileKind, Mode, NewInode, PosixStorage, Vault, VaultError};
 
@@ -143,23 +145,29 @@ struct Tally {
     there: u64,
     compared: u64,
     problems: u64,
+    /// What they are about.
+    named: HashSet<PathBuf>,
     stopped: bool,
 }
 
 impl Tally {
     fn report(&self, arguments: &ImportArguments, context: &Context) -> Result<()> {
         let vault = arguments.vault.display();
-        let mut done = format!("{} files and {} bytes copied to {vault}", self.files, self.bytes);
+        let mut done = format!(
+            "{} and {} copied to {vault}",
+            count(self.files, "file", "files"),
+            count(self.bytes, "byte", "bytes")
+        );
         if self.there > 0 {
-            done.push_str(&format!(", {} were there already", self.there));
+            done.push_str(&format!(", {} there already", count(self.there, "file was", "files were")));
         }
         if self.stopped {
             return Err(Failure::other(format!("stopped: {done}; the same command goes on from here")));
         }
         if self.problems > 0 {
             return Err(Failure::other(format!(
-                "{done}; {} could not be copied or differ, see above; mend that and give the same command again",
-                self.problems
+                "{done}; {} above; mend that and give the same command again",
+                count(self.problems, "problem, see", "problems, see")
             )));
         }
         if !arguments.no_compare {
@@ -194,6 +202,7 @@ impl Work {
     /// One file that is left out; the others go on.
     fn problem(&self, tally: &mut Tally, path: &std::path::Path, what: &dyn std::fmt::Display) {
         tally.problems += 1;
+        tally.named.insert(path.to_owned());
         self.progress.suspend(|| {
             let _ = writeln!(std::io::stderr().lock(), "sero: {}: {what}", path.display());
         });

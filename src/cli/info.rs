@@ -8,7 +8,6 @@ use super::Context;
 use super::failure::Result;
 use super::keyslots::{self, shown, when};
 use super::opening::Opening;
-use crate::fuse::mountinfo;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -16,7 +15,7 @@ Examples:
   sero info ~/papers.sero
   sero info --json ~/papers.sero | jq .mounted")]
 pub(super) struct InfoArguments {
-    /// The vault: a directory that `sero create` made
+    /// The vault, or where it is mounted
     vault: PathBuf,
 
     /// Print one JSON object
@@ -37,12 +36,8 @@ pub(super) fn run(arguments: &InfoArguments, context: &Context) -> Result<()> {
 fn facts(opening: &Opening) -> Result<Value> {
     let configuration = opening.configuration();
     let holder = opening.holder()?;
-    let mountpoints: Vec<String> = mountinfo::read()
-        .unwrap_or_default()
-        .iter()
-        .filter(|mount| mount.is_vault() && mount.source == *opening.path().as_os_str())
-        .map(|mount| mount.mountpoint.display().to_string())
-        .collect();
+    let mountpoints: Vec<String> =
+        opening.mounts().iter().map(|mount| mount.mountpoint.display().to_string()).collect();
     Ok(json!({
         "path": opening.path().display().to_string(),
         "format": configuration.format,
@@ -87,13 +82,17 @@ fn state(facts: &Value) -> String {
     let places: Vec<String> = facts["mountpoints"].as_array().into_iter().flatten().map(shown).collect();
     let holder = &facts["holder"];
     let mut state = match (facts["mounted"] == true, facts["sealed"] == true) {
-        (true, _) => "mounted".to_owned(),
+        (true, _) if places.is_empty() => "mounted".to_owned(),
+        (true, _) => format!("mounted on {}", places.join(", ")),
         (false, true) => "sealed".to_owned(),
-        (false, false) => "not mounted, and not sealed cleanly: the next mount repairs it".to_owned(),
+        (false, false) if places.is_empty() => "not sealed cleanly: the next mount repairs it".to_owned(),
+        (false, false) => {
+            let place = places.join(", ");
+            format!(
+                "not sealed cleanly: the process of its mount on {place} has died; `sero seal` cleans that up, and the next mount repairs it"
+            )
+        }
     };
-    if !places.is_empty() {
-        state.push_str(&format!(" on {}", places.join(", ")));
-    }
     if !holder.is_null() {
         state.push_str(&format!(" by process {} on host {}", shown(&holder["pid"]), shown(&holder["host"])));
     }
@@ -109,6 +108,8 @@ mod tests {
         let facts = |mounted: bool, sealed: bool| json!({"mounted": mounted, "sealed": sealed, "mountpoints": [], "holder": null});
         assert_eq!(state(&facts(false, true)), "sealed");
         assert!(state(&facts(false, false)).contains("the next mount repairs it"));
+        let dead = json!({"mounted": false, "sealed": false, "mountpoints": ["/mnt"], "holder": null});
+        assert!(state(&dead).contains("the process of its mount on /mnt has died; `sero seal`"), "{}", state(&dead));
         let held =
             json!({"mounted": true, "sealed": false, "mountpoints": ["/mnt"], "holder": {"pid": 7, "host": "anvil"}});
         assert_eq!(state(&held), "mounted on /mnt by process 7 on host anvil");

@@ -14,6 +14,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
+use super::words::count;
 use crate::vault::{RawKey, recovery_key};
 
 /// Less cannot hold a key.
@@ -166,7 +167,10 @@ pub(super) fn output_of<T: Send + 'static>(
     let Ok(result) = receiver.recv_timeout(limit) else {
         let _ = child.kill();
         let _ = child.wait();
-        return Err(format!("did not end within {} seconds; run it by hand to see why", limit.as_secs()));
+        return Err(format!(
+            "did not end within {}; run it by hand to see why",
+            count(limit.as_secs(), "second", "seconds")
+        ));
     };
     let status = child.wait().map_err(|error| format!("was lost: {error}"))?;
     if !status.success() {

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::words::count;
 use super::{terminal, time};
 use crate::vault::{Configuration, Keyslot};
 
@@ -38,11 +39,11 @@ pub(super) fn text(slot: &Value) -> String {
     let cost = match kdf["memory_kib"].is_null() {
         true => String::new(),
         false => format!(
-            ", {} with {} KiB, {} passes, {} lanes",
+            ", {} with {} KiB, {}, {}",
             shown(&kdf["algorithm"]),
             shown(&kdf["memory_kib"]),
-            shown(&kdf["passes"]),
-            shown(&kdf["lanes"])
+            counted(&kdf["passes"], "pass", "passes"),
+            counted(&kdf["lanes"], "lane", "lanes")
         ),
     };
     format!(
@@ -52,6 +53,10 @@ pub(super) fn text(slot: &Value) -> String {
         shown(&slot["key_id"]),
         when(&slot["created"])
     )
+}
+
+fn counted(number: &Value, one: &str, many: &str) -> String {
+    number.as_u64().map_or_else(|| format!("{} {many}", shown(number)), |number| count(number, one, many))
 }
 
 /// The configuration is anyone's text: what could steer a terminal is escaped.

@@ -157,13 +157,13 @@ fn wait_until_free(opening: &Opening, mode: Mode) -> Result<()> {
 
 /// How long the end of the session that has the vault is worth waiting for: not at all while it is mounted.
 fn patience(opening: &Opening) -> Duration {
+    if !opening.mounts().is_empty() {
+        return Duration::ZERO;
+    }
     let is_mounted = |mounts: io::Result<Vec<Mount>>| {
         let has_it = |mount: &Mount| mount.is_vault() && mount.source == *opening.path().as_os_str();
         mounts.is_ok_and(|mounts| mounts.iter().any(has_it))
     };
-    if is_mounted(mountinfo::read()) {
-        return Duration::ZERO;
-    }
     let Ok(Some(holder)) = opening.holder() else { return LEAVING };
     let here = rustix::system::uname().nodename().to_string_lossy().into_owned();
     match (holder.host, holder.pid) {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
 use super::{Context, paths};
+use crate::fuse::mountinfo::{self, Mount};
 use crate::vault::{
     self, Configuration, ConfigurationPlace, Holder, Mode, PosixStorage, RootKeys, Secrets, UnlockedKeys, Vault,
     VaultError,
@@ -21,9 +22,19 @@ pub(super) struct Backing {
 }
 
 impl Backing {
-    /// Finds the directory. It may be no vault.
+    /// Finds the directory: this one, or the one of the vault that is mounted here. It may be no vault.
     pub(super) fn find(path: &Path) -> Result<Self> {
-        let path = paths::vault(path)?;
+        let found = paths::vault(path).and_then(Self::at);
+        if found.as_ref().is_ok_and(Self::is_vault) {
+            return found;
+        }
+        match mounted_at(path) {
+            Some(mount) => paths::vault(Path::new(&mount.source)).and_then(Self::at),
+            None => found,
+        }
+    }
+
+    fn at(path: PathBuf) -> Result<Self> {
         let storage = open_storage(&path)?;
         Ok(Self { path, storage })
     }
@@ -36,6 +47,13 @@ impl Backing {
     /// Whether it has the folders of a vault.
     pub(super) fn is_vault(&self) -> bool {
         vault::has_folders(&self.storage)
+    }
+
+    /// Where it is mounted, as far as this process can see; the uppermost mount last.
+    pub(super) fn mounts(&self) -> Vec<Mount> {
+        let mut mounts = mountinfo::read().unwrap_or_default();
+        mounts.retain(|mount| mount.is_vault() && mount.source == *self.path.as_os_str());
+        mounts
     }
 
     /// Who has it mounted for reading and writing.
@@ -64,7 +82,11 @@ impl Backing {
             return Ok(());
         }
         let holder = self.holder()?.unwrap_or_default();
-        Err(self.about(VaultError::AlreadyMounted { holder }))
+        let Some(mount) = self.mounts().pop() else { return Err(self.about(VaultError::AlreadyMounted { holder })) };
+        let place = mount.mountpoint.display();
+        let message =
+            format!("the vault is already mounted on {place} {holder}; use it there, or `sero seal {place}` first");
+        Err(Failure::new(ExitCode::AlreadyMounted, message).about(self.path.display()))
     }
 
     pub(super) fn about(&self, error: VaultError) -> Failure {
@@ -175,6 +197,13 @@ impl Deref for Opening {
     fn deref(&self) -> &Backing {
         &self.backing
     }
+}
+
+/// The uppermost mount of a vault at this place, whether anybody answers there or not.
+fn mounted_at(path: &Path) -> Option<Mount> {
+    let mounts = mountinfo::read().ok()?;
+    let at = |place: PathBuf| mountinfo::at(&mounts, &place).filter(Mount::is_vault);
+    paths::canonical_parent(path).and_then(at).or_else(|| fs::canonicalize(path).ok().and_then(at))
 }
 
 fn open_storage(path: &Path) -> Result<PosixStorage> {

@@ -4,6 +4,7 @@ use zxcvbn::{Score, zxcvbn};
 
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
+use super::words::count;
 use crate::vault::Passphrase;
 
 /// In characters.
@@ -51,7 +52,8 @@ pub(super) fn check_passphrase(passphrase: &Passphrase, known: &[&str], allow_we
 
 fn too_short(chars: usize) -> Failure {
     weak(format!(
-        "the new passphrase has {chars} characters, and {LEN_MIN} are the least; take a longer one, or give --allow-weak"
+        "the new passphrase has {}, and {LEN_MIN} are the least; take a longer one, or give --allow-weak",
+        count(chars as u64, "character", "characters")
     ))
 }
 

@@ -12,6 +12,7 @@ use super::failure::{Failure, Result};
 use super::findings::{self, Reporter, put_path, shown};
 use super::opening::Opening;
 use super::unlocking::UnlockArguments;
+use super::words::count;
 use crate::vault::repair::{Repair, RepairPlan, RepairStep, apply};
 use crate::vault::{Finding, LiveKeys, Mode, PosixStorage, Vault, VaultError, VerifyOptions};
 
@@ -98,18 +99,39 @@ pub(super) fn run(arguments: &RepairArguments, context: &Context) -> Result<()> 
     } else if planned.is_empty() && plan.left.is_empty() {
         context.say(&format!("{}: there is nothing to repair", path.display()));
     } else if !done.is_empty() {
-        context.say(&format!("{}: {} repairs done", path.display(), done.len()));
+        context.say(&format!("{}: {} done", path.display(), count(done.len() as u64, "repair", "repairs")));
     }
-    let open = plan.steps.len() as u64;
-    if open == 0 && plan.left.is_empty() && failed == 0 {
+    if plan.steps.is_empty() && plan.left.is_empty() && failed == 0 {
         return Ok(());
     }
-    let advice =
-        if arguments.holes { "restore the rest from a backup" } else { "see --holes, or restore from a backup" };
-    Err(Failure::new(
-        ExitCode::DamageFound,
-        format!("{}: {open} repairs to do, {} findings left as they are; {advice}", path.display(), plan.left.len()),
-    ))
+    Err(Failure::new(ExitCode::DamageFound, remaining(&plan, arguments)).about(path.display()))
+}
+
+/// What is still to be mended, and how.
+fn remaining(plan: &RepairPlan, arguments: &RepairArguments) -> String {
+    let mut text = count(plan.steps.len() as u64, "repair to do", "repairs to do");
+    if !plan.left.is_empty() {
+        text.push_str(&format!(
+            ", {} as {}",
+            count(plan.left.len() as u64, "finding left", "findings left"),
+            if plan.left.len() == 1 { "it is" } else { "they are" }
+        ));
+    }
+    let mut advice = Vec::new();
+    if arguments.dry_run && !plan.steps.is_empty() {
+        advice.push("give --yes instead of --dry-run to do it");
+    }
+    if !plan.left.is_empty() {
+        advice.push(if arguments.holes {
+            "restore what is left from a backup"
+        } else {
+            "see --holes for what is left, or restore it from a backup"
+        });
+    }
+    if advice.is_empty() {
+        advice.push("give --yes to do it");
+    }
+    format!("{text}; {}", advice.join("; "))
 }
 
 /// What was shown is to be done.
@@ -141,10 +163,12 @@ fn what(repair: &Repair) -> String {
         Repair::ToLostFound => "move to lost+found".to_owned(),
         Repair::NewIv => "move all entries to lost+found, and begin the directory anew".to_owned(),
         Repair::Length { keep_bytes: None } => "give it the length that its header says".to_owned(),
-        Repair::Length { keep_bytes: Some(bytes) } => format!("keep the {bytes} bytes that are there"),
+        Repair::Length { keep_bytes: Some(bytes) } => {
+            format!("keep the {} there", count(*bytes, "byte that is", "bytes that are"))
+        }
         Repair::Holes(extents) => {
             let bytes = extents.iter().fold(0_u64, |sum, extent| sum.saturating_add(extent.len_bytes));
-            format!("make holes of {bytes} bytes")
+            format!("make holes of {}", count(bytes, "byte", "bytes"))
         }
         Repair::DropXattrs => "put its extended attributes aside in private/lost".to_owned(),
         Repair::Replay { keep_copy: false } => "replay the journal, as the next mount would".to_owned(),

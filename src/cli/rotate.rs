@@ -5,7 +5,7 @@
 
 mod wire;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -16,14 +16,14 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::Context;
 use super::control::{self, Endpoint, Request, Response};
+use super::daemon;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
+use super::findings::shown;
 use super::opening::Opening;
 use super::progress::{Progress, Unit};
 use super::unlocking::UnlockArguments;
-use super::{daemon, seal};
-use crate::fuse::mountinfo;
-use crate::vault::rotate::{Phase, RotationControl, RotationEnd, RotationProgress, configuration};
+use crate::vault::rotate::{Phase, RotationControl, RotationEnd, RotationProblem, RotationProgress, configuration};
 use crate::vault::{Configuration, Mode, UnlockedKeys};
 pub(super) use wire::{KeysText, RotationFacts, RotationState};
 
@@ -64,11 +64,10 @@ pub(super) struct RotateArguments {
 }
 
 pub(super) fn run(arguments: &RotateArguments, context: &Context) -> Result<()> {
-    let endpoint = endpoint_of(&arguments.vault)?;
-    let path = endpoint.as_ref().map_or(arguments.vault.as_path(), |(_, vault)| vault.as_path());
-    let opening = Opening::find(path, context)?;
+    let opening = Opening::find(&arguments.vault, context)?;
+    let endpoint = opening.mounts().pop().map(|mount| Endpoint::of(&mount));
     let facts = match &endpoint {
-        Some((endpoint, _)) => ask(endpoint, &Request::RotationStatus)?,
+        Some(endpoint) => ask(endpoint, &Request::RotationStatus)?,
         None => RotationFacts::of_configuration(opening.configuration()),
     };
     if arguments.status {
@@ -78,15 +77,9 @@ pub(super) fn run(arguments: &RotateArguments, context: &Context) -> Result<()> 
         return Err(crate::vault::VaultError::RotationRunning.into());
     }
     match endpoint {
-        Some((endpoint, _)) => online(arguments, context, &opening, &endpoint),
+        Some(endpoint) => online(arguments, context, &opening, &endpoint),
         None => offline(arguments, context, opening),
     }
-}
-
-/// The process behind the vault's mount, and the vault's own path.
-fn endpoint_of(target: &Path) -> Result<Option<(Endpoint, PathBuf)>> {
-    let mounts = mountinfo::read().map_err(|error| Failure::other(format!("/proc/self/mountinfo: {error}")))?;
-    Ok(seal::find(&mounts, target).map(|mount| (Endpoint::of(&mount), PathBuf::from(&mount.source))))
 }
 
 fn ask(endpoint: &Endpoint, request: &Request) -> Result<RotationFacts> {
@@ -232,6 +225,21 @@ fn show(facts: &RotationFacts, arguments: &RotateArguments, context: &Context) -
     Ok(())
 }
 
+/// As verify's findings: by the plain path, where that opens.
+fn problem(problem: &RotationProblem) -> String {
+    match &problem.plain {
+        Some(plain) => {
+            format!(
+                "/{}: {} ({})",
+                shown(plain),
+                shown(problem.error.reason.as_bytes()),
+                shown(problem.error.path.as_bytes())
+            )
+        }
+        None => problem.error.to_string(),
+    }
+}
+
 /// One line of progress for each phase.
 struct Watch<'a> {
     context: &'a Context,
@@ -274,7 +282,7 @@ impl RotationFacts {
             RotationEnd::Done => Self::at(RotationState::Done, progress, Vec::new()),
             RotationEnd::Stopped => Self::at(RotationState::Stopped, progress, Vec::new()),
             RotationEnd::Damaged(problems) => {
-                let problems = problems.iter().map(ToString::to_string).collect();
+                let problems = problems.iter().map(problem).collect();
                 Self::at(RotationState::Damaged, progress, problems)
             }
         }

@@ -14,6 +14,7 @@ use super::opening::Opening;
 use super::paths;
 use super::progress::{Progress, Unit};
 use super::unlocking::UnlockArguments;
+use super::words::count;
 use crate::vault::{Mode, SalvageEvent, SalvageSummary};
 
 #[derive(Debug, clap::Args)]
@@ -76,7 +77,7 @@ pub(super) fn run(arguments: &SalvageArguments, context: &Context) -> Result<()>
     if summary.losses == 0 {
         return Ok(());
     }
-    let message = format!("{}: {} losses; everything else is there", path.display(), summary.losses);
+    let message = format!("{}: {}; everything else is there", path.display(), count(summary.losses, "loss", "losses"));
     Err(Failure::new(ExitCode::DamageFound, message))
 }
 
@@ -94,11 +95,11 @@ fn report(summary: &SalvageSummary, losses: Vec<Value>) -> Value {
 
 fn said(summary: &SalvageSummary) -> String {
     format!(
-        "copied {} files, {} directories, {} links, {} others, {}",
-        summary.files,
-        summary.directories,
-        summary.symlinks,
-        summary.others,
+        "copied {}, {}, {}, {}, {}",
+        count(summary.files, "file", "files"),
+        count(summary.directories, "directory", "directories"),
+        count(summary.symlinks, "link", "links"),
+        count(summary.others, "other", "others"),
         BinaryBytes(summary.bytes)
     )
 }

@@ -18,6 +18,7 @@ use crate::fuse::{self, FuseError, Unmount};
 const POLL: Duration = Duration::from_millis(20);
 /// How long the kernel may take to detach a mount whose daemon does not answer.
 const DETACH_LIMIT: Duration = Duration::from_secs(10);
+const LISTED: &str = "`sero status` lists what is mounted";
 /// After this it is said what is waited for.
 const SILENCE: Duration = Duration::from_secs(3);
 
@@ -168,9 +169,11 @@ pub(super) fn not_mounted(target: &Path) -> Failure {
             Ok((true, true, _)) => {
                 format!("{shown} is in use, but not mounted where this process can see it; seal it where it is mounted")
             }
-            Ok((false, ..)) | Err(_) => {
-                format!("nothing of sero is mounted on {shown}; `findmnt -t fuse.sero` lists what is")
+            Ok((false, ..)) => format!("{shown} is neither a vault nor where one is mounted; {LISTED}"),
+            Err(_) if fs::symlink_metadata(target).is_ok() => {
+                format!("{shown} is neither a vault nor where one is mounted; {LISTED}")
             }
+            Err(_) => format!("{shown} does not exist; {LISTED}"),
         };
     Failure::new(ExitCode::NotMounted, message)
 }

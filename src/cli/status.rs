@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::geteuid;
 use serde_json::json;
 
 use super::Context;
 use super::control::{self, Endpoint, Request, Response};
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
+use super::words::count;
 use super::{paths, seal};
 use crate::fuse::mountinfo::{self, Mount};
 pub(super) use facts::{Busy, Degraded, Errors, Journal, LastError, Memory, Operations, Session, State, Status};
@@ -23,7 +25,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sero status                          every mount of yours; as root, of everyone
+  sero status                          every mount of yours; as root, everyone's
   sero status ~/papers                 one, by its mountpoint or by its vault
   sero status --watch                  again every second, until Ctrl-C
   sero status --json | jq '.[].open_files'")]
@@ -45,6 +47,7 @@ pub(super) fn run(arguments: &StatusArguments, context: &Context) -> Result<()> 
     loop {
         let found = look(arguments.target.as_deref())?;
         show(&found, arguments, context)?;
+        let found = found.mounts;
         if !arguments.watch {
             // What could not be asked is shown, and makes the exit code.
             return found.into_iter().find_map(|mount| mount.status.err()).map_or(Ok(()), Err);
@@ -60,13 +63,28 @@ struct Found {
     status: Result<Status>,
 }
 
-/// All mounts, or that of the target.
-fn look(target: Option<&Path>) -> Result<Vec<Found>> {
+impl Found {
+    /// Whether it answered, or has not ended meanwhile.
+    fn is_there(&self, mount: &Mount) -> bool {
+        let is_it = |other: &Mount| other.id == mount.id;
+        self.status.is_ok() || mountinfo::read().is_ok_and(|mounts| mounts.iter().any(is_it))
+    }
+}
+
+/// What there is to show.
+struct Look {
+    mounts: Vec<Found>,
+    /// Mounts of other users, whom this one may not ask.
+    others: u64,
+}
+
+/// All mounts that this user may ask, or that of the target.
+fn look(target: Option<&Path>) -> Result<Look> {
     let mounts = mountinfo::read().map_err(|error| Failure::other(format!("/proc/self/mountinfo: {error}")))?;
     if let Some(target) = target
         && let Some(mount) = seal::find(&mounts, target)
     {
-        return Ok(vec![ask_mount(&mount)]);
+        return Ok(Look { mounts: vec![ask_mount(&mount)], others: 0 });
     }
     let mut vaults: Vec<Mount> = mounts.into_iter().filter(Mount::is_vault).collect();
     // A mount that is bound to several places is one mount: the first place is the original.
@@ -85,13 +103,26 @@ fn look(target: Option<&Path>) -> Result<Vec<Found>> {
         status: Ok(status),
     });
     match target {
-        None => Ok(vaults.iter().map(ask_mount).chain(detached).collect()),
+        None => {
+            let all = vaults.len();
+            vaults.retain(is_ours);
+            let others = all.saturating_sub(vaults.len()) as u64;
+            let asked = vaults.iter().filter_map(|mount| Some(ask_mount(mount)).filter(|found| found.is_there(mount)));
+            Ok(Look { mounts: asked.chain(detached).collect(), others })
+        }
         Some(target) => {
             let wanted = paths::canonical_parent(target).unwrap_or_else(|| target.to_owned());
             let is_wanted = |found: &Found| wanted == Path::new(&found.vault) || wanted == Path::new(&found.mountpoint);
-            detached.into_iter().find(is_wanted).map(|found| vec![found]).ok_or_else(|| seal::not_mounted(target))
+            let found = detached.into_iter().find(is_wanted).ok_or_else(|| seal::not_mounted(target))?;
+            Ok(Look { mounts: vec![found], others: 0 })
         }
     }
+}
+
+/// Whether this user mounted it, or is root.
+fn is_ours(mount: &Mount) -> bool {
+    let me = geteuid();
+    me.is_root() || mount.user_id().is_none_or(|user| user == me.as_raw())
 }
 
 fn ask_mount(mount: &Mount) -> Found {
@@ -110,7 +141,8 @@ fn ask(endpoint: &Endpoint) -> Result<Status> {
     }
 }
 
-fn show(found: &[Found], arguments: &StatusArguments, context: &Context) -> Result<()> {
+fn show(look: &Look, arguments: &StatusArguments, context: &Context) -> Result<()> {
+    let found = &look.mounts;
     if arguments.json {
         let list = found.iter().map(as_json).collect::<Result<Vec<_>>>()?;
         let text = if arguments.watch { serde_json::to_string(&list) } else { serde_json::to_string_pretty(&list) };
@@ -121,8 +153,10 @@ fn show(found: &[Found], arguments: &StatusArguments, context: &Context) -> Resu
         // Home, and what was below is cleared.
         context.print("\x1b[H\x1b[2J");
     }
-    if found.is_empty() {
-        context.print("nothing is mounted");
+    match (found.is_empty(), look.others) {
+        (true, 0) => context.print("nothing is mounted"),
+        (true, _) => context.print("nothing of yours is mounted"),
+        (false, _) => {}
     }
     for (index, mount) in found.iter().enumerate() {
         if index > 0 {
@@ -132,6 +166,12 @@ fn show(found: &[Found], arguments: &StatusArguments, context: &Context) -> Resu
             Ok(status) => context.print(&text::report(status)),
             Err(failure) => context.print(&text::silent(mount, failure)),
         }
+    }
+    if look.others > 0 {
+        context.note(&format!(
+            "{} not shown; ask as root",
+            count(look.others, "mount of another user is", "mounts of other users are")
+        ));
     }
     Ok(())
 }

@@ -15,9 +15,8 @@ use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
 use super::findings::{self, Reporter};
 use super::opening::Opening;
-use super::seal;
 use super::unlocking::UnlockArguments;
-use crate::fuse::mountinfo;
+use super::words::count;
 use crate::vault::{Mode, VaultError, VerifyOptions, VerifySummary};
 
 mod mounted;
@@ -28,12 +27,13 @@ pub(super) use mounted::Verification;
 #[command(after_help = "\
 Examples:
   sero verify ~/papers.sero                     everything
+  sero verify ~/papers                          the same by its mountpoint, while it is in use
   sero verify ~/papers.sero tax/2024 notes.txt  these alone: paths from the top of the vault
   sero verify --json ~/papers.sero | jq '.findings[].path'
 
 Exit code 0: everything is as sero wrote it. 21: damage was found; each line says where. Nothing is changed.")]
 pub(super) struct VerifyArguments {
-    /// The vault: a directory that `sero create` made
+    /// The vault, or where it is mounted
     vault: PathBuf,
 
     /// What to check, as paths from the top of the vault; without any: everything, the vault's own files too
@@ -58,8 +58,7 @@ pub(super) fn run(arguments: &VerifyArguments, context: &Context) -> Result<()> 
     let options = options(&arguments.paths, arguments.jobs);
     let about = |failure: Failure| failure.about(path.display());
     let (summary, findings, taken) = if opening.holder()?.is_some() {
-        let mounts = mountinfo::read().map_err(|error| Failure::other(format!("/proc/self/mountinfo: {error}")))?;
-        let Some(mount) = seal::find(&mounts, &path) else {
+        let Some(mount) = opening.mounts().pop() else {
             // On another machine, or where this process cannot see it.
             return opening.check_free(Mode::ReadOnly);
         };
@@ -121,10 +120,10 @@ fn report(summary: &VerifySummary, findings: Vec<Value>, taken: Duration) -> Val
 fn said(summary: &VerifySummary, taken: Duration) -> String {
     let seconds = taken.as_secs_f64().max(0.001);
     let mut text = format!(
-        "{} files, {} directories, {} links; {} in {seconds:.1} s, {}/s",
-        summary.files,
-        summary.directories,
-        summary.symlinks,
+        "{}, {}, {}; {} in {seconds:.1} s, {}/s",
+        count(summary.files, "file", "files"),
+        count(summary.directories, "directory", "directories"),
+        count(summary.symlinks, "link", "links"),
         BinaryBytes(summary.bytes),
         BinaryBytes((summary.bytes as f64 / seconds) as u64)
     );
@@ -141,10 +140,10 @@ fn verdict(summary: &VerifySummary) -> Result<()> {
     }
     let mut parts = Vec::new();
     if summary.damaged > 0 {
-        parts.push(format!("{} findings of damage", summary.damaged));
+        parts.push(count(summary.damaged, "finding of damage", "findings of damage"));
     }
     if summary.unreadable > 0 {
-        parts.push(format!("{} things that could not be read", summary.unreadable));
+        parts.push(count(summary.unreadable, "thing that could not be read", "things that could not be read"));
     }
     Err(Failure::new(
         ExitCode::DamageFound,

@@ -31,6 +31,8 @@ use crate::storage::{Storage, read_into, write_from};
 pub(crate) const SEGMENT_NAMES: [&str; 2] = ["journal.0", "journal.1"];
 /// A new segment's size: small, so that a mount is quick.
 pub(crate) const FIRST_CAPACITY: u32 = 512;
+/// What the two segments of a new journal take: whoever mounts for writing needs that much room.
+pub const ROOM_TO_MOUNT_BYTES: u64 = 2 * FIRST_CAPACITY as u64 * PAGE_BYTES;
 /// The largest a segment grows to (64 MiB).
 pub(crate) const LAST_CAPACITY: u32 = 16 * 1024;
 

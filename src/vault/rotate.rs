@@ -116,7 +116,15 @@ pub enum RotationEnd {
     /// It was told to stop; it goes on from there.
     Stopped,
     /// These do not open under either version. Everything else is done; the older key stays.
-    Damaged(Vec<IntegrityError>),
+    Damaged(Vec<RotationProblem>),
+}
+
+/// Something that opens under neither version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RotationProblem {
+    /// The path from the top of the vault, without a '/' in front; None where a name does not open, or there is none.
+    pub plain: Option<Vec<u8>>,
+    pub error: IntegrityError,
 }
 
 impl RotationControl {
@@ -196,7 +204,7 @@ impl RotationControl {
 /// What a run of a rotation remembers.
 struct Run<'a> {
     control: &'a RotationControl,
-    problems: Vec<IntegrityError>,
+    problems: Vec<RotationProblem>,
     /// How many more problems there were than are kept.
     more: u64,
 }
@@ -210,10 +218,10 @@ impl Run<'_> {
     ) -> Result<()> {
         while let Some(directory) = pending.pop() {
             let outcome = visit(self, &directory);
-            self.note(outcome)?;
+            self.note(&directory, None, outcome)?;
             match directory.child_directories() {
                 Ok(children) => pending.extend(children),
-                Err(error) => self.note(Err(error))?,
+                Err(error) => self.note(&directory, None, Err(error))?,
             }
         }
         Ok(())
@@ -226,18 +234,26 @@ impl Run<'_> {
             names.push(entry.name.to_vec());
             true
         });
-        self.note(listed)?;
+        self.note(directory, None, listed)?;
         Ok(names)
     }
 
-    /// Notes what does not open; any other error ends the run.
-    fn note(&mut self, outcome: Result<()>) -> Result<()> {
+    /// Notes what does not open of a directory, or of what has this name in it; any other error ends the run.
+    fn note<S: Storage>(&mut self, directory: &Directory<S>, name: Option<&[u8]>, outcome: Result<()>) -> Result<()> {
+        self.note_by(outcome, |error| match name {
+            Some(name) => directory.plain_path().map(|above| plain_below(above, name)),
+            // An entry of it whose name does not open has no plain path.
+            None => directory.plain_path().filter(|_| error.path == directory.backing_path()),
+        })
+    }
+
+    fn note_by(&mut self, outcome: Result<()>, plain: impl FnOnce(&IntegrityError) -> Option<Vec<u8>>) -> Result<()> {
         match outcome {
             Err(VaultError::Integrity(error)) => {
-                if self.problems.iter().any(|known| known.path == error.path) {
+                if self.problems.iter().any(|known| known.error.path == error.path) {
                     // Met in more than one phase.
                 } else if self.problems.len() < PROBLEMS_MAX {
-                    self.problems.push(error);
+                    self.problems.push(RotationProblem { plain: plain(&error), error });
                 } else {
                     self.more = self.more.saturating_add(1);
                 }
@@ -248,6 +264,14 @@ impl Run<'_> {
             other => other,
         }
     }
+}
+
+fn plain_below(mut above: Vec<u8>, name: &[u8]) -> Vec<u8> {
+    if !above.is_empty() {
+        above.push(b'/');
+    }
+    above.extend_from_slice(name);
+    above
 }
 
 impl<S: Storage> Vault<S> {
@@ -342,7 +366,7 @@ impl<S: Storage> Vault<S> {
         for file in self.core.all_files() {
             // Those that have no name, too, as long as somebody has them open.
             let outcome = file.reseal(&mut |bytes| control.step(0, bytes));
-            run.note(outcome)?;
+            run.note_by(outcome, |_| None)?;
         }
         if !run.problems.is_empty() {
             if run.more > 0 {
@@ -385,7 +409,7 @@ impl<S: Storage> Vault<S> {
             for (directory, _) in folders {
                 let outcome =
                     self.reseal_entries(run, &directory).and_then(|()| self.verify_directory(run, &directory));
-                run.note(outcome)?;
+                run.note(&directory, None, outcome)?;
             }
         }
         Ok(())

@@ -44,6 +44,8 @@ impl<'a> Comparison<'a> {
                         self.directory(&below, &place)?;
                     }
                 }
+                // What is said to be missing or different needs no second look.
+                FileKind::Regular if self.tally.named.contains(&below) => {}
                 FileKind::Regular => {
                     let several = entry.metadata.nlink() > 1;
                     if several && !self.seen.insert((entry.metadata.dev(), entry.metadata.ino())) {

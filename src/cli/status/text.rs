@@ -5,6 +5,7 @@ use super::facts::{Session, State, Status};
 use crate::cli::failure::Failure;
 use crate::cli::terminal::shown;
 use crate::cli::time;
+use crate::cli::words::count;
 
 /// Names stand in a column of this width.
 const NAMES: usize = 11;
@@ -135,10 +136,6 @@ fn errors(status: &Status) -> String {
         text.push_str(&format!("; last, at {}: {}", time::utc(last.when), shown(&last.message)));
     }
     text
-}
-
-fn count(number: u64, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 /// In binary units, with one decimal.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::iv::Ivs;
 use super::listing::Opened;
-use super::{Directory, Location};
+use super::{Directory, Location, Place};
 use crate::format::names::EntryForm;
 use crate::storage::{FileKind, Storage};
 use crate::vault::error::{Result, VaultError};
@@ -44,6 +44,26 @@ impl<S: Storage> Directory<S> {
     /// Where an entry is, whatever it is named.
     pub(crate) fn entry(&self, entry: &OsStr) -> Result<Location<S>> {
         Ok(Location { directory: self.arc()?, entry: entry.to_owned() })
+    }
+
+    /// The path from the vault's top, without a '/' in front. None where a name on the way does not open.
+    pub(crate) fn plain_path(&self) -> Option<Vec<u8>> {
+        let mut names = Vec::new();
+        for directory in self.chain() {
+            let (parent, entry) = match &*directory.place.read() {
+                Place::Top => continue,
+                Place::Below { parent, entry } => (parent.clone(), entry.clone()),
+                Place::Gone => return None,
+            };
+            let ivs = parent.unchecked_iv().ok()??;
+            let handle = parent.handle().ok()?;
+            match parent.open_found(&ivs, &entry, &handle) {
+                Ok(Opened::Name(name)) => names.push(name),
+                Ok(Opened::Skipped | Opened::Bad(_)) | Err(_) => return None,
+            }
+        }
+        names.reverse();
+        Some(names.join(&b'/'))
     }
 
     /// The entries after `cookie` (0: from the start), not all of them; and where to go on, if there are more.

@@ -21,7 +21,7 @@ impl<S: Storage> Vault<S> {
     pub(super) fn reseal_inodes(&self, run: &mut Run<'_>, top: Vec<Arc<Directory<S>>>) -> Result<()> {
         run.each_below(top, |run, directory| {
             let outcome = self.reseal_directory_table(directory);
-            run.note(outcome)?;
+            run.note(directory, None, outcome)?;
             self.reseal_entries(run, directory)
         })
     }
@@ -30,7 +30,7 @@ impl<S: Storage> Vault<S> {
     pub(super) fn reseal_entries(&self, run: &mut Run<'_>, directory: &Arc<Directory<S>>) -> Result<()> {
         for name in run.names_in(directory)? {
             let outcome = self.reseal_entry(run, directory, &name);
-            run.note(outcome)?;
+            run.note(directory, Some(&name), outcome)?;
             run.control.step(1, 0)?;
         }
         Ok(())

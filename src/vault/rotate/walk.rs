@@ -21,7 +21,7 @@ impl<S: Storage> Vault<S> {
                 entries = entries.saturating_add(*of_entries);
                 bytes = bytes.saturating_add(*of_bytes);
             }
-            run.note(counted.map(drop))?;
+            run.note(&directory, None, counted.map(drop))?;
             run.control.entries_total.store(entries, Ordering::Relaxed);
             run.control.bytes_total.store(bytes, Ordering::Relaxed);
             run.control.step(0, 0)?;
@@ -55,7 +55,7 @@ impl<S: Storage> Vault<S> {
                 match directory.begin_rekey() {
                     Ok(true) => begun.push(directory.clone()),
                     Ok(false) => {}
-                    Err(error) => run.note(Err(error))?,
+                    Err(error) => run.note(directory, None, Err(error))?,
                 }
             }
             if !begun.is_empty() {
@@ -67,19 +67,19 @@ impl<S: Storage> Vault<S> {
                         Some(bad) => Err(VaultError::Integrity(bad)),
                         None => Ok(()),
                     });
-                    run.note(bad)?;
+                    run.note(directory, None, bad)?;
                 }
                 // Nor may the older IV go before the last name under it is gone for good.
                 self.settle_names()?;
                 for directory in &begun {
                     let ended = directory.end_rekey();
-                    run.note(ended.map(drop))?;
+                    run.note(directory, None, ended.map(drop))?;
                 }
             }
             for directory in &batch {
                 match directory.child_directories() {
                     Ok(children) => queue.extend(children),
-                    Err(error) => run.note(Err(error))?,
+                    Err(error) => run.note(directory, None, Err(error))?,
                 }
             }
             run.control.step(0, 0)?;
@@ -108,7 +108,7 @@ impl<S: Storage> Vault<S> {
         self.verify_directory_table(directory)?;
         for name in run.names_in(directory)? {
             let outcome = self.verify_entry(directory, &name);
-            run.note(outcome)?;
+            run.note(directory, Some(&name), outcome)?;
             run.control.step(1, 0)?;
         }
         Ok(())
