@@ -23,12 +23,13 @@ def page_of(index, version):
     return struct.pack("<II", index, version) * (PAGE // 8)
 
 
-def sync_folder(path):
-    folder = os.open(path, os.O_RDONLY)
+def sync(path):
+    """A file, or the names in a folder."""
+    opened = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)
 
 
 class Load:
@@ -155,7 +156,7 @@ class Load:
             finally:
                 os.close(fd)
             os.rename(temporary, f"{self.mount}/replaced")
-            sync_folder(self.mount)
+            sync(self.mount)
             self.replaced = version
 
     def directories(self, dice):
@@ -207,6 +208,12 @@ class Load:
         if not os.path.isdir(f"{place}/.git"):
             os.makedirs(place, exist_ok=True)
             self.git("init", "--quiet", "--initial-branch=main")
+            # Git syncs nothing of what it makes here, HEAD and the configuration included: any disk may lose that.
+            for folder, _, names in os.walk(place):
+                for name in names:
+                    sync(os.path.join(folder, name))
+                sync(folder)
+            sync(self.mount)
         while not self.stop.is_set():
             number = self.commits + 1
             self.commits_begun = number
@@ -216,7 +223,7 @@ class Load:
             self.git("add", "--all")
             self.git("commit", "--quiet", "--allow-empty", "--message", f"commit {number}")
             # Git syncs files, and trusts the filesystem for the names that it gives them.
-            sync_folder(f"{place}/.git/refs/heads")
+            sync(f"{place}/.git/refs/heads")
             self.commits = number
 
     def check(self):
