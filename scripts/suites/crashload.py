@@ -15,7 +15,7 @@ PAGES = 300
 # Of what is made and not needed any more, so much stays.
 KEPT = 60
 
-GIT = ["git", "-c", "user.name=load", "-c", "user.email=load@localhost", "-c", "gc.auto=0", "-c", "core.fsync=all"]
+GIT = ["git", "-c", "user.name=load", "-c", "user.email=load@localhost", "-c", "gc.auto=0", "-c", "maintenance.auto=false", "-c", "core.fsync=all"]
 
 
 def page_of(index, version):
