@@ -60,6 +60,7 @@ use logging::Destination;
 #[command(
     name = "sero",
     version,
+    long_version = concat!(env!("CARGO_PKG_VERSION"), "\nformats of vaults that it knows: 1"),
     max_term_width = 100,
     disable_help_subcommand = true,
     after_help = "\
@@ -213,9 +214,12 @@ fn dispatch(command: &Command, context: &Context) -> Result<()> {
         return background::run();
     }
     let destination = match command {
-        Command::Verify(_) | Command::Repair(_) | Command::Salvage(_) | Command::Ls(_) | Command::Cat(_) => {
-            Destination::Report
-        }
+        Command::Verify(_)
+        | Command::Repair(_)
+        | Command::Salvage(_)
+        | Command::Rotate(_)
+        | Command::Ls(_)
+        | Command::Cat(_) => Destination::Report,
         Command::Mount(arguments) => arguments.log_destination(),
         _ => Destination::Terminal,
     };
@@ -249,6 +253,14 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_version_names_the_formats() {
+        let formats: Vec<String> =
+            (1..=crate::format::configuration::FORMAT).map(|format| format.to_string()).collect();
+        let version = Arguments::command().get_long_version().unwrap_or_default().to_owned();
+        assert!(version.ends_with(&format!("vaults that it knows: {}", formats.join(", "))), "{version}");
     }
 
     #[test]

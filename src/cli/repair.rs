@@ -109,17 +109,19 @@ pub(super) fn run(arguments: &RepairArguments, context: &Context) -> Result<()> 
 
 /// What is still to be mended, and how.
 fn remaining(plan: &RepairPlan, arguments: &RepairArguments) -> String {
-    let mut text = count(plan.steps.len() as u64, "repair to do", "repairs to do");
+    let (mut open, mut advice) = (Vec::new(), Vec::new());
+    if !plan.steps.is_empty() || plan.left.is_empty() {
+        open.push(count(plan.steps.len() as u64, "repair to do", "repairs to do"));
+    }
     if !plan.left.is_empty() {
-        text.push_str(&format!(
-            ", {} as {}",
+        open.push(format!(
+            "{} as {}",
             count(plan.left.len() as u64, "finding left", "findings left"),
             if plan.left.len() == 1 { "it is" } else { "they are" }
         ));
     }
-    let mut advice = Vec::new();
-    if arguments.dry_run && !plan.steps.is_empty() {
-        advice.push("give --yes instead of --dry-run to do it");
+    if !plan.steps.is_empty() {
+        advice.push(if arguments.dry_run { "give --yes instead of --dry-run to do it" } else { "give --yes to do it" });
     }
     if !plan.left.is_empty() {
         advice.push(if arguments.holes {
@@ -129,9 +131,9 @@ fn remaining(plan: &RepairPlan, arguments: &RepairArguments) -> String {
         });
     }
     if advice.is_empty() {
-        advice.push("give --yes to do it");
+        advice.push("run this again");
     }
-    format!("{text}; {}", advice.join("; "))
+    format!("{}; {}", open.join(", "), advice.join("; "))
 }
 
 /// What was shown is to be done.

@@ -56,7 +56,8 @@ pub(super) fn run(arguments: &RemoveArguments, context: &Context) -> Result<()> 
     let ids: Vec<String> = removed.slots.iter().map(|id| id.0.to_string()).collect();
     let what = match ids.as_slice() {
         [] => "there is no other keyslot".to_owned(),
-        ids => format!("keyslot {} is removed", ids.join(", ")),
+        [id] => format!("keyslot {id} is removed"),
+        ids => format!("keyslots {} are removed", ids.join(", ")),
     };
     let root = if removed.root_key_renewed { "; the root key is renewed" } else { "" };
     context.say(&format!("{}: {what}{root}", opening.path().display()));
