@@ -7,10 +7,13 @@ use super::error::{FsError, Result};
 use super::node::Node;
 use super::types::{Attr, Caller, FileHandle, InodeNo};
 use super::{Fs, MAX_FILE_LEN};
-use crate::vault::{FileKind, Storage, Timestamp, VaultFile};
+use crate::vault::{FileKind, SetTime, Storage, Timestamp, VaultFile};
 
 /// How old an access time may become before a read renews it (`relatime`).
 const ACCESS_TIME_KEPT_SECONDS: i64 = 24 * 60 * 60;
+
+/// The longest tick of the clock by which the kernel dates changes (100 in a second).
+const KERNEL_TICK_NANOSECONDS: u32 = 10_000_000;
 
 /// An open file.
 pub(super) struct OpenFile<S: Storage> {
@@ -57,7 +60,12 @@ impl<S: Storage> Fs<S> {
         }
         let file = self.vault_file(&node)?;
         if truncates {
+            let told = node.last_attr().mtime;
             self.truncate_file(caller, &node, &file, 0)?;
+            if is_within(told, self.now(), KERNEL_TICK_NANOSECONDS) {
+                // The kernel's clock may not have moved since: then it sees no change of the time, and tells none.
+                file.set_times(SetTime::Keep, SetTime::To(told))?;
+            }
         }
         Ok(self.new_file_handle(caller, &node, file, truncates || flags & libc::O_ACCMODE != libc::O_RDONLY))
     }
@@ -113,6 +121,32 @@ impl<S: Storage> Fs<S> {
         kill_suid: bool,
     ) -> Result<usize> {
         let open = self.file(handle)?;
+        self.write_with(caller, &open, offset_bytes, data, kill_suid, Some(self.now()))
+    }
+
+    /// Writes what the kernel had cached: when the file was modified, the kernel says by itself ([`Self::setattr`]).
+    pub fn write_back(
+        &self,
+        caller: &Caller,
+        handle: FileHandle,
+        offset_bytes: u64,
+        data: &[u8],
+        kill_suid: bool,
+    ) -> Result<usize> {
+        let open = self.file(handle)?;
+        self.write_with(caller, &open, offset_bytes, data, kill_suid, None)
+    }
+
+    /// `modified` None: the time of modification stays.
+    fn write_with(
+        &self,
+        caller: &Caller,
+        open: &OpenFile<S>,
+        offset_bytes: u64,
+        data: &[u8],
+        kill_suid: bool,
+        modified: Option<Timestamp>,
+    ) -> Result<usize> {
         let end_bytes =
             offset_bytes.checked_add(data.len() as u64).filter(|end| *end <= MAX_FILE_LEN).ok_or(FsError::TooLarge)?;
         if data.is_empty() {
@@ -123,14 +157,18 @@ impl<S: Storage> Fs<S> {
             self.drop_capabilities(&open.node)?;
         }
         let _content = open.node.content.read();
-        match open.file.write(offset_bytes, data) {
+        let outcome = match modified {
+            Some(_) => open.file.write(offset_bytes, data),
+            None => open.file.write_back(offset_bytes, data),
+        };
+        match outcome {
             Ok(()) => {
-                open.node.wrote(end_bytes, self.now());
+                open.node.wrote(end_bytes, modified);
                 Ok(data.len())
             }
             Err(error) => {
                 // Part of it may have been written.
-                open.node.wrote(open.file.len_bytes(), self.now());
+                open.node.wrote(open.file.len_bytes(), modified);
                 Err(error.into())
             }
         }
@@ -192,6 +230,13 @@ impl<S: Storage> Fs<S> {
         }
         Ok(())
     }
+}
+
+/// Whether `then` was at most so many nanoseconds (less than a second) ago.
+fn is_within(then: Timestamp, now: Timestamp, nanoseconds: u32) -> bool {
+    let seconds = now.seconds.saturating_sub(then.seconds);
+    let passed = seconds.saturating_mul(1_000_000_000).saturating_add(i64::from(now.nanoseconds));
+    (0..=i64::from(nanoseconds)).contains(&passed.saturating_sub(i64::from(then.nanoseconds)))
 }
 
 /// Whether Linux, with its default `relatime`, writes the access time for a read now.

@@ -245,13 +245,15 @@ impl<S: Storage> Node<S> {
     }
 
     /// Notes that content was written up to `end_bytes`. `content` is held shared or exclusively.
-    pub fn wrote(&self, end_bytes: u64, now: Timestamp) {
+    pub fn wrote(&self, end_bytes: u64, modified: Option<Timestamp>) {
         let mut state = self.state();
         state.version = state.version.wrapping_add(1);
         state.fresh = false;
         state.attr.size_bytes = state.attr.size_bytes.max(end_bytes);
-        state.attr.mtime = now;
-        state.attr.ctime = now;
+        if let Some(now) = modified {
+            state.attr.mtime = now;
+            state.attr.ctime = now;
+        }
         drop(state);
         self.uncommitted.store(true, Ordering::Release);
     }

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::activity::Activity;
 use super::seeking::Seeking;
-use super::transport::{self, Device, Filesystem, List, Making, Range, Rename, Reply, Request, node_at_work};
+use super::transport::{self, Device, Filesystem, List, Making, Range, Rename, Reply, Request, Writing, node_at_work};
 use crate::fs::{self, Attr, Caller, FileHandle, FileKind, Fs, FsError, InodeNo, SetAttr, Storage};
 
 thread_local! {
@@ -344,9 +344,17 @@ impl<S: Storage> Filesystem for Adapter<S> {
         });
     }
 
-    fn write(&self, request: &Request, range: Range, data: &[u8], kill_suid: bool, reply: Reply) {
+    fn write(&self, request: &Request, range: Range, data: &[u8], how: Writing, reply: Reply) {
         let file = FileHandle(range.handle);
-        match self.answer("write", |fs| fs.write(&caller(request), file, range.offset_bytes, data, kill_suid)) {
+        let write = |fs: &Fs<S>| {
+            let caller = caller(request);
+            if how.from_cache {
+                fs.write_back(&caller, file, range.offset_bytes, data, how.kill_suid)
+            } else {
+                fs.write(&caller, file, range.offset_bytes, data, how.kill_suid)
+            }
+        };
+        match self.answer("write", write) {
             Ok(written) => {
                 self.activity.written(written);
                 reply.written(u32::try_from(written).unwrap_or(u32::MAX));

@@ -18,7 +18,7 @@ mod seat;
 mod session;
 
 pub(super) use abi::{init, open};
-pub(super) use dispatch::{Filesystem, Making, Range, Rename, node_at_work};
+pub(super) use dispatch::{Filesystem, Making, Range, Rename, Writing, node_at_work};
 pub(super) use reply::{Device, List, Reply, invalidate};
 pub(super) use request::Request;
 pub(super) use session::{Agreement, Session};

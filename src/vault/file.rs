@@ -94,6 +94,8 @@ struct State<S: Storage> {
     stale: bool,
     /// The modification time, where the backing's own does not say it.
     mtime: Option<Timestamp>,
+    /// A volatile file's home was written since it was last given that time.
+    mtime_due: bool,
     /// The home file's length.
     home_len: u64,
     journal: Journaled,
@@ -146,7 +148,9 @@ impl<S: Storage> VaultFile<S> {
             under,
             base: Base::Volatile,
             stale: true,
-            mtime: None,
+            // As whoever made it is told.
+            mtime: Some(stat.mtime),
+            mtime_due: false,
             home_len: stat.size_bytes,
             journal: Journaled::default(),
         };
@@ -271,6 +275,7 @@ impl<S: Storage> VaultFile<S> {
         let mut journaled = false;
         if let SetTime::To(time) = mtime {
             state.mtime = Some(time);
+            state.mtime_due = false;
             if state.base != Base::Volatile && state.journal.touched {
                 self.record_length(&mut state)?;
                 journaled = true;
@@ -285,7 +290,11 @@ impl<S: Storage> Drop for VaultFile<S> {
     fn drop(&mut self) {
         let state = self.state.get_mut();
         // Whoever had it open commits; this is for those who could not.
-        if state.base == Base::Volatile && state.stale && !*self.unlinked.get_mut() && !self.core.is_read_only() {
+        if state.base == Base::Volatile
+            && (state.stale || state.mtime_due)
+            && !*self.unlinked.get_mut()
+            && !self.core.is_read_only()
+        {
             let _ = state.commit_home(&self.core);
         }
     }

@@ -70,6 +70,8 @@ pub(super) mod set {
 
 /// A GETATTR has a file handle.
 pub(super) const GETATTR_HANDLE: u32 = 1 << 0;
+/// A WRITE of what the kernel had cached: the modification time is the kernel's to tell.
+pub(super) const WRITE_CACHE: u32 = 1 << 0;
 /// A WRITE after which set-user-id and set-group-id bits must be gone.
 pub(super) const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 /// An FSYNC of the content alone.

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use super::abi::{FSYNC_DATA_ONLY, GETATTR_HANDLE, WRITE_KILL_SUIDGID, opcode, set};
+use super::abi::{FSYNC_DATA_ONLY, GETATTR_HANDLE, WRITE_CACHE, WRITE_KILL_SUIDGID, opcode, set};
 use super::reply::{Device, List, Reply};
 use super::request::{Fields, Request};
 use crate::fs::{SetAttr, SetTime, Timestamp};
@@ -21,6 +21,15 @@ pub(crate) struct Range {
     pub handle: u64,
     pub offset_bytes: u64,
     pub len_bytes: u64,
+}
+
+/// How something is written.
+#[derive(Clone, Copy)]
+pub(crate) struct Writing {
+    /// Set-user-id and set-group-id bits have to go.
+    pub kill_suid: bool,
+    /// By the kernel, out of its cache.
+    pub from_cache: bool,
 }
 
 /// What is made: its mode with the type, and the caller's umask, which has not been applied.
@@ -49,7 +58,7 @@ pub(crate) trait Filesystem: Send + Sync + 'static {
     fn open(&self, request: &Request, flags: i32, reply: Reply);
     fn create(&self, request: &Request, making: Making<'_>, flags: i32, reply: Reply);
     fn read(&self, request: &Request, range: Range, reply: Reply);
-    fn write(&self, request: &Request, range: Range, data: &[u8], kill_suid: bool, reply: Reply);
+    fn write(&self, request: &Request, range: Range, data: &[u8], how: Writing, reply: Reply);
     fn flush(&self, request: &Request, handle: u64, reply: Reply);
     fn release(&self, request: &Request, handle: u64, flags: i32, reply: Reply);
     fn fsync(&self, request: &Request, handle: u64, data_only: bool, reply: Reply);
@@ -175,7 +184,8 @@ fn call<F: Filesystem>(
             // The lock's owner, the file's flags, padding.
             fields.skip(16)?;
             let data = fields.bytes(usize::try_from(range.len_bytes).ok()?)?;
-            filesystem.write(request, range, data, flags & WRITE_KILL_SUIDGID != 0, reply()?);
+            let how = Writing { kill_suid: flags & WRITE_KILL_SUIDGID != 0, from_cache: flags & WRITE_CACHE != 0 };
+            filesystem.write(request, range, data, how, reply()?);
         }
         opcode::FLUSH => filesystem.flush(request, fields.u64()?, reply()?),
         opcode::RELEASE => {

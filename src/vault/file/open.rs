@@ -125,6 +125,7 @@ impl<S: Storage> VaultFile<S> {
             base,
             stale: false,
             mtime: None,
+            mtime_due: false,
             home_len: length,
             journal: Journaled {
                 size: header.size,

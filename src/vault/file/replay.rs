@@ -130,6 +130,7 @@ impl<S: Storage> VaultFile<S> {
                     base,
                     stale: false,
                     mtime: None,
+                    mtime_due: false,
                     home_len: stat.size_bytes,
                     journal: Journaled { base_salt: salt, ..Journaled::default() },
                 }

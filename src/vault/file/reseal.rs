@@ -61,8 +61,8 @@ impl<S: Storage> VaultFile<S> {
                 }
                 let done = self.reseal_step(&mut state, &mut page);
                 // To reserve space changes the backing's.
-                let mtime = state.mtime;
-                state.restore_mtime(&self.core, mtime)?;
+                state.mtime_due = true;
+                state.settle_mtime(&self.core)?;
                 done?
             };
             if done {

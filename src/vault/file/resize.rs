@@ -9,7 +9,7 @@ use crate::crypto::entropy;
 use crate::format::geometry::{BLOB_MAX, PAGE_BYTES, PAGE_LEN, PageIndex, SIZE_MAX, home_len, page_block, page_count};
 use crate::format::header::Seal;
 use crate::format::seals::Sealed;
-use crate::storage::{SetTime, Storage, Target};
+use crate::storage::Storage;
 use crate::vault::core::VaultCore;
 use crate::vault::error::{Result, VaultError};
 use crate::vault::tree::TagTree;
@@ -25,8 +25,8 @@ impl<S: Storage> VaultFile<S> {
             if self.is_volatile() {
                 let mut state = self.state.write();
                 if state.base == Base::Volatile {
-                    state.mtime = None;
                     state.journal.touched = true;
+                    state.changed_at(self.core.storage.now());
                     return state.truncate_volatile(&self.core, size);
                 }
                 continue;
@@ -116,6 +116,7 @@ impl<S: Storage> VaultFile<S> {
                 let mut state = self.state.write();
                 if state.base == Base::Volatile {
                     state.journal.touched = true;
+                    state.changed_at(self.core.storage.now());
                     return state.punch_volatile(&self.core, first, end);
                 }
                 continue;
@@ -207,11 +208,8 @@ impl<S: Storage> State<S> {
 
     fn truncate_volatile(&mut self, core: &VaultCore<S>, size: u64) -> Result<()> {
         if size == self.size {
-            // It counts as a change all the same.
-            return core
-                .storage
-                .set_times(Target::File(&self.home.file), SetTime::Keep, SetTime::Now)
-                .map_err(|e| core.write_failed("set a file's times", e));
+            // It counts as a change all the same: the time is set with the next commit.
+            return Ok(());
         }
         if size <= BLOB_MAX {
             let plain = self.read_start(core, size as usize)?;
@@ -268,7 +266,6 @@ impl<S: Storage> State<S> {
         let Self { home, body: Body::Paged(tree), .. } = self else { return Ok(()) };
         tree.clear(first, end, &home.reader(core))?;
         self.stale = true;
-        self.mtime = None;
         self.punch_home(core, first, end);
         Ok(())
     }

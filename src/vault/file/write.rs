@@ -12,7 +12,7 @@ use crate::format::geometry::{
 };
 use crate::format::header::{Header, Seal};
 use crate::format::seals::Sealed;
-use crate::storage::{Storage, Target};
+use crate::storage::{SetTime, Storage, Target, Timestamp};
 use crate::vault::core::{Scratch, VaultCore};
 use crate::vault::error::{Result, VaultError};
 use crate::vault::switches;
@@ -27,9 +27,26 @@ const BULK_PAGES: usize = 16;
 /// Dirty nodes of a volatile file that are kept before they are written home.
 const VOLATILE_NODES: usize = 256;
 
+/// What a write does to the modification time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Modified {
+    Now,
+    /// Whoever cached the data tells it.
+    AsBefore,
+}
+
 impl<S: Storage> VaultFile<S> {
     /// Writes `data` at `offset_bytes`; a gap behind the old end reads as zeros.
     pub fn write(&self, offset_bytes: u64, data: &[u8]) -> Result<()> {
+        self.write_at(offset_bytes, data, Modified::Now)
+    }
+
+    /// The same, but the modification time stays: it is told by [`Self::set_times`].
+    pub fn write_back(&self, offset_bytes: u64, data: &[u8]) -> Result<()> {
+        self.write_at(offset_bytes, data, Modified::AsBefore)
+    }
+
+    fn write_at(&self, offset_bytes: u64, data: &[u8], modified: Modified) -> Result<()> {
         self.core.ensure_writable()?;
         let end = offset_bytes.checked_add(data.len() as u64).filter(|end| *end <= SIZE_MAX);
         end.ok_or(VaultError::TooLarge)?;
@@ -40,6 +57,8 @@ impl<S: Storage> VaultFile<S> {
                 let mut state = self.state.write();
                 if state.base == Base::Volatile {
                     state.journal.touched = true;
+                    let mtime = state.modified(&self.core, modified)?;
+                    state.changed_at(mtime);
                     return state.write_volatile(&self.core, from, rest);
                 }
                 continue;
@@ -49,13 +68,14 @@ impl<S: Storage> VaultFile<S> {
             let _admission = self.core.admit(STEP_BLOCKS)?;
             let _gate = self.core.gate.read();
             let mut state = self.state.write();
-            at += self.write_durable(&mut state, from, chunk)?;
+            let mtime = state.modified(&self.core, modified)?;
+            at += self.write_durable(&mut state, from, chunk, mtime)?;
         }
         Ok(())
     }
 
     /// Writes some of `data`, at least one byte; returns how many.
-    fn write_durable(&self, state: &mut State<S>, from: u64, data: &[u8]) -> Result<usize> {
+    fn write_durable(&self, state: &mut State<S>, from: u64, data: &[u8], mtime: Timestamp) -> Result<usize> {
         self.begin_change(state)?;
         let end = from + data.len() as u64;
         let new_size = state.size.max(end);
@@ -66,13 +86,14 @@ impl<S: Storage> VaultFile<S> {
                 if let Some(range) = plain.get_mut(from as usize..end as usize) {
                     range.copy_from_slice(data);
                 }
+                // Before the record, which holds it.
+                state.mtime = Some(mtime);
                 self.journal_blob(state, &plain)?;
-                state.mtime = Some(self.core.storage.now());
                 return Ok(data.len());
             }
             let mut tree = TagTree::empty();
             let (pages, images) = state.seal_range(&self.core, &mut tree, new_size, from, data, Some(&plain))?;
-            state.mtime = Some(self.core.storage.now());
+            state.mtime = Some(mtime);
             self.journal_conversion(state, tree, &pages, &images, new_size)?;
             return Ok(data.len());
         }
@@ -83,14 +104,14 @@ impl<S: Storage> VaultFile<S> {
         {
             let first = (tail_end - from) as usize;
             let head = data.get(..first).unwrap_or(data);
-            self.write_pages_durable(state, from, head)?;
+            self.write_pages_durable(state, from, head, mtime)?;
             return Ok(head.len());
         }
-        self.write_pages_durable(state, from, data)?;
+        self.write_pages_durable(state, from, data, mtime)?;
         Ok(data.len())
     }
 
-    fn write_pages_durable(&self, state: &mut State<S>, from: u64, data: &[u8]) -> Result<()> {
+    fn write_pages_durable(&self, state: &mut State<S>, from: u64, data: &[u8], mtime: Timestamp) -> Result<()> {
         let new_size = state.size.max(from + data.len() as u64);
         let body = std::mem::replace(&mut state.body, Body::Paged(TagTree::empty()));
         let Body::Paged(mut tree) = body else {
@@ -109,7 +130,7 @@ impl<S: Storage> VaultFile<S> {
         state.body = Body::Paged(tree);
         let ((pages, images), home) = (sealed?, home?);
         self.reserve_holes(state, &holes)?;
-        state.mtime = Some(self.core.storage.now());
+        state.mtime = Some(mtime);
         if home {
             self.write_fresh_home(state, &pages, &images, new_size)
         } else {
@@ -252,7 +273,6 @@ impl<S: Storage> State<S> {
     fn write_volatile(&mut self, core: &VaultCore<S>, from: u64, data: &[u8]) -> Result<()> {
         let end = from + data.len() as u64;
         let new_size = self.size.max(end);
-        self.mtime = None;
         if let Body::Blob { .. } = self.body {
             // The usual case: a new file is written from its start.
             let mut plain = if self.size == 0 { Zeroizing::new(Vec::new()) } else { self.read_blob(core)? };
@@ -483,9 +503,9 @@ impl<S: Storage> State<S> {
     /// Writes what a volatile file has only in memory home: nodes, then header and root, then the length.
     pub(super) fn commit_home(&mut self, core: &VaultCore<S>) -> Result<()> {
         if !self.stale {
-            return Ok(());
+            return self.settle_mtime(core);
         }
-        let mtime = self.mtime;
+        self.mtime_due = true;
         if let Body::Blob { .. } = self.body {
             let plain = self.read_blob(core)?;
             self.store_blob_home(core, &plain)?;
@@ -504,7 +524,7 @@ impl<S: Storage> State<S> {
             }
             self.stale = false;
         }
-        self.restore_mtime(core, mtime)
+        self.settle_mtime(core)
     }
 
     /// The number of the next header: raised by a random step, so that no two states of a file have the same one, also
@@ -520,19 +540,34 @@ impl<S: Storage> State<S> {
         Header { size: self.size, seq: self.seq, birth: self.birth, body, under: self.under }
     }
 
-    /// The modification time is the user's, not that of sero's own writes.
-    pub(super) fn restore_mtime(
-        &mut self,
-        core: &VaultCore<S>,
-        mtime: Option<crate::storage::Timestamp>,
-    ) -> Result<()> {
-        if let Some(time) = mtime {
-            let (keep, to) = (crate::storage::SetTime::Keep, crate::storage::SetTime::To(time));
+    /// What the modification time is after a write.
+    fn modified(&self, core: &VaultCore<S>, modified: Modified) -> Result<Timestamp> {
+        match (modified, self.mtime) {
+            (Modified::Now, _) => Ok(core.storage.now()),
+            (Modified::AsBefore, Some(mtime)) => Ok(mtime),
+            (Modified::AsBefore, None) => {
+                let stat = core.storage.stat(Target::File(&self.home.file));
+                Ok(stat.map_err(|e| VaultError::io("read a file's times", e))?.mtime)
+            }
+        }
+    }
+
+    /// A volatile file is changed: whatever the writes to its home do to the time, this is it.
+    pub(super) fn changed_at(&mut self, mtime: Timestamp) {
+        self.mtime = Some(mtime);
+        self.mtime_due = true;
+    }
+
+    /// Gives a volatile file's home the modification time back that sero's own writes have moved.
+    pub(super) fn settle_mtime(&mut self, core: &VaultCore<S>) -> Result<()> {
+        if self.mtime_due
+            && let Some(time) = self.mtime
+        {
             core.storage
-                .set_times(Target::File(&self.home.file), keep, to)
+                .set_times(Target::File(&self.home.file), SetTime::Keep, SetTime::To(time))
                 .map_err(|e| core.write_failed("set a file's times", e))?;
         }
-        self.mtime = mtime;
+        self.mtime_due = false;
         Ok(())
     }
 }
