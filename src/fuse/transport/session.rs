@@ -123,11 +123,26 @@ impl<F: Filesystem> Session<F> {
                 if self.takes_long(&request, fields, received.len) || at_once > BACKLOG {
                     self.seat.leave(turn);
                     self.work(&request, fields);
+                    if let Err(error) = self.work_off(&mut buffer) {
+                        self.seat.end();
+                        return Err(error);
+                    }
                 } else {
                     self.seat.begin(request.unique);
                     self.work(&request, fields);
                     self.seat.done(request.unique);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what is there already, beside who has the seat: nobody has to be woken for it.
+    fn work_off(&self, buffer: &mut [u8]) -> io::Result<()> {
+        // The end is for who has the seat to find.
+        while let Polled::Received(len) = self.poll_once(buffer)? {
+            if let Some((request, fields)) = buffer.get(..len).and_then(Request::parse) {
+                self.work(&request, fields);
             }
         }
         Ok(())
@@ -160,14 +175,14 @@ impl<F: Filesystem> Session<F> {
     fn receive(&self, buffer: &mut [u8], gaze: &mut Gaze) -> io::Result<Option<Received>> {
         let mut since = None;
         loop {
-            match rustix::io::read(&*self.device, &mut *buffer) {
-                Ok(len) => {
-                    gaze.found(since);
+            match self.poll_once(buffer)? {
+                Polled::Received(len) => {
+                    gaze.found();
                     return Ok(Some(Received { len, waited: since.is_some() }));
                 }
-                Err(Errno::AGAIN) => {
+                Polled::Nothing => {
                     let since = *since.get_or_insert_with(Instant::now);
-                    if !gaze.goes_on(since) {
+                    if !gaze.goes_on(since.elapsed()) {
                         gaze.sleeps();
                         match poll(&mut [PollFd::new(&*self.device, PollFlags::IN)], None) {
                             Ok(_) | Err(Errno::INTR) => {}
@@ -175,13 +190,32 @@ impl<F: Filesystem> Session<F> {
                         }
                     }
                 }
-                // A caller that was killed before its request was read.
-                Err(Errno::INTR | Errno::NOENT) => {}
-                Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(None),
-                Err(errno) => return Err(errno.into()),
+                Polled::Ended => return Ok(None),
             }
         }
     }
+
+    /// Looks for a request, and does not wait for one.
+    fn poll_once(&self, buffer: &mut [u8]) -> io::Result<Polled> {
+        loop {
+            return match rustix::io::read(&*self.device, &mut *buffer) {
+                Ok(len) => Ok(Polled::Received(len)),
+                Err(Errno::AGAIN) => Ok(Polled::Nothing),
+                // A caller that was killed before its request was read.
+                Err(Errno::INTR | Errno::NOENT) => continue,
+                Err(Errno::NODEV | Errno::CONNABORTED) => Ok(Polled::Ended),
+                Err(errno) => Err(errno.into()),
+            };
+        }
+    }
+}
+
+enum Polled {
+    /// So many bytes of a request.
+    Received(usize),
+    Nothing,
+    /// The mount is gone.
+    Ended,
 }
 
 /// A request that was read.
@@ -191,27 +225,30 @@ struct Received {
     waited: bool,
 }
 
-/// Whether to look for the next request for a moment. A look that finds one saves the time to wake up; one that does not
-/// costs a few microseconds of a CPU. It is done as long as it usually finds one.
+/// Whether to look for the next request for a moment. A look that finds one saves the time to wake up. One that does not
+/// holds up whoever waits for this CPU, and that can be the very caller whose next request is looked for: then every look
+/// is in vain. So after such a look some requests are waited for asleep, twice as many each time, until one succeeds.
 struct Gaze {
     allowed: bool,
-    /// Up to [`Self::MOST`]; looks are taken while there is any.
-    hope: u32,
+    /// Requests to wait for without a look.
+    pause: u32,
+    /// Looks in vain, one after the other.
+    vain: u32,
     looked: bool,
+    slept: bool,
 }
 
 impl Gaze {
-    const MOST: u32 = 8;
-    /// What a look in vain costs.
-    const LOST: u32 = 2;
+    /// After so many looks in vain the pauses grow no longer: 1,024 requests.
+    const MOST_VAIN: u32 = 10;
 
     fn new(allowed: bool) -> Self {
-        Self { allowed, hope: Self::MOST / 2, looked: false }
+        Self { allowed, pause: 0, vain: 0, looked: false, slept: false }
     }
 
-    /// Nothing was there; true to look again.
-    fn goes_on(&mut self, since: Instant) -> bool {
-        if !self.allowed || self.hope == 0 || since.elapsed() >= GAZE {
+    /// Nothing was there since this time; true to look again.
+    fn goes_on(&mut self, waited: Duration) -> bool {
+        if !self.allowed || self.pause > 0 || self.slept || waited >= GAZE {
             return false;
         }
         self.looked = true;
@@ -221,17 +258,20 @@ impl Gaze {
 
     /// The reader sleeps now.
     fn sleeps(&mut self) {
-        if std::mem::take(&mut self.looked) {
-            self.hope = self.hope.saturating_sub(Self::LOST);
-        }
+        self.slept = true;
     }
 
-    /// A request came, after looks since `since`, or a sleep.
-    fn found(&mut self, since: Option<Instant>) {
-        // Also what a look would have found: a sleep takes longer by two wake-ups, the caller's and this one's.
-        let soon = std::mem::take(&mut self.looked) || since.is_some_and(|since| since.elapsed() < 4 * GAZE);
-        if soon {
-            self.hope = (self.hope + 1).min(Self::MOST);
+    /// A request came.
+    fn found(&mut self) {
+        match (std::mem::take(&mut self.looked), std::mem::take(&mut self.slept)) {
+            (true, false) => self.vain = 0,
+            (true, true) => {
+                self.vain = (self.vain + 1).min(Self::MOST_VAIN);
+                self.pause = 1 << self.vain;
+            }
+            (false, true) => self.pause = self.pause.saturating_sub(1),
+            // It was there already.
+            (false, false) => {}
         }
     }
 }
@@ -305,4 +345,52 @@ fn answer(agreement: &Agreement, readahead: u32) -> Vec<u8> {
     put(&[0; 64 - 36]);
     debug_assert_eq!(out.len() + OUT_HEADER_LEN, 80);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn looks(gaze: &mut Gaze) -> bool {
+        gaze.goes_on(Duration::ZERO)
+    }
+
+    /// A request that comes only once the reader sleeps; true if it was looked for before.
+    fn comes_late(gaze: &mut Gaze) -> bool {
+        let looked = looks(gaze);
+        assert!(!gaze.goes_on(GAZE));
+        gaze.sleeps();
+        assert!(!looks(gaze), "it sleeps");
+        gaze.found();
+        looked
+    }
+
+    #[test]
+    fn looks_in_vain_become_rare() {
+        let mut gaze = Gaze::new(true);
+        let looked: Vec<_> = (0..4000).filter(|_| comes_late(&mut gaze)).collect();
+        assert_eq!(looked, [0, 3, 8, 17, 34, 67, 132, 261, 518, 1031, 2056, 3081]);
+    }
+
+    #[test]
+    fn one_that_finds_something_makes_up_for_those() {
+        let mut gaze = Gaze::new(true);
+        while gaze.vain < 5 {
+            comes_late(&mut gaze);
+        }
+        for _ in 0..1 << 5 {
+            assert!(!comes_late(&mut gaze));
+        }
+        assert!(looks(&mut gaze));
+        gaze.found();
+        assert!(comes_late(&mut gaze));
+        assert!(!comes_late(&mut gaze) && !comes_late(&mut gaze));
+        assert!(comes_late(&mut gaze));
+    }
+
+    #[test]
+    fn with_one_cpu_nothing_is_looked_for() {
+        let mut gaze = Gaze::new(false);
+        assert!((0..100).all(|_| !comes_late(&mut gaze)));
+    }
 }
