@@ -124,7 +124,7 @@ impl<S: Storage> Fs<S> {
         if size_bytes > MAX_FILE_LEN {
             return Err(FsError::TooLarge);
         }
-        let in_use = node.state().open.is_some();
+        let in_use = node.state().open().is_some();
         let file = self.vault_file(node)?;
         self.truncate_file(caller, node, &file, size_bytes)?;
         if !in_use {
@@ -247,7 +247,7 @@ impl<S: Storage> Fs<S> {
             return Ok(Place::File(file));
         }
         let state = node.state();
-        if let Some(anchor) = &state.anchor {
+        if let Some(anchor) = state.anchor() {
             return Ok(Place::Anchor(anchor.clone()));
         }
         if let Ok(folder) = node.folder()
@@ -264,7 +264,7 @@ impl<S: Storage> Fs<S> {
         if node.kind != FileKind::Regular {
             return None;
         }
-        let open = node.state().open.as_ref().map(|(file, _)| file.clone());
+        let open = node.state().open().cloned();
         open.or_else(|| self.vault.live_file(self.table.backing_number(node.ino)))
     }
 

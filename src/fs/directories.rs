@@ -1,5 +1,6 @@
 //! Listings: opendir, readdir, readdirplus.
 
+use std::ffi::OsStr;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -98,7 +99,7 @@ impl<S: Storage> Fs<S> {
                 entry.attr.ino = ino;
                 return Ok(sink(DirEntryPlus { entry, name: listed.name, next_cookie }));
             }
-            let entry = match self.lookup_in(node, listed.name) {
+            let entry = match self.lookup_by(node, listed.name, |directory| directory.lookup_listed(listed)) {
                 Ok(entry) => entry,
                 // Removed since it was read.
                 Err(error) if error.is_not_found() => return Ok(true),
@@ -165,7 +166,7 @@ impl<S: Storage> Fs<S> {
         };
         for (cookie, name, ino) in [(0, b".".as_slice(), open.node.ino), (1, b"..", parent_of(&open.node))] {
             let next_cookie = cookie + 1;
-            let dot = ListEntry { name, ino: ino.0, kind: FileKind::Directory, next_cookie };
+            let dot = ListEntry { name, entry: OsStr::new(""), ino: ino.0, kind: FileKind::Directory, next_cookie };
             if offset <= cookie && !deliver(ino, &dot, next_cookie) {
                 return Ok(());
             }

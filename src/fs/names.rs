@@ -9,7 +9,7 @@ use super::node::{Anchor, Name, Node, lock_names};
 use super::types::{Attr, Caller, Entry, FileHandle, InodeNo, Ownership};
 use super::xattrs::Knowledge;
 use super::{Fs, table};
-use crate::vault::{Directory, FileKind, NewInode, NodeRef, Stat, Storage, VaultFile};
+use crate::vault::{Directory, FileKind, NewInode, NodeRef, Stat, Storage, VaultError, VaultFile};
 
 /// An inode that was found or made at a name.
 pub(super) struct Found<S: Storage> {
@@ -30,6 +30,16 @@ impl<S: Storage> Fs<S> {
 
     /// The same while the directory's names are locked.
     pub(super) fn lookup_in(&self, parent: &Arc<Node<S>>, name: &[u8]) -> Result<Entry> {
+        self.lookup_by(parent, name, |directory| directory.lookup(name))
+    }
+
+    /// The same; `stat` asks the vault about the name, if its inode is not known.
+    pub(super) fn lookup_by(
+        &self,
+        parent: &Arc<Node<S>>,
+        name: &[u8],
+        stat: impl FnOnce(&Arc<Directory<S>>) -> std::result::Result<Stat, VaultError>,
+    ) -> Result<Entry> {
         let directory = self.directory(parent)?;
         if !self.options.changes_elsewhere
             && let Some(node) = parent.child(name)
@@ -38,7 +48,7 @@ impl<S: Storage> Fs<S> {
             return self.entry_of(&node, self.attr_at(&node, directory, name));
         }
         let removals = self.table.removals();
-        let stat = directory.lookup(name)?;
+        let stat = stat(directory)?;
         let found = Found { stat, removals: Some(removals), knowledge: Knowledge::default(), directory: None };
         let (node, is_new) = self.enter(parent, name, found)?;
         let attr = match is_new {
@@ -327,7 +337,7 @@ impl<S: Storage> Fs<S> {
         }
         loop {
             let Some(name) = node.any_name() else {
-                let target = node.state().last_target.clone();
+                let target = node.state().last_target().cloned();
                 return target.map(|target| target.to_vec()).ok_or(FsError::NotFound);
             };
             let _names = name.parent.folder()?.names.read();

@@ -53,14 +53,20 @@ pub(super) struct State<S: Storage> {
     pub fresh: bool,
     /// Counts changes, so that what was read before one is not remembered after it.
     pub version: u64,
-    /// Names that the inode has.
-    names: Vec<Name<S>>,
+    /// A name that the inode has: nearly all have one for ever. Others are in `rare`, and there only if there is this.
+    name: Option<Name<S>>,
+    rare: Option<Box<Rare<S>>>,
+}
+
+/// What few of the nodes in memory have, of which there can be a million.
+struct Rare<S: Storage> {
+    other_names: Vec<Name<S>>,
     /// What still reaches the inode when it has no known name.
-    pub anchor: Option<Anchor<S>>,
+    anchor: Option<Anchor<S>>,
     /// The file, while handles are open, and their number.
-    pub open: Option<(Arc<VaultFile<S>>, usize)>,
+    open: Option<(Arc<VaultFile<S>>, usize)>,
     /// Where a symbolic link led that has no name any more.
-    pub last_target: Option<Arc<[u8]>>,
+    last_target: Option<Arc<[u8]>>,
 }
 
 /// What a directory has more than other nodes.
@@ -138,15 +144,7 @@ impl<S: Storage> Node<S> {
             xattrs: Mutex::new(knowledge),
             uncommitted: AtomicBool::new(false),
             name_synced: AtomicBool::new(false),
-            state: Mutex::new(State {
-                attr,
-                fresh: true,
-                version: 0,
-                names: Vec::new(),
-                anchor: None,
-                open: None,
-                last_target: None,
-            }),
+            state: Mutex::new(State { attr, fresh: true, version: 0, name: None, rare: None }),
         }
     }
 
@@ -177,37 +175,38 @@ impl<S: Storage> Node<S> {
 
     /// One of the names, if any is known.
     pub fn any_name(&self) -> Option<Name<S>> {
-        self.state().names.first().cloned()
+        self.state().name.clone()
     }
 
     pub fn all_names(&self) -> Vec<Name<S>> {
-        self.state().names.clone()
+        self.state().names().cloned().collect()
     }
 
     /// Whether the inode still has this name. Stays true while the directory's names are locked.
     pub fn is_at(&self, name: &Name<S>) -> bool {
-        self.state().names.iter().any(|known| known.is(&name.parent, &name.name))
+        self.state().names().any(|known| known.is(&name.parent, &name.name))
     }
 
     /// Whether the inode has a known name other than this one.
     pub fn has_other_name(&self, parent: &Arc<Node<S>>, name: &[u8]) -> bool {
-        self.state().names.iter().any(|known| !known.is(parent, name))
+        self.state().names().any(|known| !known.is(parent, name))
     }
 
     /// Remembers a name of this inode; false if nothing changed. The caller counts it as a hold of the parent.
     pub fn add_name(self: &Arc<Self>, parent: &Arc<Node<S>>, name: &[u8]) -> bool {
         let Some(folder) = &parent.folder else { return false };
         let mut state = self.state();
-        if state.names.len() >= NAMES_KEPT || state.names.iter().any(|known| known.is(parent, name)) {
+        if state.names().count() >= NAMES_KEPT || state.names().any(|known| known.is(parent, name)) {
             return false;
         }
         let name = Name::new(parent, name);
         folder.children.lock().insert(name.name.clone(), Arc::downgrade(self));
-        // Nearly all have one name for ever, and there can be a million of them in memory.
-        state.names.reserve_exact(1);
-        state.names.push(name);
+        match state.name {
+            None => state.name = Some(name),
+            Some(_) => state.rare().other_names.push(name),
+        }
         // Not needed any more; what it holds is closed after the lock is gone.
-        let anchor = state.anchor.take();
+        let anchor = state.take_anchor();
         drop(state);
         drop(anchor);
         true
@@ -216,15 +215,16 @@ impl<S: Storage> Node<S> {
     /// Forgets a name of this inode; true if it was known. The caller gives the hold of the parent back.
     pub fn remove_name(self: &Arc<Self>, parent: &Arc<Node<S>>, name: &[u8]) -> bool {
         let mut state = self.state();
-        let Some(at) = state.names.iter().position(|known| known.is(parent, name)) else { return false };
-        state.names.swap_remove(at);
+        if !state.remove_name(parent, name) {
+            return false;
+        }
         self.leave(parent, name);
         true
     }
 
     /// Forgets all names, as the node goes.
     pub fn take_names(self: &Arc<Self>) -> Vec<Name<S>> {
-        let names = std::mem::take(&mut self.state().names);
+        let names = self.state().take_names();
         for name in &names {
             self.leave(&name.parent, &name.name);
         }
@@ -271,7 +271,7 @@ impl<S: Storage> Node<S> {
     /// A regular file without a name, as far as is known.
     pub fn is_removed_file(&self) -> bool {
         let state = self.state();
-        self.kind == FileKind::Regular && state.attr.nlink == 0 && state.names.is_empty()
+        self.kind == FileKind::Regular && state.attr.nlink == 0 && state.name.is_none()
     }
 
     /// Sets times in memory alone, of an inode that is gone with the last reference to it.
@@ -294,7 +294,7 @@ impl<S: Storage> Node<S> {
     /// Notes that one handle more is open on `file`, and returns the file that all of them use.
     pub fn opened(&self, file: Arc<VaultFile<S>>) -> Arc<VaultFile<S>> {
         let mut state = self.state();
-        let (file, handles) = state.open.get_or_insert((file, 0));
+        let (file, handles) = state.rare().open.get_or_insert((file, 0));
         *handles = handles.saturating_add(1);
         file.clone()
     }
@@ -302,12 +302,92 @@ impl<S: Storage> Node<S> {
     /// Notes that a handle was closed; returns the file if that was the last one.
     pub fn closed(&self) -> Option<Arc<VaultFile<S>>> {
         let mut state = self.state();
-        let (_, handles) = state.open.as_mut()?;
+        let (_, handles) = state.rare.as_mut()?.open.as_mut()?;
         *handles = handles.saturating_sub(1);
         if *handles > 0 {
             return None;
         }
-        state.open.take().map(|(file, _)| file)
+        state.take_open()
+    }
+}
+
+impl<S: Storage> State<S> {
+    fn names(&self) -> impl Iterator<Item = &Name<S>> {
+        self.name.iter().chain(self.rare.iter().flat_map(|rare| &rare.other_names))
+    }
+
+    fn remove_name(&mut self, parent: &Arc<Node<S>>, name: &[u8]) -> bool {
+        let others = self.rare.as_mut().map(|rare| &mut rare.other_names);
+        if self.name.as_ref().is_some_and(|known| known.is(parent, name)) {
+            self.name = others.and_then(Vec::pop);
+            self.shrink();
+            return true;
+        }
+        let Some(others) = others else { return false };
+        let Some(at) = others.iter().position(|known| known.is(parent, name)) else { return false };
+        others.swap_remove(at);
+        self.shrink();
+        true
+    }
+
+    fn take_names(&mut self) -> Vec<Name<S>> {
+        let mut names: Vec<_> = self.name.take().into_iter().collect();
+        if let Some(rare) = &mut self.rare {
+            names.append(&mut rare.other_names);
+        }
+        self.shrink();
+        names
+    }
+
+    /// What reaches the inode when it has no known name.
+    pub fn anchor(&self) -> Option<&Anchor<S>> {
+        self.rare.as_ref()?.anchor.as_ref()
+    }
+
+    pub fn set_anchor(&mut self, anchor: Anchor<S>) {
+        self.rare().anchor = Some(anchor);
+    }
+
+    pub fn take_anchor(&mut self) -> Option<Anchor<S>> {
+        let anchor = self.rare.as_mut()?.anchor.take();
+        self.shrink();
+        anchor
+    }
+
+    /// The file, while handles are open.
+    pub fn open(&self) -> Option<&Arc<VaultFile<S>>> {
+        self.rare.as_ref()?.open.as_ref().map(|(file, _)| file)
+    }
+
+    pub fn take_open(&mut self) -> Option<Arc<VaultFile<S>>> {
+        let open = self.rare.as_mut()?.open.take();
+        self.shrink();
+        open.map(|(file, _)| file)
+    }
+
+    /// Where a symbolic link led that has no name any more.
+    pub fn last_target(&self) -> Option<&Arc<[u8]>> {
+        self.rare.as_ref()?.last_target.as_ref()
+    }
+
+    pub fn set_last_target(&mut self, target: Arc<[u8]>) {
+        self.rare().last_target = Some(target);
+    }
+
+    fn rare(&mut self) -> &mut Rare<S> {
+        self.rare.get_or_insert_with(|| {
+            Box::new(Rare { other_names: Vec::new(), anchor: None, open: None, last_target: None })
+        })
+    }
+
+    /// Lets go of what is empty.
+    fn shrink(&mut self) {
+        let is_empty = |rare: &Rare<S>| {
+            rare.other_names.is_empty() && rare.anchor.is_none() && rare.open.is_none() && rare.last_target.is_none()
+        };
+        if self.rare.as_deref().is_some_and(is_empty) {
+            self.rare = None;
+        }
     }
 }
 

@@ -22,15 +22,33 @@ impl<S: Storage> Fs<S> {
         let parent = self.directory_node(parent)?;
         let _names = parent.folder()?.names.write();
         let directory = self.directory(&parent)?;
-        let victim = self.known(&parent, name)?;
-        let farewell = victim.as_ref().map(|node| self.farewell(node, &parent, name));
-        let unlinked = directory.unlink(name);
+        let Some(node) = self.known(&parent, name)? else {
+            let unlinked = directory.unlink(name);
+            parent.touch();
+            return Ok(unlinked?);
+        };
+        let (unlinked, farewell) = if node.kind == FileKind::Regular && self.needs_hold(&node, &parent, name) {
+            // Held and removed in one go.
+            match directory.unlink_held(name) {
+                Ok(pin) => {
+                    let anchor = pin.map(|pin| Anchor::Pin(Arc::new(pin)));
+                    (Ok(()), Farewell { node, anchor, target: None })
+                }
+                Err(error) => (Err(error), Farewell { node, anchor: None, target: None }),
+            }
+        } else {
+            let farewell = self.farewell(&node, &parent, name);
+            (directory.unlink(name), farewell)
+        };
         parent.touch();
         unlinked?;
-        if let Some(farewell) = farewell {
-            self.bid(farewell, &parent, name);
-        }
+        self.bid(farewell, &parent, name);
         Ok(())
+    }
+
+    /// Whether nothing reaches an inode but this name.
+    fn needs_hold(&self, node: &Arc<Node<S>>, parent: &Arc<Node<S>>, name: &[u8]) -> bool {
+        !node.has_other_name(parent, name) && node.state().anchor().is_none() && self.live_file(node).is_none()
     }
 
     /// Removes an empty directory.
@@ -70,7 +88,7 @@ impl<S: Storage> Fs<S> {
     /// or by a pin. The number of a held inode is not used again.
     pub(super) fn farewell(&self, node: &Arc<Node<S>>, parent: &Arc<Node<S>>, name: &[u8]) -> Farewell<S> {
         let node = node.clone();
-        if node.has_other_name(parent, name) || node.state().anchor.is_some() {
+        if node.has_other_name(parent, name) || node.state().anchor().is_some() {
             return Farewell { node, anchor: None, target: None };
         }
         let Ok(directory) = self.directory(parent) else {
@@ -98,11 +116,11 @@ impl<S: Storage> Fs<S> {
                 _ => state.attr.nlink.saturating_sub(1),
             };
             state.attr.ctime = self.now();
-            if anchor.is_some() {
-                state.anchor = anchor;
+            if let Some(anchor) = anchor {
+                state.set_anchor(anchor);
             }
-            if target.is_some() {
-                state.last_target = target;
+            if let Some(target) = target {
+                state.set_last_target(target);
             }
         }
         if let Ok(folder) = node.folder() {

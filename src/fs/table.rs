@@ -180,7 +180,7 @@ impl<S: Storage> Table<S> {
         for node in nodes.iter().filter(|node| node.last_attr().nlink == 0) {
             let (anchor, open) = {
                 let mut state = node.state();
-                (state.anchor.take(), state.open.take())
+                (state.take_anchor(), state.take_open())
             };
             drop((anchor, open));
         }

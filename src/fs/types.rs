@@ -45,8 +45,6 @@ pub struct Attr {
     pub atime: Timestamp,
     pub mtime: Timestamp,
     pub ctime: Timestamp,
-    /// Creation time; 1970 where the backing does not know it.
-    pub btime: Timestamp,
 }
 
 impl Attr {
@@ -71,7 +69,6 @@ impl Attr {
             atime: stat.atime,
             mtime: stat.mtime,
             ctime: stat.ctime,
-            btime: stat.btime.unwrap_or_default(),
         }
     }
 

@@ -149,10 +149,18 @@ impl<S: Storage> Directory<S> {
     /// The attributes of what has this name: plain sizes, newest times.
     pub fn lookup(&self, name: &[u8]) -> Result<Stat> {
         let _names = self.names.read();
-        let location = self.locate(name)?;
-        let mut stat = location.stat()?;
-        location.present(&mut stat)?;
-        Ok(stat)
+        present_at(&self.locate(name)?)
+    }
+
+    /// The same of an entry of a listing, without sealing its name again: under one IV, a name has one sealed form.
+    pub fn lookup_listed(&self, listed: &ListEntry<'_>) -> Result<Stat> {
+        let _names = self.names.read();
+        names::validate(listed.name)?;
+        match present_at(&Location { directory: self.arc()?, entry: listed.entry.to_owned() }) {
+            // A rotation may have sealed it anew.
+            Err(error) if error.is_errno(libc::ENOENT) => present_at(&self.locate(listed.name)?),
+            outcome => outcome,
+        }
     }
 
     /// The backing's attributes of the directory itself.
@@ -213,9 +221,7 @@ impl<S: Storage> Directory<S> {
     pub fn pin(&self, name: &[u8], kind: FileKind) -> Result<Pin<S>> {
         let _names = self.names.read();
         let location = self.locate(name)?;
-        let pin = location
-            .with_dir(|dir| self.core.storage.pin(dir, &location.entry))?
-            .map_err(|e| VaultError::io("hold an inode", e))?;
+        let pin = location.pin()?;
         let target_len = match kind {
             FileKind::Symlink => {
                 let stat =
@@ -385,6 +391,13 @@ impl From<NameError> for VaultError {
             NameError::TooLong => Self::NameTooLong,
         }
     }
+}
+
+/// The attributes of what is there, as the vault shows them.
+fn present_at<S: Storage>(location: &Location<S>) -> Result<Stat> {
+    let mut stat = location.stat()?;
+    location.present(&mut stat)?;
+    Ok(stat)
 }
 
 fn open_below<S: Storage>(core: &VaultCore<S>, parent: &S::Dir, entry: &OsStr) -> Result<S::Dir> {

@@ -22,6 +22,8 @@ const LOGGED_MAX: usize = 20;
 pub struct ListEntry<'a> {
     /// Plain.
     pub name: &'a [u8],
+    /// Sealed, as it was when it was read.
+    pub entry: &'a OsStr,
     pub ino: u64,
     pub kind: FileKind,
     /// Where to go on after this entry; the backing's, stable while other entries come and go.
@@ -189,7 +191,13 @@ impl<S: Storage> Listing<S> {
             let next_cookie = found.next_cookie;
             match opened {
                 Opened::Name(name) => {
-                    if !sink(ListEntry { name: &name, ino: found.ino, kind: found.kind, next_cookie }) {
+                    if !sink(ListEntry {
+                        name: &name,
+                        entry: &found.entry,
+                        ino: found.ino,
+                        kind: found.kind,
+                        next_cookie,
+                    }) {
                         found.opened = Some(Opened::Name(name));
                         return Ok(());
                     }

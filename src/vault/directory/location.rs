@@ -46,6 +46,12 @@ impl<S: Storage> Location<S> {
             .map_err(|e| VaultError::io("read attributes", e))
     }
 
+    /// Holds the backing's inode.
+    pub(super) fn pin(&self) -> Result<S::Pin> {
+        self.with_dir(|dir| self.directory.core.storage.pin(dir, &self.entry))?
+            .map_err(|e| VaultError::io("hold an inode", e))
+    }
+
     /// Calls with an open handle of the directory.
     pub fn with_dir<T>(&self, call: impl FnOnce(&S::Dir) -> T) -> Result<T> {
         Ok(call(&*self.directory.handle()?))

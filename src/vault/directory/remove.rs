@@ -3,10 +3,10 @@
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
-use super::{Directory, Location, Place, links, listing, settle, widened};
+use super::{Directory, Location, Pin, Place, links, listing, settle, widened};
 use crate::format::directory_iv;
 use crate::format::names::{self, EntryForm};
-use crate::storage::{FileKind, Storage, Target};
+use crate::storage::{FileKind, Stat, Storage, Target};
 use crate::vault::error::{Result, VaultError};
 
 impl<S: Storage> Directory<S> {
@@ -16,6 +16,25 @@ impl<S: Storage> Directory<S> {
         let _names = self.names.read();
         let location = self.locate(name)?;
         let stat = location.stat()?;
+        self.unlink_at(location, stat)
+    }
+
+    /// The same of a regular file, which is held so that it can be reached without the name. None: it could not be, or
+    /// is none; that is no reason to keep the name.
+    pub fn unlink_held(&self, name: &[u8]) -> Result<Option<Pin<S>>> {
+        self.core.ensure_writable()?;
+        let _names = self.names.read();
+        let location = self.locate(name)?;
+        let held = location.pin().ok();
+        let stat = match &held {
+            Some(pin) => self.core.storage.stat(Target::Pin(pin)).map_err(|e| VaultError::io("read attributes", e))?,
+            None => location.stat()?,
+        };
+        self.unlink_at(location, stat)?;
+        Ok(held.filter(|_| stat.kind() == FileKind::Regular).map(|pin| Pin { pin, target_len: None }))
+    }
+
+    fn unlink_at(&self, location: Location<S>, stat: Stat) -> Result<()> {
         if stat.kind() == FileKind::Directory {
             return Err(VaultError::errno("remove a file", libc::EISDIR));
         }
