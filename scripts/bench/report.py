@@ -2,7 +2,7 @@
 
 Usage: report.py MEASUREMENTS [--document FILE --chart FILE --name NAME --about TEXT]
 
-MEASUREMENTS has lines ROUND FILESYSTEM ROW VALUE. The tables go to standard output; with --document they also replace what stands
+MEASUREMENTS has lines ROUND FILESYSTEM ROW VALUE, the value a number or "failed". The tables go to standard output; with --document they also replace what stands
 between the marks of NAME in FILE, so that what people write around them stays.
 """
 
@@ -36,7 +36,10 @@ def read(path):
     with open(path) as file:
         for line in file:
             _, filesystem, row, value = line.split()
-            values.setdefault(filesystem, {}).setdefault(row, []).append(float(value))
+            # One that failed in every round has no values, but a line.
+            known = values.setdefault(filesystem, {}).setdefault(row, [])
+            if value != "failed":
+                known.append(float(value))
     return values
 
 
@@ -47,8 +50,10 @@ def shown(number):
 
 
 def cell(values):
-    if not values:
+    if values is None:
         return "-"
+    if not values:
+        return "failed"
     median = statistics.median(values)
     if len(values) == 1:
         return shown(median)
@@ -67,9 +72,9 @@ def tables(values):
         lines += ["", "How many times as fast as the others sero is (above 1: faster):", "",
                   "| row | the best encrypted peer | that is | passthrough_hp | native |", "|---|---|---|---|---|"]
         for row in rows:
-            if row not in values["sero"] or row == "memory":
+            if not values["sero"].get(row) or row == "memory":
                 continue
-            peers = {name: advantage(values, row, name) for name in PEERS if row in values.get(name, {})}
+            peers = {name: advantage(values, row, name) for name in PEERS if values.get(name, {}).get(row)}
             best = min(peers, key=peers.get) if peers else None
             others = [advantage(values, row, name) for name in ("passthrough", "native")]
             lines.append(
@@ -81,7 +86,7 @@ def tables(values):
 
 def advantage(values, row, other):
     """sero's speed by another's."""
-    if row not in values.get(other, {}):
+    if not values.get(other, {}).get(row):
         return None
     ours, theirs = statistics.median(values["sero"][row]), statistics.median(values[other][row])
     return ours / theirs if ROWS[row][3] else theirs / ours
@@ -99,7 +104,7 @@ def chart(values, about):
         speeds = {
             name: (lambda median: median if ROWS[row][3] else 1 / median)(statistics.median(values[name][row]))
             for name in filesystems
-            if row in values[name] and statistics.median(values[name][row]) > 0
+            if values[name].get(row) and statistics.median(values[name][row]) > 0
         }
         best = max((speeds[name] for name in PEERS if name in speeds), default=None)
         if best and row != "memory":
