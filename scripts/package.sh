@@ -27,7 +27,7 @@ for pair in "${remap[@]}"; do
 done
 say "building sero $version" >&2
 RUSTFLAGS=${rust_flags% } CFLAGS=${c_flags% } CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_STRIP=symbols \
-  cargo build --quiet --release --locked --bin sero --target-dir "$place" >&2
+  cargo build --quiet --release --locked --features logind --bin sero --target-dir "$place" >&2
 program=$place/release/sero
 
 # --- what is where ---

@@ -16,12 +16,12 @@ limit() { # MINUTES COMMAND...: a hung mount must not hang the tests
 step_format() { limit 2 cargo fmt --check; }
 
 step_lint() {
-  limit 15 cargo clippy --quiet --all-targets --features simulation -- -D warnings
+  limit 15 cargo clippy --quiet --all-targets --features simulation,logind -- -D warnings
   limit 15 cargo clippy --quiet --all-targets --no-default-features --features simulation -- -D warnings
 }
 
 # With overflow checks and debug assertions.
-step_debug() { limit 20 cargo test --no-fail-fast; }
+step_debug() { limit 20 cargo test --features logind --no-fail-fast; }
 
 # The crash suite, optimised: it looks at as many states as it has time for.
 step_crash() {
@@ -52,7 +52,7 @@ all=(format lint debug crash portable documentation suites)
 # --- what they need ---
 
 need_packages build-essential pkg-config git fuse3 acl attr libacl1-dev sqlite3 rsync python3 python3-cryptography python3-argon2 xz-utils \
-  util-linux procps psmisc
+  util-linux procps psmisc dbus
 need_cargo
 # The second reader of the format is a Python script; the python3 in front may not be Debian's.
 python3 -c 'import cryptography, argon2' 2>/dev/null || python3 -m pip install --quiet cryptography argon2-cffi ||

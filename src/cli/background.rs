@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::daemon::Limits;
+use super::daemon::logind::Cause;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
 use super::logging::{self, Destination};
@@ -50,6 +51,8 @@ const ENVIRONMENT: &[&str] = &[
     "NOTIFY_SOCKET",
     "JOURNAL_STREAM",
     "INVOCATION_ID",
+    // Where the bus is that logind is asked on.
+    "DBUS_SYSTEM_BUS_ADDRESS",
 ];
 
 /// What is to be mounted. The paths are absolute: the daemon works from "/".
@@ -65,6 +68,7 @@ pub(super) struct Order {
     pub(super) log: Option<OsString>,
     pub(super) verbosity: i8,
     pub(super) limits: Limits,
+    pub(super) seal_on: Vec<Cause>,
     pub(super) in_foreground: bool,
     pub(super) log_names: bool,
 }

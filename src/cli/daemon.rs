@@ -9,9 +9,13 @@
 //!    Files that are open go on working for [`LAST_ORDERS`].
 //! 3. Then the connection is cut. Whoever still has a file open gets ENOTCONN.
 //!
+//! Before the machine sleeps and when a session is locked, if that was asked for, it is taken down as soon as nobody uses it
+//! ([`logind`]).
+//!
 //! In every case everything written is committed and the vault sealed before the process ends.
 
 mod leaving;
+pub(super) mod logind;
 mod rotation;
 mod service;
 mod ticker;
@@ -36,6 +40,7 @@ use super::{notify, time};
 use crate::fuse::{self, Fs, FsOptions, FuseError, MountRequest, MountedSession, Unmount};
 use crate::vault::{PosixStorage, Vault};
 use leaving::{leave, users};
+use logind::{Cause, News};
 use rotation::Rotation;
 use service::Service;
 use ticker::Ticker;
@@ -51,6 +56,7 @@ enum Event {
     /// The last of the mount is gone.
     Ended(io::Result<()>),
     Signal(i32),
+    Logind(News),
 }
 
 /// Makes this process one that keeps secrets: no core dump, no debugger of the same user. Before any secret is read.
@@ -76,6 +82,8 @@ pub(super) struct Serving {
     /// Where the configuration lies, if that is apart from the vault.
     pub(super) config: Option<PathBuf>,
     pub(super) limits: Limits,
+    /// Also sealed when logind says so.
+    pub(super) seal_on: Vec<Cause>,
     /// Started as a service, in the foreground: the service manager is told how it goes.
     pub(super) is_service: bool,
     /// Errors are logged with plain paths.
@@ -88,6 +96,15 @@ pub(super) fn serve(vault: Arc<Vault<PosixStorage>>, serving: &Serving, ready: i
     let request = &serving.request;
     let (sender, events) = mpsc::channel();
     watch_signals(sender.clone())?;
+    let heard = sender.clone();
+    // The receiver is gone only when the process is about to be.
+    let listening = logind::listen(&serving.seal_on, move |news| drop(heard.send(Event::Logind(news))));
+    if let Err(failure) = listening {
+        if let Err(error) = vault.seal() {
+            log::error!("after a failed start: {error}");
+        }
+        return Err(failure);
+    }
     let options = FsOptions {
         changes_elsewhere: request.changes_elsewhere,
         log_names: serving.log_names,
@@ -119,7 +136,7 @@ pub(super) fn serve(vault: Arc<Vault<PosixStorage>>, serving: &Serving, ready: i
         }
     };
     log::info!("mounted");
-    let watch = Arc::new(Watch::start(serving.limits));
+    let watch = Arc::new(Watch::start(serving.limits, &serving.seal_on));
     let mount = Mounted { filesystem, session, events, watch, is_service: serving.is_service };
     let ticker = Ticker::start(&vault);
     let rotation = Rotation::start(&vault, PathBuf::from(&request.source), serving.config.clone());
@@ -211,6 +228,7 @@ impl Mounted {
                     log::info!("signal {signal}: sealing");
                     return leave(self, Reason::Signal);
                 }
+                Ok(Event::Logind(news)) => self.hear(news),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
@@ -227,6 +245,16 @@ impl Mounted {
                 }
                 None => {}
             }
+        }
+    }
+
+    fn hear(&self, news: News) {
+        let reason = Reason::from(news.cause);
+        if news.begins {
+            self.watch.demand(reason);
+        } else if self.watch.withdraw(reason) {
+            log::warn!("{} is over, and the mount was in use all the time: it stays", reason.name());
+            self.tell_service(|| notify::status(&self.place()));
         }
     }
 

@@ -14,12 +14,13 @@ use super::failure::{Failure, Result};
 use crate::fuse::MountOptions;
 
 /// In `-o`, and what it is on the command line.
-const VALUES: [(&[u8], &str); 5] = [
+const VALUES: [(&[u8], &str); 6] = [
     (b"passfile=", "--password-file"),
     (b"keyfile=", "--keyfile"),
     (b"config=", "--config"),
     (b"idle=", "--idle"),
     (b"max_session=", "--max-session"),
+    (b"seal_on=", "--seal-on"),
 ];
 
 /// As whom this process was called.
@@ -275,7 +276,7 @@ mod tests {
         );
         assert_eq!(line("mount.sero -r -- -v -m"), "sero mount -o ro -- -v -m");
         assert_eq!(
-            line("mount.sero /v /m -o keyfile=/a,config=/b,max_session=8h"),
+            line("mount.sero /v /m -o keyfile=/a,config=/b,max_session=8h,seal_on=lock"),
             "sero mount --keyfile=/a --config=/b --max-session=8h -o  -- /v /m"
         );
     }

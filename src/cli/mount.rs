@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::background::{self, Order};
 use super::daemon::Limits;
+use super::daemon::logind::{self, Cause};
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
 use super::logging::Destination;
@@ -32,13 +33,15 @@ Examples:
   sero mount -o allow_other /srv/vault /srv/data    as root, for all users of the machine
   sero mount --read-only --foreground V M           look at it, seal with Ctrl-C
   sero mount --idle 10m --max-session 8h V M        sealed by itself after ten minutes without use
+  sero mount --seal-on suspend,lock V M             sealed before the machine sleeps, and with the screen's lock
   pass show papers | sero mount --password-file - ~/papers.sero ~/papers
 
 Options for -o, as in mount(8):
   ro rw  allow_other  nonempty  nosuid suid nodev dev  noexec exec
   noatime relatime strictatime nodiratime lazytime  sync dirsync
 and, as fstab has no other place for them:
-  passfile=FILE  keyfile=FILE  config=FILE  idle=TIME  max_session=TIME")]
+  passfile=FILE  keyfile=FILE  config=FILE  idle=TIME  max_session=TIME
+  seal_on=suspend  seal_on=lock")]
 pub(super) struct MountArguments {
     /// The vault: a directory that `sero create` made
     vault: PathBuf,
@@ -61,6 +64,10 @@ pub(super) struct MountArguments {
     /// Seal it after so long in any case; announced before in the log and in `sero status`
     #[arg(long, value_name = "TIME", value_parser = time::parse_span)]
     max_session: Option<Duration>,
+
+    /// Seal it before the machine sleeps, or when the session is locked, as logind says
+    #[arg(long, value_name = "WHEN", value_enum, value_delimiter = ',')]
+    seal_on: Vec<Cause>,
 
     /// Stay in the foreground; Ctrl-C seals
     #[arg(long, short)]
@@ -96,6 +103,7 @@ pub(super) fn run(arguments: &MountArguments, context: &Context) -> Result<()> {
     offer_cleanup(&arguments.mountpoint, context)?;
     let mountpoint = mountpoint::check(&arguments.mountpoint, vault, options.nonempty)?;
     fuse::check_available(&options)?;
+    logind::check(&arguments.seal_on)?;
     wait_until_free(&opening, mode(&options))?;
     let log = arguments.log.as_deref().map(paths::absolute).transpose()?;
 
@@ -109,6 +117,7 @@ pub(super) fn run(arguments: &MountArguments, context: &Context) -> Result<()> {
         log: log.map(Into::into),
         verbosity: context.verbosity,
         limits: Limits { idle: span(arguments.idle), session: span(arguments.max_session) },
+        seal_on: arguments.seal_on.clone(),
         in_foreground: arguments.foreground,
         log_names: arguments.log_names,
     };
@@ -213,6 +222,7 @@ fn serve(
         vault_id,
         config,
         limits: order.limits,
+        seal_on: order.seal_on.clone(),
         is_service: order.in_foreground,
         log_names: order.log_names,
     };

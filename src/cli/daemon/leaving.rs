@@ -60,7 +60,7 @@ fn last_orders(session: &MountedSession, events: &Receiver<Event>, deadline: Ins
         match events.recv_timeout(RETRY) {
             Ok(Event::Ended(result)) => return Some(result),
             Ok(Event::Signal(_)) => return None,
-            Err(_) => {}
+            Ok(Event::Logind(_)) | Err(_) => {}
         }
     }
     None
@@ -94,6 +94,7 @@ fn leave_when_idle(mount: &Mounted, reason: Reason) -> Option<Result<()>> {
         match events.recv_timeout(RETRY) {
             Ok(Event::Ended(result)) => return Some(session_end(session, result)),
             Ok(Event::Signal(_)) => return None,
+            Ok(Event::Logind(_)) => {}
             Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
             Err(_) => return None,
         }
@@ -105,7 +106,7 @@ fn ended_within(events: &Receiver<Event>, limit: Duration) -> Option<io::Result<
     loop {
         match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(Event::Ended(result)) => return Some(result),
-            Ok(Event::Signal(_)) => {}
+            Ok(Event::Signal(_) | Event::Logind(_)) => {}
             Err(_) => return None,
         }
     }

@@ -6,11 +6,14 @@ use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
+use super::logind::Cause;
 use crate::cli::status::{Busy, Session};
 use crate::cli::time;
 
 /// A mount that is in use when it should be sealed is tried again so often.
 const RETRY: Duration = Duration::from_secs(5);
+/// The same when the machine is about to sleep.
+const RETRY_BEFORE_SLEEP: Duration = Duration::from_millis(500);
 /// The end of the session is announced so long before, or when nine tenths of it are over if that is later.
 const NOTICE: Duration = Duration::from_secs(5 * 60);
 
@@ -29,6 +32,17 @@ pub(super) enum Reason {
     Idle,
     MaxSession,
     Signal,
+    Suspend,
+    Lock,
+}
+
+impl From<Cause> for Reason {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Suspend => Self::Suspend,
+            Cause::Lock => Self::Lock,
+        }
+    }
 }
 
 impl Reason {
@@ -38,6 +52,8 @@ impl Reason {
             Self::Idle => "idle",
             Self::MaxSession => "max-session",
             Self::Signal => "signal",
+            Self::Suspend => "suspend",
+            Self::Lock => "lock",
         }
     }
 }
@@ -58,6 +74,8 @@ pub(super) enum Due {
 /// See the module's documentation. Times are those of the boot clock, which goes on while the machine sleeps.
 pub(super) struct Watch {
     limits: Limits,
+    /// As status says it.
+    seal_on: Vec<String>,
     since: SystemTime,
     started: Duration,
     seen: Mutex<Seen>,
@@ -70,19 +88,29 @@ struct Seen {
     active: Duration,
     announced: bool,
     tried: Option<Duration>,
+    /// What it is to be sealed for now, whoever accesses it meanwhile.
+    demanded: Vec<Reason>,
     ending: Option<Busy>,
     sealing: bool,
 }
 
 impl Watch {
-    pub(super) fn start(limits: Limits) -> Self {
-        let now = boot_clock();
-        Self::start_at(limits, now)
+    pub(super) fn start(limits: Limits, seal_on: &[Cause]) -> Self {
+        let seal_on = seal_on.iter().map(|cause| Reason::from(*cause).name().to_owned()).collect();
+        Self { seal_on, ..Self::start_at(limits, boot_clock()) }
     }
 
     fn start_at(limits: Limits, now: Duration) -> Self {
-        let seen = Seen { requests: 0, active: now, announced: false, tried: None, ending: None, sealing: false };
-        Self { limits, since: SystemTime::now(), started: now, seen: Mutex::new(seen) }
+        let seen = Seen {
+            requests: 0,
+            active: now,
+            announced: false,
+            tried: None,
+            demanded: Vec::new(),
+            ending: None,
+            sealing: false,
+        };
+        Self { limits, seal_on: Vec::new(), since: SystemTime::now(), started: now, seen: Mutex::new(seen) }
     }
 
     /// To be called about once a second, with the count of requests so far and whether anything is open.
@@ -95,9 +123,11 @@ impl Watch {
         if is_open || requests != seen.requests {
             seen.requests = requests;
             seen.active = now;
-            seen.tried = None;
-            if seen.ending.take().is_some() {
-                return Some(Due::Stay);
+            if seen.demanded.is_empty() {
+                seen.tried = None;
+                if seen.ending.take().is_some() {
+                    return Some(Due::Stay);
+                }
             }
         }
         if let Some(limit) = self.limits.session {
@@ -111,6 +141,15 @@ impl Watch {
                 return Some(Due::End(Reason::MaxSession));
             }
         }
+        if let Some(reason) = seen.demanded.last().copied() {
+            // Before sleep there are seconds, and no more.
+            let pause = if reason == Reason::Suspend { RETRY_BEFORE_SLEEP } else { RETRY };
+            let is_due = seen.tried.is_none_or(|tried| now.saturating_sub(tried) >= pause);
+            return is_due.then(|| {
+                seen.tried = Some(now);
+                Due::SealIfUnused(reason)
+            });
+        }
         if let Some(limit) = self.limits.idle
             && now.saturating_sub(seen.active) >= limit
             && seen.tried.is_none_or(|tried| now.saturating_sub(tried) >= RETRY)
@@ -119,6 +158,26 @@ impl Watch {
             return Some(Due::SealIfUnused(Reason::Idle));
         }
         None
+    }
+
+    /// It is to be sealed as soon as nobody uses it.
+    pub(super) fn demand(&self, reason: Reason) {
+        let mut seen = self.seen.lock();
+        seen.demanded.retain(|other| *other != reason);
+        seen.demanded.push(reason);
+        seen.tried = None;
+    }
+
+    /// The reason is over. True if it was not sealed for it, and stays now.
+    pub(super) fn withdraw(&self, reason: Reason) -> bool {
+        let mut seen = self.seen.lock();
+        let was_demanded = seen.demanded.contains(&reason);
+        seen.demanded.retain(|other| *other != reason);
+        if was_demanded && seen.demanded.is_empty() {
+            seen.tried = None;
+            seen.ending = None;
+        }
+        was_demanded && seen.demanded.is_empty()
     }
 
     /// It should end and is in use. True if that is news: the reason or the users are others than before.
@@ -158,6 +217,7 @@ impl Watch {
             seconds: passed.as_secs(),
             limit: self.limits.session.map(|limit| limit.as_secs()),
             ends_soon: self.limits.session.is_some_and(|limit| passed >= notice(limit)),
+            seal_on: self.seal_on.clone(),
             ending: seen.ending.clone(),
         }
     }
@@ -227,6 +287,26 @@ mod tests {
         assert_eq!(watch.look_at(at(3600), 4, true), Some(Due::End(Reason::MaxSession)));
         assert_eq!(notice(Duration::from_secs(10)), Duration::from_secs(9));
         assert_eq!(notice(Duration::ZERO), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_is_demanded_is_tried_until_it_is_withdrawn_whoever_accesses_it() {
+        let watch = watch(None, None);
+        watch.demand(Reason::Lock);
+        assert_eq!(watch.look_at(at(0), 0, true), Some(Due::SealIfUnused(Reason::Lock)));
+        assert!(watch.is_busy(Reason::Lock, Vec::new()));
+        assert_eq!(watch.look_at(at(1), 5, true), None, "an access does not end it");
+        assert_eq!(watch.look_at(at(5), 6, true), Some(Due::SealIfUnused(Reason::Lock)));
+        // The machine is to sleep meanwhile, and wakes up again.
+        watch.demand(Reason::Suspend);
+        assert_eq!(watch.look_at(at(5), 6, true), Some(Due::SealIfUnused(Reason::Suspend)));
+        assert_eq!(watch.look_at(at(6), 6, true), Some(Due::SealIfUnused(Reason::Suspend)));
+        assert!(!watch.withdraw(Reason::Suspend), "it is locked still");
+        assert_eq!(watch.look_at(at(11), 7, true), Some(Due::SealIfUnused(Reason::Lock)));
+        assert!(watch.withdraw(Reason::Lock));
+        assert!(!watch.withdraw(Reason::Lock), "it is over");
+        assert_eq!(watch.session(7, false).ending, None);
+        assert_eq!(watch.look_at(at(20), 7, false), None);
     }
 
     #[test]

@@ -73,6 +73,8 @@ pub(in super::super) struct Session {
     pub(in super::super) seconds: u64,
     /// `--max-session`.
     pub(in super::super) limit: Option<u64>,
+    /// `suspend`, `lock`: it is sealed then, too.
+    pub(in super::super) seal_on: Vec<String>,
     /// The session's end is near: what is open should be saved.
     pub(in super::super) ends_soon: bool,
     /// Why it ends, and who keeps it from ending.

@@ -113,6 +113,10 @@ fn session(session: &Session) -> String {
         time::span(session.seconds),
         limit(session.limit)
     );
+    if !session.seal_on.is_empty() {
+        let causes: Vec<String> = session.seal_on.iter().map(|cause| shown(cause)).collect();
+        text.push_str(&format!("; sealed on {}", causes.join(" and ")));
+    }
     if session.ends_soon {
         text.push_str("; it ENDS SOON, save what is open");
     }
