@@ -1,6 +1,6 @@
 //! Old vaults are test data: `tests/golden/v1` holds one of format 1, made once, that every later version must read,
-//! byte for byte, and one that was not sealed, whose journal every later version must replay. An independent reader of
-//! the format, `tests/reader/sero_reader.py`, must read the same of them, and of what this version writes.
+//! byte for byte, one that was not sealed, whose journal every later version must replay, and two around a rotation of the key. An
+//! independent reader of the format, `tests/reader/sero_reader.py`, must read the same of them, and of what this version writes.
 //!
 //! `cargo test --test golden -- --ignored make` made them. They are not made again: a change that needs that is a new
 //! format, with golden vaults of its own.
@@ -25,6 +25,8 @@ use tempfile::TempDir;
 
 #[path = "golden/keys.rs"]
 mod keys;
+#[path = "golden/rotation.rs"]
+mod rotation;
 
 type Opened = Arc<Vault<PosixStorage>>;
 type Folder = Arc<Directory<PosixStorage>>;

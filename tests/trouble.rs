@@ -315,3 +315,83 @@ fn where_there_is_no_room_for_a_journal_it_is_said_how_much_it_takes() {
     fixture.mount(&[]).ok();
     fixture.seal().ok();
 }
+
+/// A filesystem in memory, which is full to the byte when it is full.
+struct Memory(tempfile::TempDir);
+
+impl Memory {
+    fn of(size: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "memory"]).arg(folder.path()))
+            .ok();
+        Self(folder)
+    }
+
+    fn path(&self) -> PathBuf {
+        fs::canonicalize(self.0.path()).unwrap()
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.0.path(), UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn a_rotation_on_a_full_disk_says_so_and_goes_on_when_there_is_room() {
+    can_mount();
+    for mounted in [true, false] {
+        let disk = Memory::of("24m");
+        let mut fixture = Fixture::empty();
+        fixture.vault = disk.path().join("vault");
+        run(&mut fixture.create_command()).ok();
+        fixture.mount(&[]).ok();
+        let content = |number: usize| pattern(30_000 + 1000 * number);
+        for number in 0..20 {
+            let folder = fixture.mountpoint.join(format!("{} {number}", "folder with a long name ".repeat(9)));
+            fs::create_dir(&folder).unwrap();
+            fs::write(folder.join("file"), content(number)).unwrap();
+            std::os::unix::fs::symlink("somewhere ".repeat(200), folder.join("link")).unwrap();
+        }
+        if !mounted {
+            fixture.seal().ok();
+        }
+        let filler = disk.path().join("filler");
+        let fill = "sync -f \"${1%/*}\"; cat /dev/zero >\"$1\" 2>/dev/null || true";
+        let mut child = Command::new("sh").args(["-c", fill, "sh"]).arg(&filler).spawn().unwrap();
+        assert!(end_of(&mut child).success());
+        let rotate = || run(sero().arg("rotate").arg("--password-file").arg(&fixture.passphrase).arg(&fixture.vault));
+        let state = || run(sero().args(["rotate", "--status"]).arg(&fixture.vault)).ok().stdout;
+        // The new key has no place: nothing has changed.
+        rotate().fails(23, "No space left on device");
+        assert!(state().contains("no rotation is under way"), "{}", state());
+        // With a little more room each time, it comes as far as it can.
+        let file = OpenOptions::new().write(true).open(&filler).unwrap();
+        let mut failures = 1;
+        loop {
+            let len = file.metadata().unwrap().len();
+            assert!(len > 1 << 20, "it never has enough");
+            file.set_len(len.saturating_sub(if mounted { 8 << 10 } else { 256 << 10 })).unwrap();
+            file.sync_all().unwrap();
+            let outcome = rotate();
+            if outcome.code == Some(0) {
+                break;
+            }
+            outcome.fails(23, "nothing is lost");
+            failures += 1;
+        }
+        println!("mounted: {mounted}, failures: {failures}");
+        assert!(state().contains("no rotation is under way"), "{}", state());
+        if !mounted {
+            fixture.mount(&[]).ok();
+        }
+        for number in 0..20 {
+            let folder = fixture.mountpoint.join(format!("{} {number}", "folder with a long name ".repeat(9)));
+            assert!(fs::read(folder.join("file")).unwrap() == content(number), "{number}");
+            assert_eq!(fs::read_link(folder.join("link")).unwrap(), Path::new(&"somewhere ".repeat(200)));
+        }
+        fixture.seal().ok();
+        run(sero().arg("verify").arg("--password-file").arg(&fixture.passphrase).arg(&fixture.vault)).ok();
+    }
+}

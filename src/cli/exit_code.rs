@@ -51,6 +51,8 @@ pub enum ExitCode {
     DamageFound = 21,
     /// A rotation of the key runs, or another has not come to its end.
     RotationRefused = 22,
+    /// The filesystem under the vault has no room for the rotation of the key.
+    RotationNoRoom = 23,
 }
 
 impl From<ExitCode> for std::process::ExitCode {

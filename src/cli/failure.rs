@@ -15,11 +15,13 @@ pub(super) type Result<T, E = Failure> = std::result::Result<T, E>;
 pub(super) struct Failure {
     pub(super) code: ExitCode,
     pub(super) message: String,
+    /// Because the filesystem under the vault is full.
+    pub(super) is_full: bool,
 }
 
 impl Failure {
     pub(super) fn new(code: ExitCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), is_full: false }
     }
 
     pub(super) fn other(message: impl Into<String>) -> Self {
@@ -41,13 +43,17 @@ impl fmt::Display for Failure {
 impl From<VaultError> for Failure {
     fn from(error: VaultError) -> Self {
         let mut message = error.to_string();
-        if let VaultError::Io { source, .. } = &error
-            && matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
-        {
+        let is_full = is_full(&error);
+        if is_full {
             message.push_str(&format!("; make room where the vault lies, {} MiB at least", ROOM_TO_MOUNT_BYTES >> 20));
         }
-        Self::new(code_of(&error), message)
+        Self { is_full, ..Self::new(code_of(&error), message) }
     }
+}
+
+/// Whether the filesystem under the vault has no room.
+pub(super) fn is_full(error: &VaultError) -> bool {
+    matches!(error, VaultError::Io { source, .. } if matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)))
 }
 
 fn code_of(error: &VaultError) -> ExitCode {

@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(line("mount.sero -r -- -v -m"), "sero mount -o ro -- -v -m");
         assert_eq!(
             line("mount.sero /v /m -o keyfile=/a,config=/b,max_session=8h,seal_on=lock"),
-            "sero mount --keyfile=/a --config=/b --max-session=8h -o  -- /v /m"
+            "sero mount --keyfile=/a --config=/b --max-session=8h --seal-on=lock -o  -- /v /m"
         );
     }
 

@@ -76,10 +76,15 @@ pub(super) fn run(arguments: &RotateArguments, context: &Context) -> Result<()> 
     if facts.state == RotationState::Running {
         return Err(crate::vault::VaultError::RotationRunning.into());
     }
-    match endpoint {
+    let rotated = match endpoint {
         Some(endpoint) => online(arguments, context, &opening, &endpoint),
         None => offline(arguments, context, opening),
-    }
+    };
+    rotated.map_err(|failure| if failure.is_full { no_room(&failure.message) } else { failure })
+}
+
+fn no_room(what: &str) -> Failure {
+    Failure::new(ExitCode::RotationNoRoom, format!("{what}; nothing is lost, and the same command goes on then"))
 }
 
 fn ask(endpoint: &Endpoint, request: &Request) -> Result<RotationFacts> {
@@ -187,6 +192,7 @@ fn end(facts: &RotationFacts, arguments: &RotateArguments, context: &Context) ->
                 facts.problems.join(", ")
             ),
         )),
+        RotationState::Full => Err(no_room(&format!("{}; make room where the vault lies", facts.problems.join(", ")))),
         RotationState::Failed => Err(Failure::new(
             ExitCode::BackingIo,
             format!(
@@ -218,7 +224,7 @@ fn show(facts: &RotationFacts, arguments: &RotateArguments, context: &Context) -
         RotationState::Stopped => {
             "a rotation is unfinished, and rests; `sero rotate VAULT` or a mount goes on with it".to_owned()
         }
-        RotationState::Damaged | RotationState::Failed => {
+        RotationState::Damaged | RotationState::Failed | RotationState::Full => {
             format!("a rotation is unfinished: {}", facts.problems.join(", "))
         }
     });

@@ -213,6 +213,7 @@ class Configuration:
         canonical += self.parse_keyslots(document["keyslots"])
         hint = document.get("hint")
         canonical.append(b"\0" if hint is None else b"\1" + self.text(text(hint, 1024)))
+        self.older_key = None
         if document.get("rotation") is not None:
             canonical.append(self.parse_rotation(document["rotation"]))
         self.canonical = b"".join(canonical)
@@ -222,6 +223,7 @@ class Configuration:
         version, keep = number(rotation["from"], 32), rotation["keep_old"]
         need(version in self.project_keys and version != self.active_key, "configuration-rotation")
         need(isinstance(keep, bool), "configuration-wrong-type", repr(keep))
+        self.older_key = version
         return le(version, 4) + (b"\1" if keep else b"\0") + le(number(rotation["started"], 64), 8)
 
     @staticmethod
@@ -269,13 +271,14 @@ class Configuration:
             yield le(number(slot["created"], 64), 8) + self.text(algorithm)
             yield b"".join(le(cost, 4) for cost in costs or []) + salt + wrapped
 
-    def project_key(self, secrets):
+    def project_keys_by_use(self, secrets):
         root_key = self.root_key(secrets)
         opened = {
             version: open_message(root_key, wrapped, self.vault_id + le(version, 4), "project-key-does-not-open")
             for version, wrapped in self.project_keys.items()
         }
-        return opened[self.active_key]
+        # During a rotation the older one, too: what does not open with the first is tried with the second.
+        return [opened[version] for version in (self.active_key, self.older_key) if version is not None]
 
     def root_key(self, secrets):
         for identity, (kind, salt, costs, wrapped) in self.keyslots.items():
@@ -287,6 +290,30 @@ class Configuration:
             except Refused:
                 continue
         raise Refused("keyslot-does-not-open", "wrong secret, or damage")
+
+
+class Keys:
+    """What one version of the project key gives."""
+
+    def __init__(self, project_key, vault_id):
+        self.project_key = project_key
+        prk = extract(vault_id, project_key)
+        self.configuration = expand(prk, b"sero/v1/configuration")
+        self.names = AESSIV(expand(prk, b"sero/v1/names", 64))
+        self.iv = expand(prk, b"sero/v1/directory-iv")
+        self.symlink = expand(prk, b"sero/v1/symlink")
+        self.xattr = expand(prk, b"sero/v1/xattr")
+        self.state = expand(prk, b"sero/v1/state")
+
+
+def first_that_opens(keys, attempt):
+    """What the attempt gives with the first key that it succeeds with."""
+    for key in keys[:-1]:
+        try:
+            return attempt(key)
+        except Refused:
+            pass
+    return attempt(keys[-1])
 
 
 def kek(kind, secrets, salt, costs):
@@ -362,10 +389,9 @@ class Home:
         with open(path, "rb") as file:
             self.raw = file.read()
         need(len(self.raw) >= HEADER, "file-short")
-        self.prk = extract(self.raw[:32], vault.project_key)
+        self.prks = [extract(self.raw[:32], keys.project_key) for keys in vault.keys]
         self.page_keys = {}
-        header_key = expand(self.prk, b"sero/v1/file/header")
-        plain = open_message(header_key, self.raw[32:HEADER], b"sero/v1/header", "file-header-edited")
+        plain = first_that_opens(self.prks, self.header)
         kind, self.size = plain[0], integer(plain[8:16])
         need(kind in (1, 2), "file-header-kind")
         need(plain[1:4] == bytes(3) and plain[64:68] == bytes(4), "file-header-reserved")
@@ -376,11 +402,21 @@ class Home:
         need(len(self.raw) <= length, "file-extended")
         self.body = (plain[32:44], plain[44:60], integer(plain[4:8]))
 
+    def header(self, prk):
+        header_key = expand(prk, b"sero/v1/file/header")
+        return open_message(header_key, self.raw[32:HEADER], b"sero/v1/header", "file-header-edited")
+
     def open(self, entry, kind, block, sealed, rule):
         nonce, tag, session = entry
-        if session not in self.page_keys:
-            self.page_keys[session] = expand(self.prk, b"sero/v1/file/page" + le(session, 4))
-        return open_detached(self.page_keys[session], nonce, tag, sealed, bytes([kind]) + le(block, 8), rule)
+        associated = bytes([kind]) + le(block, 8)
+        # Each page and node by itself is under either version.
+        open_with = lambda prk: open_detached(self.page_key(prk, session), nonce, tag, sealed, associated, rule)
+        return first_that_opens(self.prks, open_with)
+
+    def page_key(self, prk, session):
+        if (prk, session) not in self.page_keys:
+            self.page_keys[prk, session] = expand(prk, b"sero/v1/file/page" + le(session, 4))
+        return self.page_keys[prk, session]
 
     def content(self):
         """The bytes, and the ranges that are holes."""
@@ -445,23 +481,22 @@ class Vault:
         self.path = path
         with open(config or os.path.join(path, b"sero.json"), "rb") as file:
             configuration = Configuration(file.read((1 << 20) + 1))
-        self.project_key = configuration.project_key(secrets)
-        prk = extract(configuration.vault_id, self.project_key)
-        expected = hmac.new(expand(prk, b"sero/v1/configuration"), configuration.canonical, hashlib.sha256).digest()
+        self.keys = [Keys(key, configuration.vault_id) for key in configuration.project_keys_by_use(secrets)]
+        self.is_rotating = len(self.keys) > 1
+        expected = hmac.new(self.keys[0].configuration, configuration.canonical, hashlib.sha256).digest()
         need(hmac.compare_digest(expected, configuration.authenticator), "configuration-edited")
-        self.names = AESSIV(expand(prk, b"sero/v1/names", 64))
-        self.iv_key = expand(prk, b"sero/v1/directory-iv")
-        self.symlink_key = expand(prk, b"sero/v1/symlink")
-        self.xattr_key = expand(prk, b"sero/v1/xattr")
-        state_key = expand(prk, b"sero/v1/state")
         private = os.path.join(path, b"private")
         for segment in (b"journal.0", b"journal.1"):
             need(not os.path.lexists(os.path.join(private, segment)), "not-sealed", "mount the vault and seal it first")
         if os.path.lexists(os.path.join(private, b"state")):
             with open(os.path.join(private, b"state"), "rb") as file:
-                state = open_message(state_key, file.read(), b"sero/v1/state", "state-edited")
+                sealed = file.read()
+            state = self.opened(lambda keys: open_message(keys.state, sealed, b"sero/v1/state", "state-edited"))
             need(state and len(state) == 1 + 32 * state[0], "state-edited")
         self.manifest = []
+
+    def opened(self, attempt):
+        return first_that_opens(self.keys, attempt)
 
     def walk(self):
         self.directory(os.path.join(self.path, b"tree"), b"")
@@ -473,8 +508,8 @@ class Vault:
         entries = sorted(os.listdir(place))
         sealed = [entry for entry in entries if not self.is_ignored(entry)]
         try:
-            iv = self.directory_iv(place, sealed)
-            if iv is None:
+            records = self.directory_ivs(place, sealed)
+            if records is None:
                 return
         except Refused as refused:
             self.manifest.append({"path": shown(plain) or "/", "type": "directory", "error": refused.rule})
@@ -483,7 +518,7 @@ class Vault:
         bad = []
         for entry in sealed:
             try:
-                name = self.name(place, entry, iv)
+                name = self.name(place, entry, records)
             except Refused as refused:
                 bad.append({"path": f"{shown(plain)}/[{shown(entry)}]", "type": "unknown", "error": refused.rule})
                 continue
@@ -504,21 +539,37 @@ class Vault:
         except Refused:
             return False
 
-    def directory_iv(self, place, sealed):
+    def directory_ivs(self, place, sealed):
+        """Keys and IV of each record: one, or two while the directory's names move from one to the other."""
         path = os.path.join(place, b"=iv")
         if not os.path.lexists(path):
             need(not sealed, "directory-iv-missing")
             return None
         need(os.path.islink(path), "directory-iv-not-a-link")
         target = os.readlink(path)
-        need(not (len(target) > 43 and target[43:44] == b"."), "directory-iv-two-records")
+        if len(target) > 43 and target[43:44] == b".":
+            need(self.is_rotating, "directory-iv-two-records")
+            parts = (target[:43], target[44:])
+            return [self.directory_iv(keys, part) for keys, part in zip(self.keys, parts)]
+        return [self.opened(lambda keys: self.directory_iv(keys, target))]
+
+    @staticmethod
+    def directory_iv(keys, target):
         need(len(target) == 43, "directory-iv-syntax")
         raw = base64url(target, "directory-iv-syntax")
-        tag = hmac.new(self.iv_key, raw[:16], hashlib.sha256).digest()[:16]
+        tag = hmac.new(keys.iv, raw[:16], hashlib.sha256).digest()[:16]
         need(hmac.compare_digest(tag, raw[16:]), "directory-iv-edited")
-        return raw[:16]
+        return keys, raw[:16]
 
-    def name(self, place, entry, iv):
+    @staticmethod
+    def name_under(record, sealed):
+        keys, iv = record
+        try:
+            return keys.names.decrypt(sealed, [iv])
+        except InvalidTag:
+            raise Refused("name-edited") from None
+
+    def name(self, place, entry, records):
         long = entry.startswith(b"=")
         sealed_text = entry
         if long:
@@ -533,10 +584,7 @@ class Vault:
         if long:
             digest = base64.urlsafe_b64encode(hashlib.sha256(sealed).digest()).rstrip(b"=")
             need(entry == b"=" + digest, "name-sidecar-of-another-name")
-        try:
-            padded = self.names.decrypt(sealed, [iv])
-        except InvalidTag:
-            raise Refused("name-edited") from None
+        padded = first_that_opens(records, lambda record: self.name_under(record, sealed))
         name = padded.rstrip(b"\0")
         need(name and len(padded) - len(name) < 16, "name-padding")
         good = len(name) <= 255 and name not in (b".", b"..") and b"/" not in name and b"\0" not in name
@@ -591,7 +639,7 @@ class Vault:
             sealed_text, rule = backing, "symlink-edited"
         sealed = base64url(sealed_text, rule if rule == "symlink-piece-missing" else "symlink-alphabet")
         need(28 < len(sealed) <= 28 + 4095, "symlink-length")
-        target = open_message(self.symlink_key, sealed, b"", rule)
+        target = self.opened(lambda keys: open_message(keys.symlink, sealed, b"", rule))
         need(b"\0" not in target, "symlink-not-a-target")
         return target
 
@@ -602,7 +650,7 @@ class Vault:
         except OSError:
             return {}
         need(28 <= len(sealed) <= 65536, "xattr-length")
-        plain = open_message(self.xattr_key, sealed, b"", "xattr-edited")
+        plain = self.opened(lambda keys: open_message(keys.xattr, sealed, b"", "xattr-edited"))
         table, last = {}, b""
         while plain:
             need(len(plain) >= 6, "xattr-cut")

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 
 use super::ticker::spawn;
-use crate::cli::failure::{Failure, Result};
+use crate::cli::failure::{Failure, Result, is_full};
 use crate::cli::opening::Opening;
 use crate::cli::rotate::{RotationFacts, RotationState};
 use crate::vault::rotate::{RotationControl, configuration};
@@ -83,7 +83,8 @@ impl Rotation {
                 Ok(Ok(end)) => RotationFacts::ended(end, its_control.progress()),
                 Ok(Err(error)) => {
                     log::error!("the rotation of the key stopped: {error}");
-                    RotationFacts::at(RotationState::Failed, its_control.progress(), vec![error.to_string()])
+                    let state = if is_full(&error) { RotationState::Full } else { RotationState::Failed };
+                    RotationFacts::at(state, its_control.progress(), vec![error.to_string()])
                 }
                 Err(_) => {
                     let problems = vec!["stopped by a bug in sero; see the log".to_owned()];

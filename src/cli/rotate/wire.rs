@@ -19,8 +19,10 @@ pub(in super::super) enum RotationState {
     Stopped,
     /// Unfinished: something does not open.
     Damaged,
-    /// Unfinished: the backing failed, or is full.
+    /// Unfinished: the backing failed.
     Failed,
+    /// Unfinished: the backing is full.
+    Full,
     Done,
 }
 
