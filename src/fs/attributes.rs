@@ -27,6 +27,14 @@ impl<S: Storage> Fs<S> {
         self.attr(&node)
     }
 
+    /// The attributes, and the time of creation where the backing knows it: that is not remembered, but asked for.
+    pub fn getattr_and_birth(&self, ino: InodeNo, handle: Option<FileHandle>) -> Result<(Attr, Option<Timestamp>)> {
+        let node = self.node_of(ino, handle)?;
+        let attr = self.attr(&node)?;
+        let stat = self.reach(&node, |inode| self.vault.stat(inode));
+        Ok((attr, stat.ok().and_then(|stat| stat.btime)))
+    }
+
     /// Changes attributes, in the order in which one does not undo the other: owner, permissions, size, times.
     pub fn setattr(&self, caller: &Caller, ino: InodeNo, handle: Option<FileHandle>, change: SetAttr) -> Result<Attr> {
         self.check_writable()?;

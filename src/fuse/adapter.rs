@@ -278,6 +278,13 @@ impl<S: Storage> Filesystem for Adapter<S> {
         self.answer_attr("getattr", reply, |fs| fs.getattr(node(request), handle.map(FileHandle)));
     }
 
+    fn statx(&self, request: &Request, handle: Option<u64>, reply: Reply) {
+        match self.answer("statx", |fs| fs.getattr_and_birth(node(request), handle.map(FileHandle))) {
+            Ok((attr, birth)) => reply.statx(&attr, birth, self.attr_kept(&attr)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
     fn setattr(&self, request: &Request, handle: Option<u64>, change: SetAttr, reply: Reply) {
         self.answer_attr("setattr", reply, |fs| {
             fs.setattr(&caller(request), node(request), handle.map(FileHandle), change)

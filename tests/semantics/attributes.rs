@@ -1,11 +1,11 @@
 //! Attributes: owners, permissions, privileges, extended attributes, access lists, space.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 
-use rustix::fs::XattrFlags;
+use rustix::fs::{AtFlags, CWD, StatxFlags, XattrFlags};
 use rustix::io::Errno;
 
 use crate::harness::{Fixture, NOBODY, Outcome, run, shell_as};
@@ -231,4 +231,36 @@ fn users() {
     assert_ne!(shell_as(1, top, "cat mine").code, Some(0));
     assert_ne!(shell_as(1, top, "ls folder").code, Some(0));
     assert_eq!(fs::metadata(top.join("mine")).unwrap().uid(), NOBODY);
+}
+
+/// > `statx` gives the time of creation (`stx_btime`), where the filesystem under the vault and the kernel (Linux 6.6) have it; nothing changes it.
+#[test]
+fn the_time_of_creation() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let creation = |path: &Path| {
+        let stat = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::ALL).unwrap();
+        assert_eq!(stat.stx_mask & StatxFlags::BASIC_STATS.bits(), StatxFlags::BASIC_STATS.bits());
+        (stat.stx_mask & StatxFlags::BTIME.bits() != 0).then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec))
+    };
+    let release = rustix::system::uname().release().to_str().unwrap().to_owned();
+    let numbers: Vec<u32> = release.split(|other: char| !other.is_ascii_digit()).flat_map(str::parse).take(2).collect();
+    let is_known = creation(&fixture.vault).is_some() && numbers >= vec![6, 6];
+    let (file, folder) = (fixture.mountpoint.join("file"), fixture.mountpoint.join("folder"));
+    fs::write(&file, "x").unwrap();
+    fs::create_dir(&folder).unwrap();
+    let before = (creation(&file), creation(&folder));
+    assert_eq!((before.0.is_some(), before.1.is_some()), (is_known, is_known), "Linux {release}");
+    assert!(before.0 <= before.1);
+    set_mode(&file, 0o640);
+    fs::write(&file, vec![1; 100_000]).unwrap();
+    File::options().write(true).open(&file).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    let moved = folder.join("moved");
+    fs::rename(&file, &moved).unwrap();
+    assert_eq!((creation(&moved), creation(&folder)), before);
+    fixture.seal().ok();
+    fixture.mount(&[]).ok();
+    assert_eq!((creation(&moved), creation(&folder)), before);
+    let metadata = fs::metadata(&moved).unwrap();
+    assert_eq!((metadata.len(), metadata.mode() & 0o7777, metadata.mtime()), (100_000, 0o640, 0));
 }

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::process::Command;
 
-use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, StatxFlags, XattrFlags};
+use rustix::fs::{CWD, FallocateFlags, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use crate::harness::{Fixture, pattern, run};
@@ -16,17 +16,6 @@ fn no_unnamed_files() {
     let fixture = Fixture::mounted(&[]);
     let outcome = rustix::fs::open(&fixture.mountpoint, OFlags::TMPFILE | OFlags::RDWR, Mode::from_bits_retain(0o600));
     assert_eq!(outcome.err(), Some(Errno::OPNOTSUPP));
-}
-
-/// > `statx` gives no time of creation (`stx_btime`).
-#[test]
-fn no_time_of_creation() {
-    needs_mount!();
-    let fixture = Fixture::mounted(&[]);
-    fs::write(fixture.mountpoint.join("file"), "x").unwrap();
-    let stat = rustix::fs::statx(CWD, fixture.mountpoint.join("file"), AtFlags::empty(), StatxFlags::ALL).unwrap();
-    assert_eq!(stat.stx_mask & StatxFlags::BTIME.bits(), 0);
-    assert_eq!(stat.stx_mask & StatxFlags::BASIC_STATS.bits(), StatxFlags::BASIC_STATS.bits());
 }
 
 /// > `fallocate` does not collapse or insert ranges (EOPNOTSUPP).

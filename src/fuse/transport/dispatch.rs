@@ -45,6 +45,7 @@ pub(crate) trait Filesystem: Send + Sync + 'static {
     fn lookup(&self, request: &Request, name: &[u8], reply: Reply);
     fn forget(&self, node: u64, lookups: u64);
     fn getattr(&self, request: &Request, handle: Option<u64>, reply: Reply);
+    fn statx(&self, request: &Request, handle: Option<u64>, reply: Reply);
     fn setattr(&self, request: &Request, handle: Option<u64>, change: SetAttr, reply: Reply);
     fn readlink(&self, request: &Request, reply: Reply);
     fn symlink(&self, request: &Request, name: &[u8], target: &[u8], reply: Reply);
@@ -132,11 +133,17 @@ fn call<F: Filesystem>(
     let mut reply = || unanswered.take();
     match request.opcode {
         opcode::LOOKUP => filesystem.lookup(request, fields.name()?, reply()?),
-        opcode::GETATTR => {
+        opcode::GETATTR | opcode::STATX => {
             let flags = fields.u32()?;
             fields.skip(4)?;
             let handle = fields.u64()?;
-            filesystem.getattr(request, (flags & GETATTR_HANDLE != 0).then_some(handle), reply()?);
+            let handle = (flags & GETATTR_HANDLE != 0).then_some(handle);
+            if request.opcode == opcode::GETATTR {
+                filesystem.getattr(request, handle, reply()?);
+            } else {
+                // Which fields are wanted does not matter: all are told.
+                filesystem.statx(request, handle, reply()?);
+            }
         }
         opcode::SETATTR => {
             let (handle, change) = setattr(fields)?;

@@ -15,6 +15,7 @@ const BLOCK_SIZE: u32 = 4096;
 /// Lengths of what the kernel expects after the header.
 const ATTR_LEN: usize = 88;
 const ENTRY_LEN: usize = 40 + ATTR_LEN;
+const STATX_LEN: usize = 256;
 const DIRENT_LEN: usize = 24;
 
 /// The way to the kernel; any thread may answer.
@@ -67,6 +68,13 @@ impl Reply {
         let mut out = Out::<{ 16 + ATTR_LEN }>::new();
         out.u64(kept.as_secs()).u32(kept.subsec_nanos()).u32(0).attr(attr);
         self.data(out.bytes());
+    }
+
+    /// Attributes, with the time of creation if it is known.
+    pub fn statx(self, attr: &Attr, birth: Option<Timestamp>, kept: Duration) {
+        let mut out = Out::<{ 32 + STATX_LEN }>::new();
+        out.u64(kept.as_secs()).u32(kept.subsec_nanos()).u32(0).u64(0).u64(0).statx(attr, birth);
+        self.data(&out.bytes);
     }
 
     /// A file that was made and opened.
@@ -272,6 +280,22 @@ impl<const LEN: usize> Out<LEN> {
         self.u32(BLOCK_SIZE).u32(0);
     }
 
+    fn statx(&mut self, attr: &Attr, birth: Option<Timestamp>) {
+        let more = birth.map_or(0, |_| libc::STATX_BTIME);
+        self.u32(libc::STATX_BASIC_STATS | more).u32(BLOCK_SIZE).u64(0);
+        self.u32(attr.nlink).u32(attr.uid).u32(attr.gid);
+        // 16 bits of the mode, and 16 to spare.
+        let mode = (type_bits(attr.kind) | u32::from(attr.perm)) as u16;
+        self.put(&mode.to_ne_bytes()).put(&[0; 2]);
+        self.u64(attr.ino.0).u64(attr.size_bytes).u64(attr.blocks).u64(0);
+        for time in [attr.atime, birth.unwrap_or_default(), attr.ctime, attr.mtime] {
+            self.u64(time.seconds.cast_unsigned()).u32(time.nanoseconds).u32(0);
+        }
+        let (major, minor) = (attr.rdev >> 8 & 0xfff, attr.rdev & 0xff | attr.rdev >> 12 & 0xf_ff00);
+        // What follows is to spare.
+        self.u32(major).u32(minor);
+    }
+
     /// All of it: every field was written.
     fn bytes(&self) -> &[u8] {
         debug_assert_eq!(self.at, LEN, "an answer has fewer fields than the kernel expects");
@@ -324,6 +348,24 @@ mod tests {
         assert_eq!((word(8), long(40).cast_signed(), long(48), long(56)), (13, -2, 9, 10));
         assert_eq!([word(64), word(68), word(72)], [500_000_000, 1, 2]);
         assert_eq!([word(76), word(80), word(84), word(88), word(92)], [libc::S_IFDIR | 0o1755, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn the_time_of_creation_is_told_where_it_is_known() {
+        let (_, _, body) = answered(|reply| {
+            reply.statx(&attr(), Some(Timestamp { seconds: 11, nanoseconds: 3 }), Duration::new(12, 13))
+        });
+        assert_eq!(body.len(), 288);
+        let long = |at: usize| u64::from_ne_bytes(body[at..at + 8].try_into().unwrap());
+        let word = |at: usize| u32::from_ne_bytes(body[at..at + 4].try_into().unwrap());
+        assert_eq!((long(0), word(8), word(32), word(36)), (12, 13, 0xfff, 4096));
+        assert_eq!([word(48), word(52), word(56), word(60)], [2, 3, 4, libc::S_IFDIR | 0o1755]);
+        assert_eq!([long(64), long(72), long(80)], [7, 6, 8]);
+        let times = [96, 112, 128, 144].map(|at| (long(at).cast_signed(), word(at + 8)));
+        assert_eq!(times, [(-2, 500_000_000), (11, 3), (10, 2), (9, 1)]);
+        assert_eq!((word(160), word(164)), (0, 5));
+        let (_, _, body) = answered(|reply| reply.statx(&attr(), None, Duration::ZERO));
+        assert_eq!(u32::from_ne_bytes(body[32..36].try_into().unwrap()), 0x7ff);
     }
 
     #[test]
