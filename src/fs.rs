@@ -6,6 +6,7 @@
 //! | `attributes` | getattr and setattr, and how an inode is reached |
 //! | `names`, `removal`, `rename` | lookup and creation; unlink and rmdir; rename |
 //! | `files`, `ranges`, `directories` | open files; holes and space; listings |
+//! | `room`, `losses` | whether the backing is nearly full; what did not fit |
 //! | `xattrs` | extended attributes and ACLs |
 //! | `privileges` | when set-user-id and set-group-id bits go |
 //!
@@ -24,12 +25,14 @@ mod attributes;
 mod directories;
 mod error;
 mod files;
+mod losses;
 mod names;
 mod node;
 mod privileges;
 mod ranges;
 mod removal;
 mod rename;
+mod room;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -40,10 +43,12 @@ use directories::OpenDirectory;
 pub use error::FsError;
 use error::Result;
 use files::OpenFile;
+use losses::Losses;
 use node::Node;
+use room::Room;
 use table::Table;
 pub use types::{
-    Attr, Caller, DirEntry, DirEntryPlus, Entry, FileHandle, FsOptions, InodeNo, Ownership, SetAttr, Space, Usage,
+    Attr, Caller, DirEntry, DirEntryPlus, Entry, FileHandle, FsOptions, InodeNo, Lost, Ownership, SetAttr, Space, Usage,
 };
 
 /// The largest file and the largest offset: `off_t` is signed.
@@ -60,6 +65,8 @@ pub struct Fs<S: Storage> {
     files: DashMap<FileHandle, Arc<OpenFile<S>>>,
     directories: DashMap<FileHandle, Arc<OpenDirectory<S>>>,
     next_handle: AtomicU64,
+    room: Room,
+    losses: Losses,
 }
 
 impl<S: Storage> Fs<S> {
@@ -75,6 +82,8 @@ impl<S: Storage> Fs<S> {
             files: DashMap::new(),
             directories: DashMap::new(),
             next_handle: AtomicU64::new(1),
+            room: Room::default(),
+            losses: Losses::default(),
         };
         let attr = Attr::new(InodeNo::ROOT, &stat);
         let generation = fs.table.generation(stat.btime);
@@ -106,6 +115,22 @@ impl<S: Storage> Fs<S> {
         Usage { nodes: self.table.len(), files: self.files.len(), directories: self.directories.len() }
     }
 
+    /// Whether the backing is nearly full: then what is written had better not wait in a cache.
+    pub fn has_little_room(&self) -> bool {
+        !self.vault.is_read_only() && self.room.is_little(self.options.ownership, || self.vault.space().ok())
+    }
+
+    /// The names of an inode that are known: the directory's number, and the name in it.
+    pub fn names(&self, ino: InodeNo) -> Vec<(InodeNo, Arc<[u8]>)> {
+        let names = self.table.find(ino).map(|node| node.all_names()).unwrap_or_default();
+        names.into_iter().map(|name| (name.parent.ino, name.name)).collect()
+    }
+
+    /// What the kernel had cached, and the vault could not take.
+    pub fn lost(&self) -> Lost {
+        self.losses.total()
+    }
+
     /// The plain path of an inode below the mountpoint, for a line of the log: only if names may be logged.
     pub fn path_for_log(&self, ino: InodeNo) -> Option<String> {
         if !self.options.log_names {
@@ -123,20 +148,17 @@ impl<S: Storage> Fs<S> {
         Some(format!("{:?}", parts.join("/")))
     }
 
-    /// Commits every open file and seals the vault: nothing may change after that. Everything is tried; the
-    /// first error is returned.
+    /// Commits every open file and seals the vault: nothing may change after that.
     pub fn shutdown(&self) -> Result<()> {
         // What has no name goes first: on a full disk, its space is what the others need.
         self.files.retain(|_, open| open.node.last_attr().nlink > 0);
         self.table.let_go_of_the_nameless();
         let open: Vec<_> = self.files.iter().map(|file| file.value().clone()).collect();
-        let mut outcome = Ok(());
         for file in open {
-            let committed = file.commit();
-            outcome = outcome.and(committed);
+            // The vault tries it again when it is sealed, and then there may be room.
+            let _ = file.commit();
         }
-        let sealed = self.vault.seal().map_err(FsError::from);
-        outcome.and(sealed)
+        Ok(self.vault.seal()?)
     }
 
     /// The kernel gives `count` references to an inode back.

@@ -7,6 +7,7 @@
 //! | `transport` | the protocol, and the threads that read and answer |
 //! | `negotiate` | the capabilities taken of the kernel |
 //! | `seeking` | SEEK_DATA and SEEK_HOLE beside the kernel's dirty pages |
+//! | `through` | files that are written past the kernel's cache while the backing is nearly full |
 //! | `session` | [`serve`]: mount, answer until the end, unmount |
 //! | `mount`, `fusermount` | the mount itself: mount(2) as root, the set-user-id helper as an ordinary user |
 //! | `options` | what `-o` accepts |
@@ -22,10 +23,11 @@ mod negotiate;
 mod options;
 mod seeking;
 mod session;
+mod through;
 mod transport;
 mod users;
 
-pub use crate::fs::{Fs, FsOptions, Usage};
+pub use crate::fs::{Fs, FsOptions, Lost, Usage};
 pub use activity::{Activity, ActivityCount, ErrorCount};
 pub use error::FuseError;
 pub use mount::{MountRequest, Unmount, begin_detaching, check_available, unmount};

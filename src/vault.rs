@@ -194,7 +194,12 @@ impl<S: Storage> Vault<S> {
             };
         }
         self.core.make_durable()?;
-        for file in self.core.take_uncommitted() {
+        let uncommitted = self.core.take_uncommitted();
+        if !uncommitted.is_empty() {
+            // The backing was full. What was removed since gives its space back with a checkpoint.
+            self.core.checkpoint(false)?;
+        }
+        for file in uncommitted {
             file.commit()?;
         }
         self.core.checkpoint(false)?;

@@ -117,6 +117,45 @@ fn a_full_disk_refuses_a_mount_for_writing_and_allows_one_for_reading() {
     fixture.seal().ok();
 }
 
+#[test]
+fn what_did_not_fit_is_logged_counted_and_said_when_the_vault_is_sealed() {
+    needs_mount!();
+    let disk = Disk::of("48m");
+    let fixture = disk.vault();
+    fixture.mount(&[]).ok();
+    let lost = || {
+        let status = run(sero().args(["status", "--json"]).arg(&fixture.mountpoint)).ok();
+        let status: serde_json::Value = serde_json::from_str(&status.stdout).unwrap();
+        let errors = status[0]["errors"].clone();
+        (errors["lost_files"].as_u64().unwrap(), errors["lost_bytes"].as_u64().unwrap())
+    };
+    // Opened while there is room; and whoever writes does not look at what close(2) says.
+    let write = |name: &str| {
+        let path = fixture.mountpoint.join(name);
+        run(Command::new("sh").args(["-c", "head -c 100000000 /dev/zero >\"$1\"; true", "sh"]).arg(path)).ok();
+    };
+    write("removed");
+    let (files, bytes) = lost();
+    assert!(files == 1 && bytes > 0, "{bytes} bytes of {files} files");
+    assert!(fixture.log().contains("did not reach the vault: "), "{}", fixture.log());
+    assert!(!fixture.log().contains("removed"), "a plain name in the log: {}", fixture.log());
+    fs::remove_file(fixture.mountpoint.join("removed")).unwrap();
+    assert_eq!(lost(), (0, 0));
+    fixture.seal().ok();
+    fixture.mount(&[]).ok();
+    write("kept");
+    fixture.seal().fails(24, "bytes that programs wrote to 1 file(s) are not in it");
+    assert_eq!(fixture.info()["sealed"], true);
+    let mut verify = sero();
+    verify.arg("verify").arg(&fixture.vault).arg("--password-file").arg(&fixture.passphrase);
+    run(&mut verify).ok();
+    // Said once: in the next session nothing was lost.
+    fixture.mount(&[]).ok();
+    assert_eq!(lost(), (0, 0));
+    fs::remove_file(fixture.mountpoint.join("kept")).unwrap();
+    fixture.seal().ok();
+}
+
 // --- a backing that goes away ---
 
 #[test]

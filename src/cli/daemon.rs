@@ -36,8 +36,8 @@ use signal_hook::iterator::Signals;
 use super::control::Server;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
-use super::{notify, time};
-use crate::fuse::{self, Fs, FsOptions, FuseError, MountRequest, MountedSession, Unmount};
+use super::{notify, seal, time};
+use crate::fuse::{self, Fs, FsOptions, FuseError, Lost, MountRequest, MountedSession, Unmount};
 use crate::vault::{PosixStorage, Vault};
 use leaving::{leave, users};
 use logind::{Cause, News};
@@ -156,7 +156,10 @@ pub(super) fn serve(vault: Arc<Vault<PosixStorage>>, serving: &Serving, ready: i
     match (end, sealed) {
         (Ok(()), Ok(())) => {
             log::info!("sealed");
-            Ok(())
+            match mount.filesystem.lost() {
+                Lost { files: 0, .. } => Ok(()),
+                lost => Err(seal::writes_lost("the vault", lost)),
+            }
         }
         (end, Err(error)) => {
             let mut failure = seal_failure(&error);

@@ -53,6 +53,8 @@ pub enum ExitCode {
     RotationRefused = 22,
     /// The filesystem under the vault has no room for the rotation of the key.
     RotationNoRoom = 23,
+    /// Sealed and whole, but the vault could not take all that the kernel had cached for it.
+    WritesLost = 24,
 }
 
 impl From<ExitCode> for std::process::ExitCode {

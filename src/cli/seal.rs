@@ -1,6 +1,6 @@
 //! `sero seal MOUNTPOINT|VAULT`, also `sero unmount`.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::failure::{Failure, Result};
 use super::opening::Backing;
 use super::paths;
 use crate::fuse::mountinfo::{self, Mount};
-use crate::fuse::{self, FuseError, Unmount};
+use crate::fuse::{self, FuseError, Lost, Unmount};
 
 /// How often is looked whether the daemon has let go of the vault.
 const POLL: Duration = Duration::from_millis(20);
@@ -54,8 +54,11 @@ pub(super) fn run(arguments: &SealArguments, context: &Context) -> Result<()> {
             return Err(Failure::from(Unreachable::Silent)
                 .about(format!("{}: it cannot be sealed now (--lazy detaches it)", mount.mountpoint.display())));
         }
+        // What the kernel holds is written now, so that afterwards it is known what did not fit.
+        Daemon::Answers { .. } if !arguments.lazy => write_back(&mount),
         Daemon::Answers { .. } | Daemon::Unknown => {}
     }
+    let lost = lost(&mount);
     let how = if arguments.lazy { Unmount::Lazily } else { Unmount::IfIdle };
     match fuse::unmount(&mount.mountpoint, how) {
         Ok(()) => {}
@@ -72,8 +75,40 @@ pub(super) fn run(arguments: &SealArguments, context: &Context) -> Result<()> {
         return Ok(());
     }
     wait_until_sealed(vault, &mount, daemon, context)?;
+    if lost.files > 0 {
+        return Err(writes_lost(&vault.display().to_string(), lost));
+    }
     context.say(&format!("{} is sealed", vault.display()));
     Ok(())
+}
+
+/// Best effort: unmounting does it as well.
+fn write_back(mount: &Mount) {
+    let written = File::open(&mount.mountpoint).and_then(|root| Ok(rustix::fs::syncfs(root)?));
+    if let Err(error) = written {
+        log::debug!("{}: not written back before it is unmounted: {error}", mount.mountpoint.display());
+    }
+}
+
+/// What programs wrote and the vault could not take, as far as its daemon says.
+fn lost(mount: &Mount) -> Lost {
+    match control::exchange(&Endpoint::of(mount), &Request::Status) {
+        Ok(Response::Status(status)) => Lost { files: status.errors.lost_files, bytes: status.errors.lost_bytes },
+        Ok(_) | Err(_) => Lost::default(),
+    }
+}
+
+/// A vault that is sealed, and lacks something all the same.
+pub(super) fn writes_lost(vault: &str, lost: Lost) -> Failure {
+    let Lost { files, bytes } = lost;
+    Failure::new(
+        ExitCode::WritesLost,
+        format!(
+            "{vault} is sealed and whole, but {bytes} bytes that programs wrote to {files} file(s) are not in it: they did not \
+             fit, or the filesystem under it refused them (the log says when); make room, mount it, and write these files \
+             again"
+        ),
+    )
 }
 
 /// The process behind a mount.

@@ -154,6 +154,7 @@ impl<S: Storage> Fs<S> {
             let truncated = file.truncate(size_bytes);
             node.resized(if truncated.is_ok() { size_bytes } else { file.len_bytes() });
             truncated?;
+            self.losses.resized(node.ino, size_bytes);
         }
         self.drop_privileges(caller, node)?;
         self.drop_capabilities(node)

@@ -134,7 +134,14 @@ impl<S: Storage> Fs<S> {
         kill_suid: bool,
     ) -> Result<usize> {
         let open = self.file(handle)?;
-        self.write_with(caller, &open, offset_bytes, data, kill_suid, None)
+        let outcome = self.write_with(caller, &open, offset_bytes, data, kill_suid, None);
+        if let Err(error) = &outcome
+            && open.node.last_attr().nlink > 0
+        {
+            let end_bytes = offset_bytes.saturating_add(data.len() as u64);
+            self.losses.lost(open.node.ino, offset_bytes, end_bytes, error);
+        }
+        outcome
     }
 
     /// `modified` None: the time of modification stays.
@@ -164,14 +171,24 @@ impl<S: Storage> Fs<S> {
         match outcome {
             Ok(()) => {
                 open.node.wrote(end_bytes, modified);
+                self.room.written(data.len());
+                self.losses.written(open.node.ino, offset_bytes, end_bytes);
                 Ok(data.len())
             }
             Err(error) => {
                 // Part of it may have been written.
                 open.node.wrote(open.file.len_bytes(), modified);
-                Err(error.into())
+                Err(self.noted(error.into()))
             }
         }
+    }
+
+    /// An error that may be the backing's lack of room.
+    pub(super) fn noted(&self, error: FsError) -> FsError {
+        if matches!(error.errno(), libc::ENOSPC | libc::EDQUOT) {
+            self.room.refused();
+        }
+        error
     }
 
     /// One of the caller's descriptors was closed: what can fail is to fail now. Who only read is not told what another's
@@ -188,7 +205,7 @@ impl<S: Storage> Fs<S> {
         let outcome = open.commit();
         drop(open.node.closed());
         self.table.release(&open.node);
-        outcome
+        outcome.map_err(|error| self.noted(error))
     }
 
     /// Makes a file durable: content, attributes, and the names that lead to it.

@@ -75,6 +75,9 @@ impl<S: Storage> Fs<S> {
         table::check_number(&found.stat)?;
         let attr = Attr::new(self.table.number(found.stat.ino), &found.stat);
         let created = found.removals.is_none();
+        if created {
+            self.losses.removed(attr.ino);
+        }
         let (node, is_new) = self.table.enter(&attr, created, || {
             Node::new(attr, self.table.generation(found.stat.btime), found.knowledge, found.directory)
         });
@@ -124,10 +127,7 @@ impl<S: Storage> Fs<S> {
         rdev: u32,
     ) -> Result<Entry> {
         if FileKind::from_mode(mode) == FileKind::Regular || mode & libc::S_IFMT == 0 {
-            let (entry, node, file) = self.make_file(caller, parent, name, mode, umask)?;
-            let committed = file.commit();
-            node.touch();
-            return self.entry_of(&node, committed.map(|()| entry.attr).map_err(FsError::from));
+            return self.make_file(caller, parent, name, mode, umask, true).map(|(entry, ..)| entry);
         }
         let (node, attr, ()) = self.make(caller, parent, name, mode, umask, |directory, inode| {
             let inode = NewInode { mode: inode.mode | mode & libc::S_IFMT, ..*inode };
@@ -166,7 +166,7 @@ impl<S: Storage> Fs<S> {
         umask: u32,
         flags: i32,
     ) -> Result<(Entry, FileHandle)> {
-        match self.make_file(caller, parent, name, mode, umask) {
+        match self.make_file(caller, parent, name, mode, umask, self.has_little_room()) {
             Ok((entry, node, file)) => Ok((entry, self.new_file_handle(caller, &node, file, true))),
             Err(error) if error.errno() == libc::EEXIST && flags & libc::O_EXCL == 0 => {
                 let entry = self.lookup(parent, name)?;
@@ -182,6 +182,7 @@ impl<S: Storage> Fs<S> {
         }
     }
 
+    /// `whole`: an empty file at once, where it is otherwise made with the first commit. Without room for it there is none.
     fn make_file(
         &self,
         caller: &Caller,
@@ -189,11 +190,22 @@ impl<S: Storage> Fs<S> {
         name: &[u8],
         mode: u32,
         umask: u32,
+        whole: bool,
     ) -> Result<(Entry, Arc<Node<S>>, Arc<VaultFile<S>>)> {
         let mode = libc::S_IFREG | mode & 0o7777;
         let (node, attr, file) = self.make(caller, parent, name, mode, umask, |directory, inode| {
             let (stat, file) = directory.make_file(name, inode)?;
-            Ok((stat, None, file))
+            if !whole {
+                return Ok((stat, None, file));
+            }
+            match file.commit().and_then(|()| file.stat()) {
+                Ok(stat) => Ok((stat, None, file)),
+                Err(error) => {
+                    // It was made by this call alone, and nobody knows of it yet.
+                    let _ = directory.unlink(name);
+                    Err(self.noted(error.into()))
+                }
+            }
         })?;
         Ok((Entry { attr, generation: node.generation }, node, file))
     }

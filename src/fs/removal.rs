@@ -126,6 +126,9 @@ impl<S: Storage> Fs<S> {
         if let Ok(folder) = node.folder() {
             folder.set_removed();
         }
+        if node.last_attr().nlink == 0 {
+            self.losses.removed(node.ino);
+        }
         node.touch();
         self.unname_node(&node, parent, name);
     }

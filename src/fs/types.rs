@@ -172,6 +172,13 @@ impl Default for FsOptions {
     }
 }
 
+/// What was written into the kernel's cache, and is not in the vault.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    pub files: u64,
+    pub bytes: u64,
+}
+
 /// What is held in memory: after the kernel let go of everything, one node (the root) and no handles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {

@@ -13,7 +13,8 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::activity::Activity;
-use super::seeking::Seeking;
+use super::seeking::{Seeking, is_for_writing};
+use super::through::{self, WriteThrough};
 use super::transport::{self, Device, Filesystem, List, Making, Range, Rename, Reply, Request, Writing, node_at_work};
 use crate::fs::{self, Attr, Caller, FileHandle, FileKind, Fs, FsError, InodeNo, SetAttr, Storage};
 
@@ -65,17 +66,37 @@ pub(super) struct Adapter<S: Storage> {
     caching: Caching,
     lifetime: Duration,
     seeking: Seeking,
+    through: Arc<WriteThrough>,
     activity: Arc<Activity>,
 }
 
 impl<S: Storage> Adapter<S> {
     pub(super) fn new(fs: Arc<Fs<S>>, caching: Caching, activity: Arc<Activity>) -> io::Result<Self> {
-        Ok(Self { fs, caching, lifetime: caching.lifetime(), seeking: Seeking::start()?, activity })
+        let (lifetime, seeking) = (caching.lifetime(), Seeking::start()?);
+        Ok(Self { fs, caching, lifetime, seeking, through: Arc::default(), activity })
     }
 
     /// Where the session puts its way to the kernel once it has one.
     pub(super) fn device(&self) -> Arc<OnceLock<Device>> {
         self.seeking.device()
+    }
+
+    /// What is written past the kernel's cache; told what was agreed with the kernel.
+    pub(super) fn write_through(&self) -> Arc<WriteThrough> {
+        Arc::clone(&self.through)
+    }
+
+    /// How the kernel is to treat a file that was just opened.
+    fn file_flags(&self, file: FileHandle, flags: i32) -> u32 {
+        let through = self.caching == Caching::Exclusive
+            && is_for_writing(flags)
+            && self.through.may_open(flags)
+            && self.fs.has_little_room();
+        if through {
+            self.through.opened(file.0);
+            return self.caching.file_flags() | transport::open::DIRECT_IO;
+        }
+        self.caching.file_flags()
     }
 
     fn answer<T>(&self, operation: &'static str, work: impl FnOnce(&Fs<S>) -> Result<T, FsError>) -> Outcome<T> {
@@ -321,7 +342,8 @@ impl<S: Storage> Filesystem for Adapter<S> {
         match self.answer("create", |fs| fs.create(&caller(request), node(request), name, mode, umask, flags)) {
             Ok((entry, file)) => {
                 self.seeking.opened(entry.attr.ino.0, flags);
-                reply.created(&entry, self.lifetime, self.attr_kept(&entry.attr), file.0, self.caching.file_flags());
+                let file_flags = self.file_flags(file, flags);
+                reply.created(&entry, self.lifetime, self.attr_kept(&entry.attr), file.0, file_flags);
             }
             Err(errno) => reply.error(errno),
         }
@@ -331,7 +353,7 @@ impl<S: Storage> Filesystem for Adapter<S> {
         match self.answer("open", |fs| fs.open(&caller(request), node(request), flags)) {
             Ok(file) => {
                 self.seeking.opened(request.node, flags);
-                reply.opened(file.0, self.caching.file_flags());
+                reply.opened(file.0, self.file_flags(file, flags));
             }
             Err(errno) => reply.error(errno),
         }
@@ -364,6 +386,9 @@ impl<S: Storage> Filesystem for Adapter<S> {
         match self.answer("write", write) {
             Ok(written) => {
                 self.activity.written(written);
+                if !how.from_cache {
+                    self.through.written(range.handle);
+                }
                 reply.written(u32::try_from(written).unwrap_or(u32::MAX));
             }
             Err(errno) => reply.error(errno),
@@ -377,6 +402,10 @@ impl<S: Storage> Filesystem for Adapter<S> {
 
     fn release(&self, request: &Request, handle: u64, flags: i32, reply: Reply) {
         self.seeking.released(request.node, flags);
+        if self.through.released(handle) {
+            let (node, names) = (request.node, self.fs.names(InodeNo(request.node)));
+            self.seeking.in_background(move |device| through::refresh(device, node, &names));
+        }
         self.answer_empty("release", reply, |fs| fs.release(FileHandle(handle)));
     }
 

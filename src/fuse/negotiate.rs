@@ -11,7 +11,7 @@ const MAX_WRITE_BYTES: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 64;
 
 /// Taken on every mount.
-const WANTED: [u64; 6] = [
+const WANTED: [u64; 7] = [
     // open(O_TRUNC) is one request.
     init::ATOMIC_O_TRUNC,
     // The daemon clears set-user-id bits and capabilities itself: no GETXATTR before each write.
@@ -21,6 +21,8 @@ const WANTED: [u64; 6] = [
     init::READDIRPLUS_AUTO,
     init::PARALLEL_DIROPS,
     init::CACHE_SYMLINKS,
+    // Files that are written through can be mapped all the same.
+    init::DIRECT_IO_ALLOW_MMAP,
 ];
 
 /// A default ACL replaces the umask, so that the daemon has to apply it: the two only together.

@@ -58,6 +58,19 @@ impl Seeking {
         self.writers.remove_if(&node, |_, count| *count == 0);
     }
 
+    /// Runs `work` in the thread, where it may wait for what the mount's other threads answer.
+    pub(super) fn in_background(&self, work: impl FnOnce(&Device) + Send + 'static) {
+        let device = Arc::clone(&self.device);
+        let job: Job = Box::new(move || {
+            if let Some(device) = device.get() {
+                work(device);
+            }
+        });
+        if self.jobs.send(job).is_err() {
+            log::error!("the thread for seeking is gone");
+        }
+    }
+
     /// Runs `answer` when the daemon knows all of the file: at once, or in the thread after a write-back.
     pub(super) fn when_written_back(&self, node: u64, answer: impl FnOnce() + Send + 'static) {
         if !self.writers.contains_key(&node) {
@@ -80,7 +93,7 @@ impl Seeking {
     }
 }
 
-fn is_for_writing(flags: i32) -> bool {
+pub(super) fn is_for_writing(flags: i32) -> bool {
     flags & libc::O_ACCMODE != libc::O_RDONLY
 }
 

@@ -57,9 +57,12 @@ fn start<S: Storage>(
     connection: std::os::fd::OwnedFd,
     ended: impl FnOnce(io::Result<()>) + Send + 'static,
 ) -> io::Result<()> {
-    let device = adapter.device();
+    let (device, through) = (adapter.device(), adapter.write_through());
     // INIT is answered in here.
-    let session = Session::begin(adapter, connection, |agreement| negotiate::settle(agreement, caching))?;
+    let session = Session::begin(adapter, connection, |agreement| {
+        negotiate::settle(agreement, caching);
+        through.agreed(agreement);
+    })?;
     // Set once only, here.
     let _ = device.set(session.device());
     thread::Builder::new().name("session".to_owned()).spawn(move || ended(session.run()))?;

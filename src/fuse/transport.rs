@@ -19,6 +19,6 @@ mod session;
 
 pub(super) use abi::{init, open};
 pub(super) use dispatch::{Filesystem, Making, Range, Rename, Writing, node_at_work};
-pub(super) use reply::{Device, List, Reply, invalidate};
+pub(super) use reply::{Device, List, Reply, invalidate, invalidate_name};
 pub(super) use request::Request;
 pub(super) use session::{Agreement, Session};

@@ -8,15 +8,16 @@
 //! 3. Write every image home, set lengths and times, sync the homes.
 //! 4. Record the retirement in the new segment and sync that. Only now may the old segment be used again.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use log::{debug, warn};
 
-use super::core::VaultCore;
+use super::core::{VaultCore, is_out_of_space};
 use super::error::{Result, VaultError};
-use super::file::Applied;
+use super::file::{Applied, VaultFile};
 use super::switches;
-use crate::format::record::{Lsn, Operation, SegmentSeq};
+use crate::format::record::{FileId, Lsn, Operation, SegmentSeq};
 use crate::storage::Storage;
 
 /// More homes than this are synced all at once.
@@ -31,12 +32,27 @@ pub(crate) struct Unfinished<S: Storage> {
     removed: bool,
 }
 
+impl<S: Storage> Unfinished<S> {
+    /// What was removed and closed since is not brought home any more: its space may be what the others need.
+    fn let_go_of_the_removed(&mut self, journaled: &BTreeMap<FileId, Arc<VaultFile<S>>>) {
+        let before = self.applied.len();
+        self.applied.retain(|applied| {
+            let file = &applied.file;
+            // Known to this list, to the other, and to nobody else.
+            let listed = 1 + journaled.values().filter(|known| Arc::ptr_eq(known, file)).count();
+            !file.is_unlinked() || Arc::strong_count(file) > listed
+        });
+        self.removed |= self.applied.len() < before;
+    }
+}
+
 impl<S: Storage> VaultCore<S> {
     /// Brings home what is in the journal. `pressed`: somebody waits for room, so the segment may grow.
     pub fn checkpoint(self: &Arc<Self>, pressed: bool) -> Result<()> {
         let mut unfinished = self.checkpoint.lock();
         self.ensure_writable()?;
-        if let Some(before) = unfinished.take() {
+        if let Some(mut before) = unfinished.take() {
+            before.let_go_of_the_removed(&self.journaled.lock());
             self.bring_home(before, pressed, &mut unfinished)?;
         }
         let journal = self.journal()?;
@@ -135,6 +151,24 @@ impl<S: Storage> VaultCore<S> {
         Ok((files, removed))
     }
 
+    /// Runs `work`; where the backing has no room for it, once more after a checkpoint that gives some back. Nothing of
+    /// the vault is locked by this thread.
+    pub fn with_room<T>(self: &Arc<Self>, work: impl Fn() -> Result<T>) -> Result<T> {
+        match work() {
+            Err(VaultError::Io { source, .. }) if is_out_of_space(&source) && self.holds_what_was_removed() => {
+                self.checkpoint(false)?;
+                work()
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Whether the journal alone, with a checkpoint that is not finished, keeps files whose last name is gone: they take
+    /// their space until the next one.
+    fn holds_what_was_removed(&self) -> bool {
+        self.journaled.lock().values().any(|file| file.is_unlinked() && Arc::strong_count(file) <= 2)
+    }
+
     fn sync_homes(&self, applied: &[Applied<S>], removed: bool) -> Result<()> {
         let synced = if removed || applied.len() > SYNC_SINGLY_MAX {
             self.storage.sync_all()
@@ -157,7 +191,7 @@ impl<S: Storage> VaultCore<S> {
         let files = self.all_files();
         for file in files.iter().filter(|file| file.is_volatile()) {
             match file.settle_in_background() {
-                Err(VaultError::Io { source, .. }) if super::core::is_out_of_space(&source) => {
+                Err(VaultError::Io { source, .. }) if is_out_of_space(&source) => {
                     warn!("the backing is full: some new files could not be completed");
                     return Ok(());
                 }

@@ -23,7 +23,7 @@ use super::directory::{Directory, Location};
 use super::error::{Result, VaultError};
 use super::tree::TagTree;
 use crate::crypto::entropy;
-use crate::format::geometry::PageIndex;
+use crate::format::geometry::{BlockIndex, PageIndex};
 use crate::format::header::{Birth, Salt, Seal};
 use crate::format::record::{FileId, Lsn, SegmentSeq};
 use crate::storage::{SetTime, Stat, Storage, Target, Timestamp};
@@ -129,6 +129,8 @@ struct Journaled {
     pending: BTreeSet<PageIndex>,
     /// Bytes of the home up to which space is reserved for pages in the journal.
     reserved: u64,
+    /// Nodes for which it was, since pages below them were written straight home.
+    reserved_nodes: BTreeSet<BlockIndex>,
     /// Ranges of pages that became holes, whose space the next checkpoint gives back.
     punched: Vec<(PageIndex, PageIndex)>,
 }

@@ -6,8 +6,8 @@ use std::process::Command;
 use rustix::fs::{CWD, FallocateFlags, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
-use crate::harness::{Fixture, pattern, run};
-use crate::{needs_mount, new_file, python};
+use crate::harness::{Fixture, eventually, pattern, run};
+use crate::{Disk, needs_mount, new_file, python};
 
 /// > `O_TMPFILE` gives EOPNOTSUPP; programs then make a file and unlink it.
 #[test]
@@ -208,6 +208,33 @@ fn the_time_of_change_may_move_on() {
         assert_eq!(after.0, before.0, "the time of modification of {name} moved");
         assert!(after.1 >= before.1, "the time of change of {name} went back");
     }
+}
+
+/// > While the filesystem under the vault is nearly full, `st_mtime` of a file that is written in place moves when it is closed.
+#[test]
+fn times_on_a_nearly_full_disk() {
+    needs_mount!();
+    use std::os::unix::fs::{FileExt, MetadataExt};
+    let disk = Disk::of("24m");
+    let mut fixture = Fixture::empty();
+    fixture.vault = disk.path().join("vault");
+    run(&mut fixture.create_command()).ok();
+    fs::write(disk.path().join("taken"), vec![1; 16 << 20]).unwrap();
+    fixture.mount(&[]).ok();
+    let path = fixture.mountpoint.join("file");
+    fs::write(&path, pattern(100_000)).unwrap();
+    let time = || fs::metadata(&path).map(|metadata| (metadata.mtime(), metadata.mtime_nsec())).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let opened = std::time::SystemTime::now();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    file.write_all_at(b"later", 50_000).unwrap();
+    drop(file);
+    eventually("a new time of modification", || fs::metadata(&path).unwrap().modified().unwrap() > opened);
+    let after = time();
+    fixture.seal().ok();
+    fixture.mount(&[]).ok();
+    assert_eq!(time(), after);
+    fixture.seal().ok();
 }
 
 /// > As an ordinary user's mount, all files are that user's: `chown` to others, devices and set-user-id programs are refused or without effect.

@@ -331,6 +331,9 @@ fn a_full_disk() {
     fs::write(at("before"), pattern(1 << 20)).unwrap();
     File::open(at("before")).unwrap().sync_all().unwrap();
     let mut full = new_file(at("full"));
+    // Durable, and from there on by way of the journal.
+    full.write_all(&pattern(100_000)).unwrap();
+    full.sync_all().unwrap();
     let failed = (0..64).find_map(|_| full.write_all(&pattern(1 << 20)).err()).or_else(|| full.sync_all().err());
     let error = failed.expect("64 MiB do not fit on a disk of 24 MiB");
     assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{error}");
@@ -342,14 +345,69 @@ fn a_full_disk() {
     }
     drop((full, before));
     fs::remove_file(at("full")).unwrap();
+    // There may be room already, or not yet: it can be sealed.
+    let _ = fs::write(at("at once"), pattern(1 << 20));
+    fixture.seal().ok();
+    assert_eq!(fixture.info()["sealed"], true);
+    fixture.mount(&[]).ok();
     // With room again, all goes on.
-    let written = || fs::write(at("room"), pattern(1 << 20)).and_then(|()| File::open(at("room"))?.sync_all());
-    eventually("room again", || written().is_ok());
+    fs::write(at("room"), pattern(1 << 20)).unwrap();
+    File::open(at("room")).unwrap().sync_all().unwrap();
     let found = fs::read(at("before")).unwrap();
     assert!(found == expected || found == pattern(1 << 20));
     fixture.seal().ok();
     fixture.mount(&[]).ok();
     assert!(fs::read(at("room")).unwrap() == pattern(1 << 20));
     assert!(fs::read(at("before")).unwrap().len() == 1 << 20);
+    fixture.seal().ok();
+}
+
+/// > While the filesystem under the vault is nearly full (less than 16 MiB), what is opened for writing is written through: `write` says what does not fit, no file is made that has no room, and what was accepted is there.
+#[test]
+fn a_nearly_full_disk() {
+    needs_mount!();
+    let disk = Disk::of("24m");
+    let mut fixture = Fixture::empty();
+    fixture.vault = disk.path().join("vault");
+    run(&mut fixture.create_command()).ok();
+    fs::write(disk.path().join("taken"), vec![1; 16 << 20]).unwrap();
+    fixture.mount(&[]).ok();
+    let shell = |script: &str| run(Command::new("sh").args(["-c", script]).current_dir(&fixture.mountpoint));
+    shell("echo x >old; head -c 100000 /dev/zero >large").ok();
+    // A shell's builtins look at write(2) alone.
+    let filled = shell("i=0; while echo $i >n$i; do i=$((i+1)); [ $i -lt 20000 ] || exit 0; done; echo $i; exit 7");
+    assert_eq!(filled.code, Some(7), "{filled:#?}");
+    let accepted: usize = filled.stdout.trim().parse().unwrap();
+    assert_ne!(shell("printf %300000s >>old").code, Some(0));
+    let none = |path: &std::path::Path| fs::symlink_metadata(path).unwrap_err().kind() == std::io::ErrorKind::NotFound;
+    let node = fixture.mountpoint.join("node");
+    let made = rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &node,
+        rustix::fs::FileType::RegularFile,
+        Mode::from_bits_retain(0o600),
+        0,
+    );
+    assert_eq!(made, Err(rustix::io::Errno::NOSPC));
+    assert_eq!(File::create(fixture.mountpoint.join("made")).unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+    assert!(none(&node) && none(&fixture.mountpoint.join("made")));
+    // What is written through can be mapped all the same.
+    let map = "
+import mmap
+with open('large', 'r+b') as file:
+    with mmap.mmap(file.fileno(), 100000) as mapping:
+        mapping[5000:5004] = b'here'
+        mapping.flush()
+    assert open('large', 'rb').read()[4999:5005] == b'\\0here\\0'
+";
+    python(&fixture.mountpoint, map);
+    // Nothing that was accepted is missing.
+    fixture.seal().ok();
+    fs::remove_file(disk.path().join("taken")).unwrap();
+    fixture.mount(&[]).ok();
+    for i in 0..accepted {
+        assert_eq!(fs::read_to_string(fixture.mountpoint.join(format!("n{i}"))).unwrap(), format!("{i}\n"));
+    }
+    assert_eq!(fs::read(fixture.mountpoint.join("large")).unwrap().len(), 100_000);
     fixture.seal().ok();
 }

@@ -10,7 +10,7 @@ use crate::cli::control::{Handler, Request, Response};
 use crate::cli::failure::Failure;
 use crate::cli::status::{Degraded, Errors, Journal, LastError, Memory, Operations, State, Status};
 use crate::cli::time;
-use crate::fuse::{ActivityCount, Fs, MountedSession};
+use crate::fuse::{ActivityCount, Fs, Lost, MountedSession};
 use crate::vault::{PosixStorage, VerifyOptions};
 
 /// A mount, as those see it who ask about it.
@@ -97,7 +97,8 @@ impl Service {
     fn errors(&self) -> Errors {
         let errors = self.session.activity().errors();
         let last = errors.last.map(|(when, message)| LastError { when: time::unix(when), message });
-        Errors { integrity: errors.integrity, backing: errors.backing, last }
+        let Lost { files: lost_files, bytes: lost_bytes } = self.filesystem.lost();
+        Errors { integrity: errors.integrity, backing: errors.backing, lost_bytes, lost_files, last }
     }
 }
 

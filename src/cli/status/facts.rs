@@ -113,6 +113,10 @@ pub(in super::super) struct Errors {
     pub(in super::super) integrity: u64,
     /// Requests that failed otherwise where the filesystem, not the caller, is the reason: the backing, its space.
     pub(in super::super) backing: u64,
+    /// Of what programs wrote into the kernel's cache the vault could not take so many bytes, of so many files; what was
+    /// written again or removed since does not count.
+    pub(in super::super) lost_bytes: u64,
+    pub(in super::super) lost_files: u64,
     pub(in super::super) last: Option<LastError>,
 }
 

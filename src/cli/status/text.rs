@@ -136,6 +136,10 @@ fn errors(status: &Status) -> String {
         return "none".to_owned();
     }
     let mut text = format!("{} of integrity, {} of the backing", errors.integrity, errors.backing);
+    if errors.lost_files > 0 {
+        let files = count(errors.lost_files, "file", "files");
+        text.push_str(&format!("; {} of {files} were written and DID NOT FIT", bytes(errors.lost_bytes)));
+    }
     if let Some(last) = &errors.last {
         text.push_str(&format!("; last, at {}: {}", time::utc(last.when), shown(&last.message)));
     }
@@ -180,13 +184,14 @@ mod tests {
         status.session.ends_soon = true;
         status.session.ending = Some(Busy { reason: "idle".to_owned(), since: 0, users: vec!["7 (bash)".to_owned()] });
         let last = Some(LastError { when: 0, message: "tree/x\u{1b}[2J".to_owned() });
-        status.errors = Errors { integrity: 2, backing: 1, last };
+        status.errors = Errors { integrity: 2, backing: 1, lost_bytes: 4096, lost_files: 1, last };
         let text = report(&status);
         for part in [
             "READ-ONLY since 1970-01-01 00:00:00 UTC: could not sync",
             "ENDS SOON",
             "(idle), in use by 7 (bash)",
             "2 of integrity",
+            "4.0 KiB of 1 file were written and DID NOT FIT",
             "\\u{1b}",
         ] {
             assert!(text.contains(part), "{part}: {text}");

@@ -79,6 +79,7 @@ pub(super) const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 pub(super) const FSYNC_DATA_ONLY: u32 = 1 << 0;
 /// The code of a notification that drops what the kernel has cached of an inode.
 pub(super) const NOTIFY_INVAL_INODE: i32 = 2;
+pub(super) const NOTIFY_INVAL_ENTRY: i32 = 3;
 
 /// What the kernel offers and the daemon takes, in INIT. The upper half travels in a second word.
 pub(crate) mod init {
@@ -96,10 +97,12 @@ pub(crate) mod init {
     pub const CACHE_SYMLINKS: u64 = 1 << 23;
     pub const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
     pub const INIT_EXT: u64 = 1 << 30;
+    pub const DIRECT_IO_ALLOW_MMAP: u64 = 1 << 36;
 }
 
 /// How the kernel is to treat an open file or directory.
 pub(crate) mod open {
+    pub const DIRECT_IO: u32 = 1 << 0;
     pub const KEEP_CACHE: u32 = 1 << 1;
     pub const CACHE_DIR: u32 = 1 << 3;
     pub const NOFLUSH: u32 = 1 << 5;

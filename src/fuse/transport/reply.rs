@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::abi::{NOTIFY_INVAL_INODE, OUT_HEADER_LEN};
+use super::abi::{NOTIFY_INVAL_ENTRY, NOTIFY_INVAL_INODE, OUT_HEADER_LEN};
 use crate::fs::{Attr, Entry, FileKind, Space, Timestamp};
 
 /// What `stat(2)` shows as the preferred size of reads and writes.
@@ -161,6 +161,14 @@ pub(crate) fn invalidate(device: &Device, node: u64) -> io::Result<()> {
     // From the start; negative is "to the end".
     out.u64(node).u64(0).u64((-1_i64).cast_unsigned());
     write(device, NOTIFY_INVAL_INODE, 0, out.bytes())
+}
+
+/// Has the kernel forget what a name stands for, and with it the inode if nobody uses that: it asks for it anew. Must not
+/// be called by a thread that the mount needs to be served: it waits for changes of the directory.
+pub(crate) fn invalidate_name(device: &Device, parent: u64, name: &[u8]) -> io::Result<()> {
+    let mut out = Out::<16>::new();
+    out.u64(parent).u32(u32::try_from(name.len()).unwrap_or(u32::MAX)).u32(0);
+    write(device, NOTIFY_INVAL_ENTRY, 0, &[out.bytes(), name, &[0]].concat())
 }
 
 /// A listing, as long as the kernel has room for it.

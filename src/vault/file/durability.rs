@@ -37,15 +37,18 @@ impl<S: Storage> VaultFile<S> {
         if !self.is_volatile() || self.is_unlinked() || self.core.is_read_only() {
             return Ok(());
         }
-        let mut state = self.state.write();
-        if state.base != Base::Volatile {
-            return Ok(());
-        }
-        let outcome = state.commit_home(&self.core);
-        if std::mem::take(&mut state.journal.touched) {
-            // A background sync that began before does not cover it.
-            self.core.remember_written(self.ino);
-        }
+        let outcome = self.core.with_room(|| {
+            let mut state = self.state.write();
+            if state.base != Base::Volatile {
+                return Ok(());
+            }
+            let outcome = state.commit_home(&self.core);
+            if std::mem::take(&mut state.journal.touched) {
+                // A background sync that began before does not cover it.
+                self.core.remember_written(self.ino);
+            }
+            outcome
+        });
         if outcome.is_err() {
             // It is not lost with the handle: tried again in the background, and when the vault is sealed.
             self.core.remember_uncommitted(self.ino);
@@ -139,7 +142,7 @@ impl<S: Storage> VaultFile<S> {
         state.journal.base_salt = state.home.keys.salt;
         let mut blocks: Vec<_> = state.home.overlay.iter().map(|(block, at)| (*block, *at)).collect();
         blocks.sort_unstable_by_key(|(block, _)| *block);
-        let holes = std::mem::take(&mut state.journal.punched);
+        let holes = state.journal.punched.clone();
         Ok(Some(Applied {
             file: self.clone(),
             blocks,
@@ -189,7 +192,9 @@ impl<S: Storage> VaultFile<S> {
 
     /// The checkpoint that took the file's state has its end mark: what is changed from here on is for the next.
     pub(crate) fn taken_by_checkpoint(&self) {
-        self.state.write().journal.touched = false;
+        let mut state = self.state.write();
+        state.journal.touched = false;
+        state.journal.punched.clear();
     }
 
     /// The segment that held these images is retired: the home is their place now. True if nothing of the file is
@@ -201,6 +206,7 @@ impl<S: Storage> VaultFile<S> {
             state.journal.dropped_in = None;
         }
         state.journal.reserved = 0;
+        state.journal.reserved_nodes.clear();
         state.home.overlay.is_empty() && !state.journal.touched && state.journal.pending.is_empty()
     }
 

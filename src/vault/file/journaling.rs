@@ -250,6 +250,19 @@ impl<S: Storage> VaultFile<S> {
         Ok(())
     }
 
+    /// Reserves space for the nodes above pages that go straight home: the checkpoint that writes these has it then.
+    fn reserve_nodes(&self, state: &mut State<S>, pages: &[(PageIndex, Seal)]) -> Result<()> {
+        for path in pages.iter().filter_map(|(page, _)| Path::to(*page)) {
+            for block in path.steps().iter().map(|(node, _)| node.block).filter(|block| *block != BlockIndex::ROOT) {
+                if !state.journal.reserved_nodes.contains(&block) {
+                    self.core.reserve(&state.home.file, block.offset_bytes(), PAGE_BYTES)?;
+                    state.journal.reserved_nodes.insert(block);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Writes fresh pages straight home; they are recorded when the home is synced.
     pub(super) fn write_fresh_home(
         &self,
@@ -262,6 +275,7 @@ impl<S: Storage> VaultFile<S> {
         if end > state.home_len {
             self.record_extending(state)?;
         }
+        self.reserve_nodes(state, pages)?;
         let pending = std::mem::take(&mut state.journal.pending);
         let (written, put) = state.put_home(&self.core, pages, images, new_size, |page| pending.contains(&page));
         state.journal.pending = pending;

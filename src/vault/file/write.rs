@@ -38,12 +38,12 @@ enum Modified {
 impl<S: Storage> VaultFile<S> {
     /// Writes `data` at `offset_bytes`; a gap behind the old end reads as zeros.
     pub fn write(&self, offset_bytes: u64, data: &[u8]) -> Result<()> {
-        self.write_at(offset_bytes, data, Modified::Now)
+        self.core.with_room(|| self.write_at(offset_bytes, data, Modified::Now))
     }
 
     /// The same, but the modification time stays: it is told by [`Self::set_times`].
     pub fn write_back(&self, offset_bytes: u64, data: &[u8]) -> Result<()> {
-        self.write_at(offset_bytes, data, Modified::AsBefore)
+        self.core.with_room(|| self.write_at(offset_bytes, data, Modified::AsBefore))
     }
 
     fn write_at(&self, offset_bytes: u64, data: &[u8], modified: Modified) -> Result<()> {
