@@ -9,7 +9,7 @@ use std::process::Command;
 use rustix::fs::{FallocateFlags, FlockOperation, Gid, Mode, SeekFrom, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use crate::harness::{Fixture, eventually, pattern, run};
+use crate::harness::{Fixture, pattern, run};
 use crate::{Disk, needs_mount, new_file, python};
 
 /// > A file that is removed or replaced while it is open stays whole for who has it open: content, `fchmod`, `fchown`, `futimens`, `fsetxattr`, `fsync`, truncation, and a second open through `/proc`.
