@@ -2,15 +2,17 @@
 
 #[path = "cli/harness.rs"]
 mod harness;
+#[path = "cli/terminal.rs"]
+mod terminal;
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 
-use harness::{Fixture, Outcome, can_mount, eventually, pattern, run, sero};
+use harness::{Fixture, can_mount, eventually, pattern, run, sero, shell_in_namespace};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
+use terminal::on_a_terminal;
 
 fn socket(fixture: &Fixture) -> PathBuf {
     let device = fixture.mounts()[0].device;
@@ -126,8 +128,7 @@ fn something_in_the_way_of_the_socket_is_no_reason_not_to_mount() {
         \"$SERO\" seal \"$MOUNTPOINT\"
         cat /run/sero";
     let mount = fixture.mount_command(&[]);
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-euc", script, "sh"]);
+    let mut command = shell_in_namespace(script);
     command.arg(mount.get_program()).args(mount.get_args());
     command.env("MOUNTPOINT", &fixture.mountpoint).env("SERO", env!("CARGO_BIN_EXE_sero"));
     // In /tmp there is room still, and `sero status` finds it there.
@@ -149,8 +150,7 @@ fn without_any_place_for_a_socket_it_is_mounted_and_says_so() {
         \"$SERO\" status \"$MOUNTPOINT\" || echo \"code $?\"
         \"$SERO\" seal \"$MOUNTPOINT\"";
     let mount = fixture.mount_command(&[]);
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-euc", script, "sh"]);
+    let mut command = shell_in_namespace(script);
     command.arg(mount.get_program()).args(mount.get_args());
     command.env("MOUNTPOINT", &fixture.mountpoint).env("SERO", env!("CARGO_BIN_EXE_sero"));
     let outcome = run(&mut command).ok();
@@ -160,41 +160,6 @@ fn without_any_place_for_a_socket_it_is_mounted_and_says_so() {
 }
 
 // --- on a terminal ---
-
-/// Runs sero on a pseudo-terminal. Each answer is typed when the text before it was shown; `^C` is Ctrl-C.
-#[track_caller]
-fn on_a_terminal(arguments: &[&str], answers: &[(&str, &str)]) -> Outcome {
-    let script = r#"
-import json, os, pty, sys, termios, time
-program, answers = json.loads(sys.argv[1]), json.loads(sys.argv[2])
-pid, terminal = pty.fork()
-if pid == 0:
-    os.execv(program[0], program)
-said, place = b"", 0
-try:
-    while True:
-        if answers and answers[0][0].encode() in said[place:]:
-            place = len(said)
-            prompt, answer = answers.pop(0)
-            # Nobody types before the terminal is ready for it.
-            while "?" not in prompt and termios.tcgetattr(terminal)[3] & termios.ECHO:
-                time.sleep(0.01)
-            os.write(terminal, b"\x03" if answer == "^C" else answer.encode() + b"\n")
-        piece = os.read(terminal, 4096)
-        if not piece:
-            break
-        said += piece
-except OSError:
-    pass
-_, status = os.waitpid(pid, 0)
-print(said.decode())
-code = os.waitstatus_to_exitcode(status)
-sys.exit(code if code >= 0 else 128 - code)
-"#;
-    let program: Vec<&str> = [env!("CARGO_BIN_EXE_sero")].iter().chain(arguments).copied().collect();
-    let (program, answers) = (json!(program).to_string(), json!(answers).to_string());
-    run(Command::new("python3").args(["-c", script, &program, &answers]))
-}
 
 #[test]
 fn a_dead_mount_in_the_way_is_offered_to_be_cleaned_up() {
@@ -209,26 +174,5 @@ fn a_dead_mount_in_the_way_is_offered_to_be_cleaned_up() {
     assert_eq!((declined.code, fixture.mounts().len()), (Some(7), 1), "{declined:?}");
     on_a_terminal(&arguments, &[("Clean it up?", "y"), ("Passphrase", harness::PASSPHRASE)]).ok();
     fs::write(fixture.mountpoint.join("file"), "x").unwrap();
-    fixture.seal().ok();
-}
-
-#[test]
-fn ctrl_c_at_every_prompt_leaves_nothing_half_made() {
-    can_mount();
-    let fixture = Fixture::empty();
-    let vault = fixture.vault.to_str().unwrap();
-    let create = ["create", "--kdf-memory", "8", "--kdf-passes", "1", "--kdf-lanes", "1", vault];
-    for answers in [vec![("New passphrase", "^C")], vec![("New passphrase", harness::PASSPHRASE), ("again", "^C")]] {
-        let outcome = on_a_terminal(&create, &answers);
-        assert_ne!(outcome.code, Some(0), "{outcome:?}");
-        assert!(!fixture.vault.exists(), "nothing was made");
-    }
-    on_a_terminal(&create, &[("New passphrase", harness::PASSPHRASE), ("again", harness::PASSPHRASE)]).ok();
-    let mount = ["mount", vault, fixture.mountpoint.to_str().unwrap()];
-    let outcome = on_a_terminal(&mount, &[("Passphrase", "^C")]);
-    assert_ne!(outcome.code, Some(0), "{outcome:?}");
-    assert!(fixture.mounts().is_empty() && is_sealed(&fixture));
-    let said = on_a_terminal(&mount, &[("Passphrase", harness::PASSPHRASE)]).ok().stdout;
-    assert!(said.contains("is mounted on") && !said.contains(harness::PASSPHRASE), "{said}");
     fixture.seal().ok();
 }

@@ -12,7 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use harness::{Fixture, Outcome, can_mount, run};
+use harness::{Fixture, Outcome, can_mount, run, shell_in_namespace};
 
 /// Runs a script as root where `mount -t sero` works and /etc/fstab is this text.
 #[track_caller]
@@ -28,8 +28,7 @@ fn with_helpers(fixture: &Fixture, fstab: &str, script: &str) -> Outcome {
     let table = fixture.folder.path().join("fstab");
     fs::write(&table, fstab).unwrap();
     let script = format!(
-        "set -eu
-         mount --bind {sbin} \"$(readlink -f /sbin)\"
+        "mount --bind {sbin} \"$(readlink -f /sbin)\"
          mount --bind {table} /etc/fstab
          mount -t tmpfs none /run
          mkdir /run/mount
@@ -39,7 +38,7 @@ fn with_helpers(fixture: &Fixture, fstab: &str, script: &str) -> Outcome {
         table = table.display(),
         mountpoint = fixture.mountpoint.display(),
     );
-    run(Command::new("unshare").args(["--mount", "--propagation", "private", "sh", "-c"]).arg(script))
+    run(&mut shell_in_namespace(&script))
 }
 
 fn line(fixture: &Fixture, kind: &str, options: &str) -> String {
