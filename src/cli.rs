@@ -264,6 +264,18 @@ mod tests {
     }
 
     #[test]
+    fn no_line_below_the_options_is_broken() {
+        let mut pending = vec![Arguments::command()];
+        while let Some(command) = pending.pop() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in help.lines() {
+                assert!(line.chars().count() <= 100, "{}: {line}", command.get_name());
+            }
+            pending.extend(command.get_subcommands().cloned());
+        }
+    }
+
+    #[test]
     fn every_command_has_examples() {
         for command in Arguments::command().get_subcommands().filter(|command| !command.is_hide_set()) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();

@@ -25,8 +25,8 @@ Examples:
   sero bench --json /srv | jq .   where vaults are to be
   sero bench --no-mount           the cryptography alone
 
-It makes a directory of its own there, of up to 300 MB, and removes it at the end. Other work on the machine
-shows in the figures: take the best of several runs.")]
+It makes a directory of its own there, of up to 300 MB, and removes it at the end. Other work on
+the machine shows in the figures: take the best of several runs.")]
 pub(super) struct BenchArguments {
     /// The directory whose filesystem is measured
     #[arg(default_value = ".")]

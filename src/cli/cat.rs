@@ -23,8 +23,8 @@ Examples:
   sero cat ~/papers.sero notes.txt
   sero cat ~/papers.sero photos/2024.tar | tar t
 
-The vault is opened for reading alone, and not mounted; while it is mounted, use cat(1) there. A page that does not verify ends the output there,
-and the exit code is 8.")]
+The vault is opened for reading alone, and not mounted; while it is mounted, use cat(1) there. A
+page that does not verify ends the output there, and the exit code is 8.")]
 pub(super) struct CatArguments {
     /// The vault: a directory that `sero create` made
     vault: PathBuf,

@@ -27,7 +27,8 @@ Examples:
   sero create --kdf-memory 1024 --kdf-passes 4 V          make guessing dearer
 
 There is no way to the files without a secret that opens a keyslot: keep it where it is safe.
-Unless --kdf-* say otherwise, turning the passphrase into the key takes about a second on this machine.")]
+Unless --kdf-* say otherwise, turning the passphrase into the key takes about a second on this
+machine.")]
 pub(super) struct CreateArguments {
     /// The directory to make; it may exist if it is empty
     vault: PathBuf,

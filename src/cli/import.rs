@@ -28,12 +28,13 @@ use crate::vault::{Directory, FileKind, Mode, NewInode, PosixStorage, Vault, Vau
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sero import ~/papers ~/papers.sero                    the content of ~/papers, to the top of the vault
-  sero import --into 2024/tax ~/tax ~/papers.sero       to a directory in it, which is made
-  gocryptfs old plain && sero import plain new.sero     from another encrypted filesystem, see docs/migrating.md
+  sero import ~/papers ~/papers.sero                  all that is in ~/papers, to the vault's top
+  sero import --into 2024/tax ~/tax ~/papers.sero     to a directory in it, which is made
+  gocryptfs old plain && sero import plain new.sero   from another one: docs/migrating.md
 
-The vault must not be mounted. Ownership is kept by root alone; permissions, times, links, extended
-attributes and holes are kept in any case. Stopped with Ctrl-C, the same command goes on later.")]
+The vault must not be mounted. Ownership is kept by root alone; permissions, times, links,
+extended attributes and holes are kept in any case. Stopped with Ctrl-C, the same command goes on
+later.")]
 pub(super) struct ImportArguments {
     /// The directory whose content is copied
     source: PathBuf,

@@ -25,8 +25,9 @@ Examples:
   sero ls -0 -R ~/papers.sero | xargs -0 -n1 sero cat ~/papers.sero
   sero ls --json -R ~/papers.sero | jq 'select(.size > 1e9).path'
 
-The vault is opened for reading alone, and not mounted; while it is mounted, use ls(1) there. What does not open is said on standard error, and the
-exit code is 8; everything else is listed all the same.")]
+The vault is opened for reading alone, and not mounted; while it is mounted, use ls(1) there. What
+does not open is said on standard error, and the exit code is 8; everything else is listed all the
+same.")]
 pub(super) struct LsArguments {
     /// The vault: a directory that `sero create` made
     vault: PathBuf,

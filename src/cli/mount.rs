@@ -33,7 +33,7 @@ Examples:
   sero mount -o allow_other /srv/vault /srv/data    as root, for all users of the machine
   sero mount --read-only --foreground V M           look at it, seal with Ctrl-C
   sero mount --idle 10m --max-session 8h V M        sealed by itself after ten minutes without use
-  sero mount --seal-on suspend,lock V M             sealed before the machine sleeps, and with the screen's lock
+  sero mount --seal-on suspend,lock V M             sealed before sleep, and with the screen's lock
   pass show papers | sero mount --password-file - ~/papers.sero ~/papers
 
 Options for -o, as in mount(8):

@@ -26,8 +26,8 @@ Examples:
   sero repair ~/papers.sero              the same, then it asks
   sero repair --holes --yes V            for scripts: pages that do not open become holes
 
-Copy the vault before, if there is room. Nothing that cannot be read is deleted: what has content but no name
-goes to lost+found in the vault, what has a name but no content to private/lost.")]
+Copy the vault before, if there is room. Nothing that cannot be read is deleted: what has content
+but no name goes to lost+found in the vault, what has a name but no content to private/lost.")]
 pub(super) struct RepairArguments {
     /// The vault; it must not be mounted
     vault: PathBuf,

@@ -34,7 +34,7 @@ const MIB: u64 = 1 << 20;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sero rotate ~/papers.sero                 a new key; mounted or not, everything is sealed anew under it
+  sero rotate ~/papers.sero                 a new key, and everything sealed anew under it
   sero rotate --rate 50 ~/papers.sero       at most 50 MiB a second
   sero rotate --status ~/papers.sero        how far it is, or that none is under way
   sero rotate ~/papers.sero                 again, after it was interrupted: goes on from there")]

@@ -21,11 +21,11 @@ use crate::vault::{Mode, SalvageEvent, SalvageSummary};
 #[command(after_help = "\
 Examples:
   sero salvage ~/papers.sero ~/rescued
-  sero salvage --config ~/papers.sero/sero.json.bak ~/papers.sero ~/rescued   where sero.json is damaged
+  sero salvage --config ~/papers.sero/sero.json.bak ~/papers.sero ~/rescued   without sero.json
   sero salvage --json ~/papers.sero ~/rescued > losses.json
 
-DEST is plain text on its disk. Exit code 0: everything is there. 21: each line says what is not. The vault is
-not changed.")]
+DEST is plain text on its disk. Exit code 0: everything is there. 21: each line says what is not.
+The vault is not changed.")]
 pub(super) struct SalvageArguments {
     /// The vault, also one that does not mount any more
     vault: PathBuf,

@@ -29,8 +29,9 @@ Examples:
   sero seal ~/papers.sero       by the vault
   sero seal --lazy /srv/data    detach it now; it is sealed when the last file is closed
 
-When it returns 0 without --lazy, the vault is at rest and can be copied. A mount whose process has died
-is cleaned up, too. `umount` and `fusermount3 -u` seal as well, but return before it is done.")]
+When it returns 0 without --lazy, the vault is at rest and can be copied. A mount whose process
+has died is cleaned up, too. `umount` and `fusermount3 -u` seal as well, but return before it is
+done.")]
 pub(super) struct SealArguments {
     /// Where the vault is mounted, or the vault itself
     #[arg(value_name = "MOUNTPOINT|VAULT")]

@@ -31,7 +31,8 @@ Examples:
   sero verify ~/papers.sero tax/2024 notes.txt  these alone: paths from the top of the vault
   sero verify --json ~/papers.sero | jq '.findings[].path'
 
-Exit code 0: everything is as sero wrote it. 21: damage was found; each line says where. Nothing is changed.")]
+Exit code 0: everything is as sero wrote it. 21: damage was found; each line says where. Nothing
+is changed.")]
 pub(super) struct VerifyArguments {
     /// The vault, or where it is mounted
     vault: PathBuf,

@@ -16,9 +16,8 @@ use crate::cli::failure::Result;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(in crate::cli) enum Cause {
-    /// Before the machine sleeps
+    // No help of its own for each: it would make that of all options long.
     Suspend,
-    /// When the user's session is locked
     Lock,
 }
 

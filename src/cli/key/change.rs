@@ -20,7 +20,8 @@ Examples:
   sero key change ~/papers.sero --password-file old --new-password-file new --new-keyfile k
   sero key change ~/papers.sero --slot 3 --new-recovery    a lost paper, replaced
 
-No file is written again. A copy of the old configuration still opens with the old secret: see docs/threat-model.md.")]
+No file is written again. A copy of the old configuration still opens with the old secret: see
+docs/threat-model.md.")]
 pub(in crate::cli) struct ChangeArguments {
     /// The vault: a directory that `sero create` made
     vault: PathBuf,

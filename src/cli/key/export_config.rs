@@ -15,7 +15,8 @@ Examples:
   sero key export-config ~/papers.sero /media/usb/papers.json --detach  and none left in the vault
   sero mount --config /media/usb/papers.json ~/papers.sero ~/papers
 
-A copy opens with the secrets of its time, also after they were changed: keep it as you keep a key.")]
+A copy opens with the secrets of its time, also after they were changed: keep it as you keep a
+key.")]
 pub(in crate::cli) struct ExportArguments {
     /// The vault: a directory that `sero create` made
     vault: PathBuf,

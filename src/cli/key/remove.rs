@@ -18,9 +18,10 @@ Examples:
   sero key remove ~/papers.sero --slot 2                   with any secret that opens the vault
   sero key remove ~/papers.sero --others                   everything but what is given now
 
-The last keyslot cannot be removed. Whoever kept the removed secret and an old copy of the configuration can still open
-the keys of that time. If every keyslot that stays opens with what is given (--others sees to that), the root key
-is renewed; `sero rotate` afterwards shuts them out for good.")]
+The last keyslot cannot be removed. Whoever kept the removed secret and an old copy of the
+configuration can still open the keys of that time. If every keyslot that stays opens with what is
+given (--others sees to that), the root key is renewed; `sero rotate` afterwards shuts them out
+for good.")]
 pub(in crate::cli) struct RemoveArguments {
     /// The vault: a directory that `sero create` made
     vault: PathBuf,
