@@ -12,12 +12,12 @@ make_place
 
 # stress-ng's classes "filesystem" and "io", and what maps files or sends them.
 stressors=(access chdir chmod chown copy-file dentry dir dirdeep dirmany dnotify fallocate fcntl file-ioctl filename flock fpunch fsize fstat
-  getdent handle hdd inotify io iomix lease link locka lockf lockofd mknod open rename symlink sync-file touch utime xattr
+  getdent handle hdd inotify iomix lease link locka lockf lockofd mknod open rename symlink sync-file touch utime xattr
   aio aiol readahead revio seek mmap msync sendfile)
 [[ -z ${STRESSORS:-} ]] || read -ra stressors <<<"$STRESSORS"
 # Not among them:
 #   fiemap: a map of extents; chattr, inode-flags: flags of files; verity: fs-verity. FUSE passes none of them on.
-#   fanotify, bind-mount, binderfs: mark or make mounts of the whole machine.
+#   fanotify, bind-mount, binderfs, io: mark, make or sync mounts of the whole machine.
 #   dup, eventfd, ioprio, procfs, rawdev: no file of the mount. io-uring: this version's fails on ext4, too.
 small=(--aiol-requests 16 --copy-file-bytes 128M --dirdeep-inodes 5000 --fallocate-bytes 16M --hdd-bytes 16M --iomix-bytes 16M
   --mmap-bytes 16M --mmap-file --msync-bytes 16M --readahead-bytes 16M --revio-bytes 16M --seek-size 16M --sendfile-size 1M
