@@ -120,8 +120,11 @@ fn a_full_disk_refuses_a_mount_for_writing_and_allows_one_for_reading() {
 #[test]
 fn what_did_not_fit_is_logged_counted_and_said_when_the_vault_is_sealed() {
     needs_mount!();
-    let disk = Disk::of("48m");
+    let disk = Disk::of("64m");
     let fixture = disk.vault();
+    // To make room with: a full disk refuses a mount for writing.
+    let fillers = ["one", "two"].map(|name| disk.path().join(name));
+    fillers.iter().for_each(|filler| fs::write(filler, pattern(8 << 20)).unwrap());
     fixture.mount(&[]).ok();
     let lost = || {
         let status = run(sero().args(["status", "--json"]).arg(&fixture.mountpoint)).ok();
@@ -142,6 +145,8 @@ fn what_did_not_fit_is_logged_counted_and_said_when_the_vault_is_sealed() {
     fs::remove_file(fixture.mountpoint.join("removed")).unwrap();
     assert_eq!(lost(), (0, 0));
     fixture.seal().ok();
+    // Another session, which has not met a full disk, and caches.
+    fs::remove_file(&fillers[0]).unwrap();
     fixture.mount(&[]).ok();
     write("kept");
     fixture.seal().fails(24, "bytes that programs wrote to 1 file(s) are not in it");
@@ -150,6 +155,7 @@ fn what_did_not_fit_is_logged_counted_and_said_when_the_vault_is_sealed() {
     verify.arg("verify").arg(&fixture.vault).arg("--password-file").arg(&fixture.passphrase);
     run(&mut verify).ok();
     // Said once: in the next session nothing was lost.
+    fs::remove_file(&fillers[1]).unwrap();
     fixture.mount(&[]).ok();
     assert_eq!(lost(), (0, 0));
     fs::remove_file(fixture.mountpoint.join("kept")).unwrap();
