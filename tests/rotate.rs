@@ -13,8 +13,9 @@ use sero::format::configuration::KeyVersion;
 use sero::vault::create::{CreateOptions, create};
 use sero::vault::rotate::{Phase, RotationControl, RotationEnd, configuration};
 use sero::vault::{
-    ConfigurationPlace, Directory, FileKind, LiveKeys, Mode, NewInode, NodeRef, PosixStorage, RenameMode, RootKeys,
-    Secrets, SetTime, Timestamp, UnlockedKeys, Vault, VaultError, XattrTable, unlock_root,
+    ConfigurationPlace, Directory, FileKind, Finding, LiveKeys, Mode, NewInode, NodeRef, PosixStorage, RenameMode,
+    RootKeys, Secrets, SetTime, Timestamp, UnlockedKeys, Vault, VaultError, VerifyObserver, VerifyOptions, XattrTable,
+    unlock_root,
 };
 use tempfile::TempDir;
 

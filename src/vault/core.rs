@@ -51,6 +51,9 @@ pub(crate) struct VaultCore<S: Storage> {
     pub xattrs: RwLock<()>,
     /// One rotation at a time.
     pub rotating: Mutex<()>,
+    /// Held shared by a verify, alone by a rotation: whoever looks at names one by one while they are renamed misses some,
+    /// and takes others for damage.
+    pub verifying: RwLock<()>,
     pub moved: Moved<S>,
     read_only: AtomicBool,
     /// Why the vault turned read-only.
@@ -128,6 +131,7 @@ impl<S: Storage> VaultCore<S> {
             naming: RwLock::new(()),
             xattrs: RwLock::new(()),
             rotating: Mutex::new(()),
+            verifying: RwLock::new(()),
             moved: Moved::default(),
             read_only: AtomicBool::new(read_only),
             degraded: Mutex::new(None),

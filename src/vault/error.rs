@@ -107,7 +107,9 @@ pub enum VaultError {
     #[error("the last rotation of the vault's key has not come to its end; `sero rotate VAULT` goes on with it")]
     RotationUnfinished,
     /// Somebody else is at it.
-    #[error("the vault's key is being rotated already; `sero rotate --status VAULT` shows how far it is")]
+    #[error(
+        "the vault's key is being rotated; wait until that is over (`sero rotate --status VAULT` shows how far it is)"
+    )]
     RotationRunning,
     /// It was told to.
     #[error("the work was interrupted; it goes on from there the next time")]

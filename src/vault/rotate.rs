@@ -24,7 +24,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLockWriteGuard};
 
 use super::Vault;
 use super::directory::Directory;
@@ -325,12 +325,25 @@ impl<S: Storage> Vault<S> {
             return Ok(RotationEnd::Done);
         }
         self.core.ensure_writable()?;
-        self.core.moved.watch(true);
-        let outcome = self.rotate_watched(control, finish);
-        self.core.moved.watch(false);
+        let outcome = self.wait_for_verify(control).and_then(|_nothing_is_verified| {
+            self.core.moved.watch(true);
+            let outcome = self.rotate_watched(control, finish);
+            self.core.moved.watch(false);
+            outcome
+        });
         match outcome {
             Err(VaultError::Interrupted) => Ok(RotationEnd::Stopped),
             other => other,
+        }
+    }
+
+    /// Returns when no verify is under way; until the result is dropped, none begins.
+    fn wait_for_verify(&self, control: &RotationControl) -> Result<RwLockWriteGuard<'_, ()>> {
+        loop {
+            if let Some(alone) = self.core.verifying.try_write_for(PAUSE_MAX) {
+                return Ok(alone);
+            }
+            control.step(0, 0)?;
         }
     }
 

@@ -260,9 +260,13 @@ impl<S: Storage> Shared<'_, S> {
 }
 
 impl<S: Storage> Vault<S> {
-    /// Checks everything, or what is at the given paths. May run beside ordinary work. An error is one of the
+    /// Checks everything, or what is at the given paths. May run beside ordinary work, but not beside a rotation, which
+    /// waits for it or has it refused. An error is one of the
     /// request (a path that is not there) or of this process; what is wrong with the vault is told to the observer.
     pub fn verify(&self, options: &VerifyOptions, observer: &dyn VerifyObserver) -> Result<VerifySummary> {
+        let Some(_nothing_is_rotated) = self.core.verifying.try_read() else {
+            return Err(VaultError::RotationRunning);
+        };
         let shared = Shared {
             vault: self,
             observer,

@@ -182,3 +182,65 @@ fn two_rotations_at_once_are_refused() {
     assert!(vault.begin_rotation(LiveKeys::derive(&id, (KeyVersion(3), &key), None)).is_err());
     vault.seal().unwrap();
 }
+
+/// Names that are renamed while they are looked at would be missed, or taken for damage.
+#[test]
+fn a_rotation_and_a_verify_wait_for_each_other() {
+    let (test, _) = filled();
+    let vault = test.open(Mode::ReadWrite);
+    vault.begin_rotation(test.begin(false).into()).unwrap();
+    let control = RotationControl::new();
+    let watcher = Watcher::default();
+    thread::scope(|scope| {
+        let verify = scope.spawn(|| vault.verify(&VerifyOptions::default(), &watcher));
+        while !watcher.is_waiting.load(Ordering::Relaxed) {
+            thread::yield_now();
+        }
+        // Somebody looks at names: the rotation waits, and can be stopped meanwhile.
+        control.stop();
+        assert_eq!(vault.rotate(&control, |_| panic!("stopped")).unwrap(), RotationEnd::Stopped);
+        assert_eq!(control.progress().phase, Phase::Idle);
+        watcher.may_go_on.store(true, Ordering::Relaxed);
+        assert!(verify.join().unwrap().unwrap().is_whole());
+        assert_eq!(watcher.found.load(Ordering::Relaxed), 0);
+    });
+    let slow = RotationControl::new();
+    slow.set_rate(1000);
+    thread::scope(|scope| {
+        let rotation = scope.spawn(|| vault.rotate(&slow, |_| panic!("too slow to finish")));
+        while slow.progress().phase != Phase::Content {
+            thread::yield_now();
+        }
+        let refused = vault.verify(&VerifyOptions::default(), &watcher);
+        assert!(matches!(refused, Err(VaultError::RotationRunning)), "{refused:?}");
+        slow.stop();
+        assert_eq!(rotation.join().unwrap().unwrap(), RotationEnd::Stopped);
+    });
+    // Half-way through a rotation that stands still, everything opens under one key or the other.
+    assert!(vault.verify(&VerifyOptions::default(), &watcher).unwrap().is_whole());
+    assert_eq!(watcher.found.load(Ordering::Relaxed), 0);
+    vault.seal().unwrap();
+}
+
+/// Keeps a verify waiting at its first step.
+#[derive(Default)]
+struct Watcher {
+    is_waiting: AtomicBool,
+    may_go_on: AtomicBool,
+    found: AtomicU64,
+}
+
+impl VerifyObserver for Watcher {
+    fn found(&self, finding: Finding) {
+        eprintln!("{finding:?}");
+        self.found.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.is_waiting.store(true, Ordering::Relaxed);
+        while !self.may_go_on.load(Ordering::Relaxed) {
+            thread::yield_now();
+        }
+        false
+    }
+}
