@@ -239,6 +239,8 @@ def cargo(mountpoint, corpus, *_):
 def postgres(mountpoint, *_):
     programs = sorted(os.scandir("/usr/lib/postgresql"), key=lambda entry: int(entry.name))[-1].path + "/bin"
     place = f"{mountpoint}/postgres"
+    # The top of a new vault is its owner's alone.
+    os.chmod(mountpoint, 0o755)
     os.mkdir(place, 0o700)
     subprocess.run(["chown", "postgres:postgres", place], check=True)
 
