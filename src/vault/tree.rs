@@ -84,6 +84,10 @@ impl TagTree {
     /// What opens `page`, if that is known without loading a node: `Some(None)` is a hole.
     pub fn cached_seal(&self, page: PageIndex) -> Result<Option<Option<Seal>>> {
         let path = Path::to(page).ok_or(VaultError::TooLarge)?;
+        let (leaf, index) = path.leaf();
+        if let Some(seal) = self.seal_at(leaf.block, index)? {
+            return Ok(Some(seal));
+        }
         for (node, index) in path.steps() {
             match (self.seal_at(node.block, *index)?, node.child(*index)) {
                 (None, _) => return Ok(None),
@@ -99,6 +103,10 @@ impl TagTree {
     /// What opens `page`; None is a hole.
     pub fn seal(&mut self, page: PageIndex, source: &impl NodeSource) -> Result<Option<Seal>> {
         let path = Path::to(page).ok_or(VaultError::TooLarge)?;
+        let (leaf, index) = path.leaf();
+        if let Some(seal) = self.seal_at(leaf.block, index)? {
+            return Ok(seal);
+        }
         for (node, index) in path.steps() {
             let seal = self.seal_at(node.block, *index)?.ok_or(BROKEN)?;
             match (node.child(*index), seal) {
@@ -124,6 +132,13 @@ impl TagTree {
     /// Sets what opens `page`. Returns how many nodes became dirty.
     pub fn set(&mut self, page: PageIndex, seal: Option<Seal>, source: &impl NodeSource) -> Result<usize> {
         let path = Path::to(page).ok_or(VaultError::TooLarge)?;
+        let bytes = seal.map_or(Seal::HOLE_BYTES, |seal| seal.encode());
+        let (leaf, index) = path.leaf();
+        // What is above a dirty node is dirty.
+        if self.root_dirty && (leaf.is_root() || self.nodes.get(&leaf.block).is_some_and(|node| node.dirty)) {
+            self.write_entry(leaf.block, index, &bytes)?;
+            return Ok(0);
+        }
         // Load first, change then: an unreadable node leaves everything as it was.
         for (node, index) in path.steps() {
             if let Child::Node(below) = node.child(*index) {
@@ -141,8 +156,6 @@ impl TagTree {
         for (node, _) in path.steps() {
             self.mark_dirty(node.block)?;
         }
-        let (leaf, index) = path.leaf();
-        let bytes = seal.map_or(Seal::HOLE_BYTES, |seal| seal.encode());
         self.write_entry(leaf.block, index, &bytes)?;
         Ok(self.dirty_nodes - before)
     }

@@ -53,18 +53,20 @@ impl<S: Storage> VaultFile<S> {
         let mut at = 0;
         while let Some(rest) = data.get(at..).filter(|rest| !rest.is_empty()) {
             let from = offset_bytes + at as u64;
+            // Of a size that what is sealed is still in the CPU's cache when it is written.
+            let chunk_end = (from / PAGE_BYTES + CHUNK_PAGES) * PAGE_BYTES;
+            let chunk = rest.get(..(chunk_end - from).min(rest.len() as u64) as usize).unwrap_or(rest);
             if self.is_volatile() {
                 let mut state = self.state.write();
                 if state.base == Base::Volatile {
                     state.journal.touched = true;
                     let mtime = state.modified(&self.core, modified)?;
                     state.changed_at(mtime);
-                    return state.write_volatile(&self.core, from, rest);
+                    state.write_volatile(&self.core, from, chunk)?;
+                    at += chunk.len();
                 }
                 continue;
             }
-            let chunk_end = (from / PAGE_BYTES + CHUNK_PAGES) * PAGE_BYTES;
-            let chunk = rest.get(..(chunk_end - from).min(rest.len() as u64) as usize).unwrap_or(rest);
             let _admission = self.core.admit(STEP_BLOCKS)?;
             let _gate = self.core.gate.read();
             let mut state = self.state.write();
@@ -363,7 +365,10 @@ impl<S: Storage> State<S> {
         // takes their space: a commit needs none.
         let over_nodes = self.base == Base::Volatile;
         let mut filler = [0; PAGE_LEN];
-        if over_nodes {
+        let crosses_nodes = pages.first().zip(pages.last()).is_some_and(|((first, _), (last, _))| {
+            first.0 == 0 || page_block(*last).0.abs_diff(page_block(*first).0) != last.0.abs_diff(first.0)
+        });
+        if over_nodes && crosses_nodes {
             entropy::fill(&mut filler);
         }
         let mut at = 0;
