@@ -70,6 +70,9 @@ const TICKS_PER_SYNC: u32 = 3;
 /// After so many ticks without a checkpoint, what is in the journal is brought home even if there is room.
 const TICKS_PER_CHECKPOINT: u32 = 15;
 
+/// So often is brought home what others write while a vault is sealed.
+const SEAL_ROUNDS: usize = 32;
+
 /// How a vault is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -101,20 +104,32 @@ impl<S: Storage> Vault<S> {
         };
         let windows = Windows::load(&storage, tree.private(), &keys)?;
         let core = Arc::new(VaultCore::new(storage, keys, tree, mode == Mode::ReadOnly, windows));
-        let root = Directory::root(&core)?;
-        let recovery = recovery::recover(&core, &root)?;
-        if mode == Mode::ReadWrite {
-            if recovery.is_some() {
-                recovery::finish(&core)?;
-            }
-            let private = core.tree.private();
-            let journal = Journal::create(&core.storage, private, core.segment_key(), core.session_mark())?;
-            core.set_journal(Some(journal));
-        }
+        let (root, recovery) = Self::start(&core, mode).inspect_err(|_| {
+            // The files of a journal hold the core, and it them.
+            core.journaled.lock().clear();
+        })?;
         if let Some(recovery) = &recovery {
             warn!("{recovery}");
         }
         Ok(Arc::new(Self { core, root, ticks: AtomicU32::new(0), recovery, tolerated: Vec::new(), lock }))
+    }
+
+    fn start(core: &Arc<VaultCore<S>>, mode: Mode) -> Result<(Arc<Directory<S>>, Option<Recovery>)> {
+        let root = Directory::root(core)?;
+        let recovery = recovery::recover(core, &root)?;
+        if mode == Mode::ReadWrite {
+            if recovery.is_some() {
+                recovery::finish(core)?;
+            }
+            let private = core.tree.private();
+            let active = core.keys.active();
+            if Windows::is_missing_under(&core.storage, private, &active)? {
+                core.windows.read().store(&core.storage, private, &active)?;
+            }
+            let journal = Journal::create(&core.storage, private, core.segment_key(), core.session_mark())?;
+            core.set_journal(Some(journal));
+        }
+        Ok((root, recovery))
     }
 
     /// The top directory of the tree.
@@ -160,14 +175,13 @@ impl<S: Storage> Vault<S> {
         }
         self.core.watch_clock()?;
         let ticks = self.ticks.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        if ticks.is_multiple_of(TICKS_PER_SYNC) {
-            self.core.make_durable()?;
-        }
+        let durable = if ticks.is_multiple_of(TICKS_PER_SYNC) { self.core.make_durable() } else { Ok(()) };
         let in_journal = !self.core.journaled.lock().is_empty();
         if self.core.checkpoint_is_due() || (in_journal && ticks.is_multiple_of(TICKS_PER_CHECKPOINT)) {
+            // Also on a full disk: it may give space back.
             self.core.checkpoint(false)?;
         }
-        Ok(())
+        durable
     }
 
     /// Makes everything written so far durable (`syncfs(2)` of the mount).
@@ -193,7 +207,11 @@ impl<S: Storage> Vault<S> {
                 None => Ok(()),
             };
         }
-        self.core.make_durable()?;
+        match self.core.make_durable() {
+            // What that could not complete is tried once more.
+            Err(VaultError::Io { source, .. }) if core::is_out_of_space(&source) => {}
+            outcome => outcome?,
+        }
         let uncommitted = self.core.take_uncommitted();
         if !uncommitted.is_empty() {
             // The backing was full. What was removed since gives its space back with a checkpoint.
@@ -205,11 +223,37 @@ impl<S: Storage> Vault<S> {
         self.core.checkpoint(false)?;
         let sync = || self.core.storage.sync_all();
         switches::barrier("seal.everything-synced", sync).map_err(|e| self.core.sync_failed("sync the backing", e))?;
+        self.take_no_more_changes()?;
         let active = self.core.journal()?.active_slot();
-        self.core.set_read_only();
         journal::remove_segments(&self.core.storage, self.core.tree.private(), active)?;
         self.core.set_journal(None);
         self.lock.forget_who(&self.core.storage);
+        Ok(())
+    }
+
+    /// Until here others may have written: what came since the checkpoint is brought home, too.
+    fn take_no_more_changes(&self) -> Result<()> {
+        for _ in 0..SEAL_ROUNDS {
+            {
+                // Nobody is in the middle of a change of the journal.
+                let _alone = self.core.gate.write();
+                if self.core.journaled.lock().is_empty() {
+                    self.core.set_read_only();
+                    break;
+                }
+            }
+            self.core.checkpoint(false)?;
+        }
+        if !self.core.is_read_only() {
+            return Err(VaultError::errno("seal a vault that is written to", libc::EBUSY));
+        }
+        let mut late = false;
+        for file in self.core.all_files() {
+            late |= file.complete()?;
+        }
+        if late {
+            self.core.storage.sync_all().map_err(|e| self.core.sync_failed("sync the backing", e))?;
+        }
         Ok(())
     }
 

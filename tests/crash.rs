@@ -21,6 +21,7 @@ mod crash {
     mod full_journal;
     mod mutation;
     mod nested;
+    mod races;
     mod regressions;
     mod runs;
     mod sequences;

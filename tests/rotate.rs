@@ -21,6 +21,8 @@ use tempfile::TempDir;
 
 #[path = "rotate/limits.rs"]
 mod limits;
+#[path = "rotate/old_configuration.rs"]
+mod old_configuration;
 #[path = "rotate/old_key.rs"]
 mod old_key;
 #[path = "rotate/online.rs"]

@@ -19,6 +19,8 @@ const POLL: Duration = Duration::from_millis(20);
 /// How long the kernel may take to detach a mount whose daemon does not answer.
 const DETACH_LIMIT: Duration = Duration::from_secs(10);
 const LISTED: &str = "`sero status` lists what is mounted";
+/// How long a mount may be busy without anybody who can be named.
+const GLANCE: Duration = Duration::from_secs(3);
 /// After this it is said what is waited for.
 const SILENCE: Duration = Duration::from_secs(3);
 
@@ -61,11 +63,7 @@ pub(super) fn run(arguments: &SealArguments, context: &Context) -> Result<()> {
     }
     let lost = lost(&mount);
     let how = if arguments.lazy { Unmount::Lazily } else { Unmount::IfIdle };
-    match fuse::unmount(&mount.mountpoint, how) {
-        Ok(()) => {}
-        Err(FuseError::Busy { .. }) => return Err(busy(&mounts, &mount)),
-        Err(error) => return Err(error.into()),
-    }
+    unmount(&mounts, &mount, how)?;
     let vault = Path::new(&mount.source);
     if arguments.lazy {
         context.say(&format!(
@@ -136,6 +134,25 @@ impl Daemon {
             // Only now is the mount itself asked: nobody may answer there.
             Err(_) if is_disconnected(&mount.mountpoint) => Self::Dead,
             Err(_) => Self::Unknown,
+        }
+    }
+}
+
+/// Somebody's look at the mount (`fuser`, `df`, a process that is just ending) keeps it for a moment, too: busy is what is
+/// used by somebody who can be named, or stays so.
+fn unmount(mounts: &[Mount], mount: &Mount, how: Unmount) -> Result<()> {
+    let deadline = Instant::now() + GLANCE;
+    loop {
+        match fuse::unmount(&mount.mountpoint, how) {
+            Ok(()) => return Ok(()),
+            Err(FuseError::Busy { .. }) => {
+                let users = users(mounts, mount);
+                if !users.is_empty() || Instant::now() > deadline {
+                    return Err(busy(mount, &users));
+                }
+                thread::sleep(POLL);
+            }
+            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -214,11 +231,15 @@ pub(super) fn not_mounted(target: &Path) -> Failure {
     Failure::new(ExitCode::NotMounted, message)
 }
 
-fn busy(mounts: &[Mount], mount: &Mount) -> Failure {
+fn users(mounts: &[Mount], mount: &Mount) -> Vec<String> {
     let processes = fuse::processes_using(mount.device);
     let nested = fuse::mounts_on(mounts, mount);
     let mut users: Vec<String> = processes.iter().map(ToString::to_string).collect();
     users.extend(nested.iter().map(|path| format!("the mount on {}", path.display())));
+    users
+}
+
+fn busy(mount: &Mount, users: &[String]) -> Failure {
     let by = if users.is_empty() {
         "by processes that only root can see, or by the kernel (a loop device, a swap file)".to_owned()
     } else {

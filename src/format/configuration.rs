@@ -103,6 +103,11 @@ pub enum ConfigurationError {
 #[serde(transparent)]
 pub struct KeyVersion(pub u32);
 
+impl KeyVersion {
+    /// That of a vault whose key was never rotated.
+    pub const FIRST: Self = Self(1);
+}
+
 /// Bytes of a fixed length that stand in the file as base64.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Base64<const N: usize>(pub [u8; N]);

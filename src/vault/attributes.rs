@@ -116,12 +116,12 @@ impl<S: Storage> Vault<S> {
         if table.is_empty() {
             return self.remove(node, 0o600, attribute);
         }
+        // A rotation reads and writes back, and then forgets a key: what is sealed under it is there before.
+        let _resealing = self.core.xattrs.read();
         let sealed = table.seal(self.core.keys.active().xattr()).map_err(|error| match error {
             XattrError::Name => VaultError::InvalidName,
             XattrError::Full => VaultError::NoSpace { what: "so many extended attributes" },
         })?;
-        // A rotation reads and writes back.
-        let _resealing = self.core.xattrs.read();
         self.change(node, "set extended attributes", |target| {
             let set = || self.core.storage.set_xattr(target, attribute, &sealed, XattrMode::Any);
             widened(&self.core, target, 0o600, set)

@@ -89,9 +89,7 @@ impl<S: Storage> VaultCore<S> {
             self.sync_journal(retired.lsn)?;
         }
         for file in applied {
-            if file.file.retired(segment) {
-                self.journaled.lock().retain(|_, known| known.ino() != file.file.ino());
-            }
+            file.file.retired(segment);
         }
         self.journal()?.free(&self.storage, pressed).map_err(|e| self.sync_failed("make the journal larger", e))?;
         debug!("checkpoint of journal segment {} done", segment.0);
@@ -189,16 +187,19 @@ impl<S: Storage> VaultCore<S> {
         let (ended, began) = self.next_epoch();
         let new = self.volatile_until(ended);
         let files = self.all_files();
+        // On a full disk the files that cannot be completed stay what they are, and so does their epoch.
+        let mut incomplete = None;
         for file in files.iter().filter(|file| file.is_volatile()) {
             match file.settle_in_background() {
-                Err(VaultError::Io { source, .. }) if is_out_of_space(&source) => {
-                    warn!("the backing is full: some new files could not be completed");
-                    return Ok(());
+                Err(VaultError::Io { context, source }) if is_out_of_space(&source) => {
+                    incomplete = Some(VaultError::Io { context, source });
                 }
                 other => other?,
             }
         }
-        if !new.is_empty() {
+        if incomplete.is_some() {
+            warn!("the backing is full: some new files could not be completed");
+        } else if !new.is_empty() {
             let sync = || self.storage.sync_all();
             let attributes = self.all_changed_attributes();
             self.tree.settle_by(|| {
@@ -221,6 +222,7 @@ impl<S: Storage> VaultCore<S> {
             file.record_in_background()?;
         }
         let journal = self.journal()?;
-        self.sync_journal(journal.end())
+        self.sync_journal(journal.end())?;
+        incomplete.map_or(Ok(()), Err)
     }
 }

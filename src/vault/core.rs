@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Weak};
 
 use log::error;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::checkpoint::Unfinished;
 use super::directory::Tree;
@@ -80,6 +80,8 @@ pub(crate) struct VaultCore<S: Storage> {
     admitted: Mutex<u32>,
     pub checkpoint: Mutex<Option<Unfinished<S>>>,
     pub windows: RwLock<Windows>,
+    /// One leftover of a crash is settled at a time.
+    settling: Mutex<()>,
 }
 
 /// Background durability: files made in epochs up to `durable` survive a power cut.
@@ -154,6 +156,7 @@ impl<S: Storage> VaultCore<S> {
             admitted: Mutex::new(0),
             checkpoint: Mutex::new(None),
             windows: RwLock::new(windows),
+            settling: Mutex::default(),
         }
     }
 
@@ -170,6 +173,13 @@ impl<S: Storage> VaultCore<S> {
 
     pub fn ensure_writable(&self) -> Result<()> {
         if self.is_read_only() { Err(VaultError::ReadOnly) } else { Ok(()) }
+    }
+
+    /// Held by everything that appends to the journal. Nobody does after a seal.
+    pub fn change_gate(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        let gate = self.gate.read();
+        self.ensure_writable()?;
+        Ok(gate)
     }
 
     pub fn set_read_only(&self) {
@@ -307,6 +317,8 @@ impl<S: Storage> VaultCore<S> {
 
     /// Overwrites the segment of the journal that is not in use.
     pub fn scrub_journal(&self) -> Result<()> {
+        // A checkpoint that is under way has both in use.
+        let _no_checkpoint = self.checkpoint.lock();
         self.journal()?.scrub(&self.storage).map_err(|e| self.sync_failed("overwrite the journal", e))
     }
 

@@ -120,7 +120,7 @@ fn ensure_empty<S: Storage>(storage: &S, root: &S::Dir) -> Result<()> {
 fn new_configuration(hint: Option<&str>, slots: &[NewKeyslot<'_>], now: i64) -> Result<(Configuration, VaultKeys)> {
     let random = |e| VaultError::io("get random bytes for the keys", e);
     let created = u64::try_from(now).unwrap_or(0);
-    let version = KeyVersion(1);
+    let version = KeyVersion::FIRST;
     let (project_key, root) = (ProjectKey::generate().map_err(random)?, RawKey::generate().map_err(random)?);
     let mut configuration = Configuration {
         format: configuration::FORMAT,

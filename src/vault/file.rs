@@ -164,6 +164,11 @@ impl<S: Storage> VaultFile<S> {
         self.ino
     }
 
+    /// When it was made.
+    pub(crate) fn birth(&self) -> Birth {
+        self.state.read().birth
+    }
+
     /// The plain size.
     pub fn len_bytes(&self) -> u64 {
         self.state.read().size
@@ -264,7 +269,7 @@ impl<S: Storage> VaultFile<S> {
     pub fn set_times(&self, atime: SetTime, mtime: SetTime) -> Result<()> {
         self.core.ensure_writable()?;
         let _admission = if self.is_volatile() { None } else { Some(self.core.admit(8)?) };
-        let _gate = self.core.gate.read();
+        let _gate = self.core.change_gate()?;
         let mut state = self.state.write();
         let mtime = match mtime {
             SetTime::Now => SetTime::To(self.core.storage.now()),

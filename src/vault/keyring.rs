@@ -68,7 +68,7 @@ impl LiveKeys {
 impl From<VaultKeys> for LiveKeys {
     /// Of a vault that was never rotated.
     fn from(keys: VaultKeys) -> Self {
-        Self::new(VersionKeys::new(KeyVersion(1), keys), None)
+        Self::new(VersionKeys::new(KeyVersion::FIRST, keys), None)
     }
 }
 

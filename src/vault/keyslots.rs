@@ -99,6 +99,7 @@ pub fn change_keyslot<S: Storage>(
     let vault_keys = keys.unlocked().keys();
     place.change(vault_keys, vault_keys, Before::Forgotten, |configuration| {
         check_root(configuration, keys)?;
+        check_slot(configuration, keys.unlocked().configuration(), id)?;
         let old =
             configuration.keyslots.iter_mut().find(|slot| slot.id == id).ok_or(VaultError::NoKeyslot { id: id.0 })?;
         *old = slot;
@@ -133,12 +134,13 @@ pub fn remove_keyslots<S: Storage>(
     removal: Removal,
 ) -> Result<Removed> {
     let vault_keys = keys.unlocked().keys();
-    let opened = opened_slots(keys.unlocked().configuration(), secrets);
+    let before = keys.unlocked().configuration();
+    let opened = opened_slots(before, secrets);
     place.change(vault_keys, vault_keys, Before::Forgotten, |configuration| {
         check_root(configuration, keys)?;
         let goes = |slot: &Keyslot| match removal {
             Removal::One(id) => slot.id == id,
-            Removal::Others => !opened.contains(&slot.id),
+            Removal::Others => !opened.contains(&slot.key_id),
         };
         let slots: Vec<KeyslotId> =
             configuration.keyslots.iter().filter(|slot| goes(slot)).map(|slot| slot.id).collect();
@@ -147,11 +149,14 @@ pub fn remove_keyslots<S: Storage>(
         {
             return Err(VaultError::NoKeyslot { id: id.0 });
         }
+        for id in &slots {
+            check_slot(configuration, before, *id)?;
+        }
         if slots.len() == configuration.keyslots.len() {
             return Err(VaultError::LastKeyslot);
         }
         configuration.keyslots.retain(|slot| !slots.contains(&slot.id));
-        let root_key_renewed = configuration.keyslots.iter().all(|slot| opened.contains(&slot.id));
+        let root_key_renewed = configuration.keyslots.iter().all(|slot| opened.contains(&slot.key_id));
         if root_key_renewed {
             renew_root_key(configuration, keys, secrets)?;
         }
@@ -159,10 +164,16 @@ pub fn remove_keyslots<S: Storage>(
     })
 }
 
-/// Every slot that what is given opens.
-fn opened_slots(configuration: &Configuration, secrets: &Secrets<'_>) -> Vec<KeyslotId> {
+/// Every slot that what is given opens, by what a change of its secret changes.
+fn opened_slots(configuration: &Configuration, secrets: &Secrets<'_>) -> Vec<Hex<8>> {
     let opens = |slot: &&Keyslot| matches!(open_keyslot(configuration, slot, secrets), Some(Ok(Some(_))));
-    configuration.keyslots.iter().filter(opens).map(|slot| slot.id).collect()
+    configuration.keyslots.iter().filter(opens).map(|slot| slot.key_id).collect()
+}
+
+/// A slot is still the one that was seen before the lock was taken: neither changed, nor another of the same number.
+fn check_slot(configuration: &Configuration, before: &Configuration, id: KeyslotId) -> Result<()> {
+    let key_id = |configuration: &Configuration| configuration.keyslot(id).map(|slot| slot.key_id);
+    if key_id(configuration) == key_id(before) { Ok(()) } else { Err(VaultError::ConfigurationBusy) }
 }
 
 /// Whoever once opened a slot may have kept the root key. With a new one, that opens no more than it did.
@@ -182,7 +193,7 @@ fn renew_root_key(configuration: &mut Configuration, keys: &RootKeys, secrets: &
 }
 
 /// Somebody may have renewed the root key, or rotated the project key, between the unlocking and the change.
-fn check_root(configuration: &Configuration, keys: &RootKeys) -> Result<()> {
+pub(super) fn check_root(configuration: &Configuration, keys: &RootKeys) -> Result<()> {
     if configuration.project_keys == keys.unlocked().configuration().project_keys {
         Ok(())
     } else {

@@ -326,9 +326,12 @@ fn drop_retired<S: Storage>(segments: &mut Vec<Segment<S>>) {
 }
 
 /// A file of the journal: where it may be, and what is to become of it.
+#[derive(Default)]
 struct Folded {
     /// The path at each naming, followed through the renames recorded since: any prefix of them may have happened.
     paths: Vec<Vec<u8>>,
+    /// It may be found by a name that the journal does not know, where it is at none of the paths.
+    has_other_names: bool,
     plan: Plan,
 }
 
@@ -354,11 +357,11 @@ fn fold<S: Storage>(
                     Operation::Text(piece) => text.extend_from_slice(piece),
                     Operation::File { file, salt, seq } => {
                         let place = std::mem::take(&mut text);
-                        let folded =
-                            files.entry(*file).or_insert_with(|| Folded { paths: Vec::new(), plan: Plan::default() });
-                        let (path, ino) = places::parse(&place);
-                        folded.paths.push(path.to_vec());
-                        folded.plan.ino = ino;
+                        let folded = files.entry(*file).or_default();
+                        let named = places::parse(&place);
+                        folded.has_other_names |= named.has_other_names;
+                        folded.paths.extend(named.path.map(<[u8]>::to_vec));
+                        folded.plan.ino = named.ino;
                         folded.plan.identities.push((*salt, *seq));
                     }
                     Operation::Rename { exchange } => follow_rename(&mut files, &std::mem::take(&mut text), *exchange),
@@ -536,53 +539,63 @@ fn replay<S: Storage>(
     files: BTreeMap<FileId, Folded>,
     report: &mut Recovery,
 ) -> Result<()> {
-    let nameless = files.values().filter(|folded| folded.paths.iter().any(Vec::is_empty)).map(|folded| &folded.plan);
-    let nameless = places::search(core, root, nameless);
-    for (id, folded) in files {
+    let mut elsewhere = Vec::new();
+    for (id, Folded { paths, has_other_names, plan }) in files {
         core.file_ids_used(id.0.saturating_add(1));
         // The last rename is the most likely to have happened; the header says which file it is.
-        let mut found = None;
-        let mut refused = None;
-        let by_content = nameless.of(&folded.plan);
-        let mut plan = Some(folded.plan);
-        for path in folded.paths.iter().rev() {
-            let place = if path.is_empty() { by_content.clone() } else { places::locate(root, path)? };
-            let Some(location) = place else { continue };
-            let Ok(stat) = location.stat() else { continue };
-            if stat.kind() != FileKind::Regular {
-                continue;
-            }
-            let Some(taken) = plan.take() else { break };
-            match taken.fits(core, &location, &stat)? {
-                Fit::This => {}
-                Fit::Stale => {
-                    refused = Some(location.backing_path());
-                    plan = Some(taken);
-                    continue;
-                }
-                Fit::Other => {
-                    plan = Some(taken);
-                    continue;
-                }
-            }
-            match VaultFile::replayed(core, id, location, &stat, taken) {
-                Ok(file) => found = Some(Arc::new(file)),
-                Err(Refused::Stale(reason)) => refused = Some(reason),
-                Err(Refused::Failed(error)) => return Err(error),
-            }
-            break;
+        let places = paths.iter().rev().map(|path| places::locate(root, path));
+        if let Some(plan) = replay_at(core, id, plan, places, report)? {
+            elsewhere.push((id, plan, has_other_names));
         }
-        if let Some(file) = found {
-            core.enter_file(&file);
-            core.journaled.lock().insert(id, file);
-            report.files += 1;
-        } else if let Some(reason) = refused {
-            report.stale.push(reason);
-        } else {
+    }
+    let (elsewhere, gone): (Vec<_>, Vec<_>) =
+        elsewhere.into_iter().partition(|(_, _, has_other_names)| *has_other_names);
+    report.gone += gone.len();
+    let found = places::search(core, root, elsewhere.iter().map(|(_, plan, _)| plan))?;
+    for (id, plan, _) in elsewhere {
+        let place = found.of(&plan);
+        if replay_at(core, id, plan, std::iter::once(Ok(place)), report)?.is_some() {
             report.gone += 1;
         }
     }
     Ok(())
+}
+
+/// Replays a file's part at the first of these places where it is. Gives the plan back if it is at none.
+fn replay_at<S: Storage>(
+    core: &Arc<VaultCore<S>>,
+    id: FileId,
+    plan: Plan,
+    places: impl Iterator<Item = Result<Option<Location<S>>>>,
+    report: &mut Recovery,
+) -> Result<Option<Plan>> {
+    let mut stale = None;
+    for place in places {
+        let Some(location) = place? else { continue };
+        let Some(stat) = places::stat(&location)?.filter(|stat| stat.kind() == FileKind::Regular) else { continue };
+        match plan.fits(core, &location, &stat)? {
+            Fit::Other => {}
+            Fit::Stale => stale = Some(location.backing_path()),
+            Fit::This => {
+                match VaultFile::replayed(core, id, location, &stat, plan) {
+                    Ok(file) => {
+                        let file = Arc::new(file);
+                        core.enter_file(&file);
+                        core.journaled.lock().insert(id, file);
+                        report.files += 1;
+                    }
+                    Err(Refused::Stale(reason)) => report.stale.push(reason),
+                    Err(Refused::Failed(error)) => return Err(error),
+                }
+                return Ok(None);
+            }
+        }
+    }
+    if let Some(path) = stale {
+        report.stale.push(path);
+        return Ok(None);
+    }
+    Ok(Some(plan))
 }
 
 /// What the file at a place is to a plan.

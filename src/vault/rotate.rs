@@ -35,6 +35,7 @@ use crate::storage::Storage;
 
 pub mod configuration;
 mod inodes;
+pub(super) use inodes::FOLDER;
 mod walk;
 
 /// Directories whose names are changed between two syncs of the backing.
@@ -301,7 +302,12 @@ impl<S: Storage> Vault<S> {
             "rotation: key version {} is active; what is under version {} is sealed anew",
             keys.active.version.0, now.active.version.0
         );
-        self.core.keys.replace(keys);
+        {
+            let windows = self.core.windows.write();
+            // Before the first journal under it.
+            windows.store(&self.core.storage, self.core.tree.private(), &keys.active)?;
+            self.core.keys.replace(keys);
+        }
         self.renew_files();
         Ok(())
     }

@@ -188,6 +188,29 @@ impl TagTree {
         if first < end { self.clear_below(Node::ROOT, first, end, source) } else { Ok(()) }
     }
 
+    /// Loads the nodes that lie over a border of these pages, so that [`clear`](Self::clear) of them cannot fail any more.
+    pub fn load_borders(&mut self, first: PageIndex, end: PageIndex, source: &impl NodeSource) -> Result<()> {
+        for border in [first.0, end.0].into_iter().filter(|_| first < end) {
+            let mut node = Node::ROOT;
+            // Down to the lowest node that has pages on both sides.
+            while let Some((index, below)) = (0..node.entries()).find_map(|index| match node.child(index) {
+                Child::Node(below) => {
+                    let below_end = below.first_page.0.saturating_add(below.page_span());
+                    (below.first_page.0 < border && border < below_end).then_some((index, below))
+                }
+                Child::Page(_) => None,
+            }) {
+                match self.seal_at(node.block, index)?.ok_or(BROKEN)? {
+                    Some(seal) => self.load(below.block, &seal, source)?,
+                    None if self.nodes.contains_key(&below.block) => {}
+                    None => break,
+                }
+                node = below;
+            }
+        }
+        Ok(())
+    }
+
     fn clear_below(&mut self, node: Node, first: PageIndex, end: PageIndex, source: &impl NodeSource) -> Result<()> {
         for index in 0..node.entries() {
             match node.child(index) {

@@ -6,13 +6,17 @@
 //! narrow: only files whose inode was made between the beginning of the last epoch that was not durable and
 //! the mount after the crash. The windows are kept, sealed, in `private/state` until a pass over the tree has
 //! settled what lies in them.
+//!
+//! In a vault whose key was rotated the file is always there, under the active version, and written before the first journal
+//! under that version: a configuration from before the rotation does not open it, and so no vault, whose journal it could
+//! not open either.
 
-use crate::crypto::keys::VaultKeys;
+use crate::format::configuration::KeyVersion;
 use crate::format::header::{Birth, Malformed, Reader};
 use crate::storage::{Access, Stat, Storage, Timestamp, read_into, write_from};
 
 use super::error::{Result, VaultError};
-use super::keyring::KeyRing;
+use super::keyring::{KeyRing, VersionKeys};
 
 /// The sealed list's file in the private folder.
 const STATE_NAME: &str = "state";
@@ -54,6 +58,10 @@ impl Windows {
     }
 
     pub fn add(&mut self, window: CrashWindow) {
+        if self.0.contains(&window) {
+            // Of a recovery that did not come to its end.
+            return;
+        }
         if self.0.len() >= WINDOWS_MAX {
             self.0.remove(0);
         }
@@ -85,17 +93,36 @@ impl Windows {
         })
     }
 
-    /// Reads the list. None is an empty one; one that does not verify is an error.
-    pub fn load<S: Storage>(storage: &S, private: &S::Dir, keys: &KeyRing) -> Result<Self> {
+    /// Whether the list has to be stored before there is a journal under the active version of the key.
+    pub fn is_missing_under<S: Storage>(storage: &S, private: &S::Dir, keys: &VersionKeys) -> Result<bool> {
+        if keys.version == KeyVersion::FIRST {
+            return Ok(false);
+        }
+        let Some(bytes) = Self::read(storage, private)? else { return Ok(true) };
+        Ok(keys.state().open_message(AAD, &bytes).is_err())
+    }
+
+    fn read<S: Storage>(storage: &S, private: &S::Dir) -> Result<Option<Vec<u8>>> {
+        let failed = |e| VaultError::io("read the vault's state", e);
         let file = match storage.open_file(private, STATE_NAME.as_ref(), Access::Read) {
             Ok(file) => file,
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(Self::default()),
-            Err(error) => return Err(VaultError::io("read the vault's state", error)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            Err(error) => return Err(failed(error)),
         };
         let mut bytes = vec![0; 64 * 1024];
-        let read = read_into(storage, &file, &mut bytes, 0).map_err(|e| VaultError::io("read the vault's state", e))?;
+        let read = read_into(storage, &file, &mut bytes, 0).map_err(failed)?;
         bytes.truncate(read);
-        let damaged = || VaultError::integrity("private/state", "the vault's state does not verify");
+        Ok(Some(bytes))
+    }
+
+    /// Reads the list. None is an empty one; one that does not verify is an error.
+    pub fn load<S: Storage>(storage: &S, private: &S::Dir, keys: &KeyRing) -> Result<Self> {
+        let Some(bytes) = Self::read(storage, private)? else { return Ok(Self::default()) };
+        let damaged = || {
+            let reason =
+                "the vault's state does not verify; or the configuration is older than the last rotation of the key";
+            VaultError::integrity("private/state", reason)
+        };
         let plain = keys.open(|keys| keys.state().open_message(AAD, &bytes)).map_err(|_| damaged())?;
         Self::parse(&plain).map_err(|_| damaged())
     }
@@ -115,10 +142,10 @@ impl Windows {
         if reader.rest().is_empty() { Ok(Self(windows)) } else { Err(Malformed) }
     }
 
-    /// Stores the list, durably and as a whole; an empty one is no file.
-    pub fn store<S: Storage>(&self, storage: &S, private: &S::Dir, keys: &VaultKeys) -> Result<()> {
+    /// Stores the list, durably and as a whole; an empty one is no file, as long as the key was never rotated.
+    pub fn store<S: Storage>(&self, storage: &S, private: &S::Dir, keys: &VersionKeys) -> Result<()> {
         let failed = |e| VaultError::io("write the vault's state", e);
-        if self.0.is_empty() {
+        if self.0.is_empty() && keys.version == KeyVersion::FIRST {
             match storage.unlink(private, STATE_NAME.as_ref()) {
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
                 other => other.map_err(failed)?,

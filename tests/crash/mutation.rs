@@ -27,6 +27,10 @@ const REDUNDANT: &[(&str, &str)] = &[
         "checkpoint.retirement-synced-before-reuse",
         "the next switch syncs the segment with the retirement before it goes on",
     ),
+    (
+        "rename.all-names-are-durable",
+        "a file with several names that is at none that the journal knows is looked for by its salt",
+    ),
 ];
 
 /// What finds it quickly.

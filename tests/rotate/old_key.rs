@@ -80,7 +80,9 @@ pub(super) fn opens_nothing(test: &TestVault, old: &UnlockedKeys) {
         }
         assert!(symlink::open(keys.symlink(), &text).is_err(), "{id}");
     }
-    for name in ["journal.0", "journal.1", "state", "rotation", "iv.new"] {
+    let state = fs::read(test.path().join("private/state")).unwrap();
+    assert!(keys.state().open_message(b"sero/v1/state", &state).is_err(), "private/state");
+    for name in ["journal.0", "journal.1", "rotation", "iv.new"] {
         assert!(!test.path().join("private").join(name).exists(), "private/{name} is left");
     }
 }

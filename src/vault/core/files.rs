@@ -2,11 +2,13 @@
 
 use std::sync::{Arc, Weak};
 
+use parking_lot::MutexGuard;
+
 use super::{VaultCore, Volatile};
 use crate::format::geometry::{self, HEADER_LEN};
 use crate::format::header::Header;
 use crate::format::record::FileId;
-use crate::storage::{Access, Stat, Storage, read_into};
+use crate::storage::{Access, Stat, Storage, Target, read_into};
 use crate::vault::directory::{Directory, Location};
 use crate::vault::error::{Result, VaultError};
 use crate::vault::file::{Base, Keys, VaultFile};
@@ -51,7 +53,8 @@ impl<S: Storage> VaultCore<S> {
         let mut volatile = self.volatile.lock();
         let made = Arc::new(VaultFile::new_empty(self, location, file, &stat));
         self.enter_file(&made);
-        let epoch = self.epoch.lock().current;
+        // The one that stands in its header: an epoch that ends meanwhile must know all that were born in it.
+        let epoch = made.birth().epoch;
         volatile.insert(stat.ino, Volatile { born: epoch, written: epoch });
         Ok(made)
     }
@@ -64,8 +67,30 @@ impl<S: Storage> VaultCore<S> {
             }
             return Ok(file);
         }
+        let settling = self.settling(stat);
+        if settling.is_some()
+            && let Some(file) = self.file(stat.ino)
+        {
+            return Ok(file);
+        }
         let file = location.open_backing(stat)?;
+        let stat = &self.seen_anew(&file, stat, settling.is_some())?;
         self.enter_opened(VaultFile::open(self, location, file, stat)?)
+    }
+
+    fn seen_anew(&self, file: &S::File, stat: &Stat, again: bool) -> Result<Stat> {
+        if again {
+            self.storage.stat(Target::File(file)).map_err(|e| VaultError::io("open a file", e))
+        } else {
+            Ok(*stat)
+        }
+    }
+
+    /// Held while what a crash may have left of a file is opened: that cuts off what does not verify, so it is one
+    /// thread's at a time, and what others found before is looked up anew. None: this file is not in question.
+    fn settling(&self, stat: &Stat) -> Option<MutexGuard<'_, ()>> {
+        let in_question = self.windows.read().covers(stat).is_some();
+        in_question.then(|| self.settling.lock())
     }
 
     /// The file behind a pin, which may have no name any more.
@@ -73,8 +98,15 @@ impl<S: Storage> VaultCore<S> {
         if let Some(file) = self.file(stat.ino) {
             return Ok(file);
         }
+        let settling = self.settling(stat);
+        if settling.is_some()
+            && let Some(file) = self.file(stat.ino)
+        {
+            return Ok(file);
+        }
         let access = if self.is_read_only() { Access::Read } else { Access::ReadWrite };
         let file = self.storage.open_pinned(pin, access).map_err(|e| VaultError::io("open a file", e))?;
+        let stat = &self.seen_anew(&file, stat, settling.is_some())?;
         let nowhere = Location { directory: Directory::root(self)?, entry: "(unlinked)".into() };
         let opened = VaultFile::open(self, nowhere, file, stat)?;
         if stat.nlink == 0 {
@@ -206,6 +238,10 @@ impl<S: Storage> VaultCore<S> {
         if let Some(file) = self.file(file.ino()) {
             self.journaled.lock().insert(id, file);
         }
+    }
+
+    pub fn forget_journaled(&self, ino: u64) {
+        self.journaled.lock().retain(|_, file| file.ino() != ino);
     }
 
     pub fn remember_uncommitted(&self, ino: u64) {

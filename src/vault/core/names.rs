@@ -38,7 +38,7 @@ impl<S: Storage> VaultCore<S> {
             self.before_unlink(plan.to, plan.to_entry, &replaced)?;
         }
         let _admission = self.admit(8)?;
-        let gate = self.gate.read();
+        let gate = self.change_gate()?;
         let naming = self.naming.write();
         if self.journal_concerns(plan) {
             let from = Location { directory: plan.from.clone(), entry: plan.from_entry.to_owned() }.backing_path();

@@ -91,6 +91,12 @@ impl Ivs {
 }
 
 impl<S: Storage> Directory<S> {
+    /// It is not on the backing any more.
+    pub(super) fn forget_iv(&self) {
+        *self.iv.write() = None;
+        self.checked.store(false, Ordering::Release);
+    }
+
     /// The IV, by which at least one of the directory's names opens. None: it has no IV, and no names.
     pub(super) fn iv(&self) -> Result<Option<Arc<Ivs>>> {
         let Some(ivs) = self.unchecked_iv()? else { return Ok(None) };

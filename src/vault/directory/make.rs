@@ -83,6 +83,8 @@ impl<S: Storage> Directory<S> {
 
     /// Makes a symbolic link.
     pub fn make_symlink(&self, name: &[u8], target: &[u8], attributes: &NewInode) -> Result<Stat> {
+        // A rotation takes the names of each directory alone, and then forgets a key: what is sealed under it is there before.
+        let _names = self.names.read_recursive();
         let sealed = symlink::seal(self.core.keys.active().symlink(), target).map_err(|error| match error {
             TargetError::Invalid => VaultError::errno("make a symbolic link", libc::ENOENT),
             TargetError::TooLong => VaultError::NameTooLong,

@@ -147,6 +147,7 @@ impl<S: Storage> Emptied<S> {
         let place = || core.storage.make_symlink(&handle, directory_iv::ENTRY.as_ref(), &target);
         if let Err(error) = widened(core, Target::Dir(&*handle), 0o300, place) {
             log::warn!("{}: its IV could not be put back: {error}", self.directory.backing_path());
+            self.directory.forget_iv();
         }
     }
 }

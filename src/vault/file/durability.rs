@@ -34,20 +34,26 @@ pub(crate) struct Applied<S: Storage> {
 impl<S: Storage> VaultFile<S> {
     /// At close: what is only in memory reaches the backing, unsynced. The background sync makes it durable.
     pub fn commit(&self) -> Result<()> {
-        if !self.is_volatile() || self.is_unlinked() || self.core.is_read_only() {
-            return Ok(());
+        if self.core.is_read_only() { Ok(()) } else { self.complete().map(|_| ()) }
+    }
+
+    /// The same, also of a vault that takes no more changes. True if there was something to complete.
+    pub(crate) fn complete(&self) -> Result<bool> {
+        if !self.is_volatile() || self.is_unlinked() {
+            return Ok(false);
         }
         let outcome = self.core.with_room(|| {
             let mut state = self.state.write();
             if state.base != Base::Volatile {
-                return Ok(());
+                return Ok(false);
             }
             let outcome = state.commit_home(&self.core);
-            if std::mem::take(&mut state.journal.touched) {
+            let touched = std::mem::take(&mut state.journal.touched);
+            if touched {
                 // A background sync that began before does not cover it.
                 self.core.remember_written(self.ino);
             }
-            outcome
+            outcome.map(|()| touched)
         });
         if outcome.is_err() {
             // It is not lost with the handle: tried again in the background, and when the vault is sealed.
@@ -77,7 +83,7 @@ impl<S: Storage> VaultFile<S> {
         }
         let _admission = self.core.admit(STEP_BLOCKS)?;
         let last = {
-            let _gate = self.core.gate.read();
+            let _gate = self.core.change_gate()?;
             let mut state = self.state.write();
             // A background sync may have begun with it, and not be over.
             self.sync_base(&mut state)?;
@@ -123,7 +129,7 @@ impl<S: Storage> VaultFile<S> {
     /// Records what was written straight home, so that the next journal sync covers it.
     pub(crate) fn record_in_background(&self) -> Result<()> {
         let _admission = self.core.admit(STEP_BLOCKS)?;
-        let _gate = self.core.gate.read();
+        let _gate = self.core.change_gate()?;
         let mut state = self.state.write();
         if state.base == Base::Volatile { Ok(()) } else { self.record_pending(&mut state) }
     }
@@ -197,9 +203,9 @@ impl<S: Storage> VaultFile<S> {
         state.journal.punched.clear();
     }
 
-    /// The segment that held these images is retired: the home is their place now. True if nothing of the file is
-    /// in the journal any more.
-    pub(crate) fn retired(&self, segment: SegmentSeq) -> bool {
+    /// The segment that held these images is retired: the home is their place now. If nothing of the file is in the
+    /// journal any more, it leaves the list of those that have something there.
+    pub(crate) fn retired(&self, segment: SegmentSeq) {
         let mut state = self.state.write();
         state.home.overlay.retain(|_, at| at.segment > segment);
         if state.journal.dropped_in.is_some_and(|dropped| dropped <= segment) {
@@ -207,7 +213,10 @@ impl<S: Storage> VaultFile<S> {
         }
         state.journal.reserved = 0;
         state.journal.reserved_nodes.clear();
-        state.home.overlay.is_empty() && !state.journal.touched && state.journal.pending.is_empty()
+        if state.home.overlay.is_empty() && !state.journal.touched && state.journal.pending.is_empty() {
+            // As long as the state is held: whoever changes the file next puts it on the list again.
+            self.core.forget_journaled(self.ino);
+        }
     }
 
     /// Forgets what the journal holds of a file whose last name is gone and that nobody has open.

@@ -9,7 +9,7 @@ use crate::format::geometry::{
 };
 use crate::format::header::Seal;
 use crate::format::record::{FileId, Operation, PageSeal, Placement, Time};
-use crate::storage::{Storage, Timestamp};
+use crate::storage::{Storage, Target, Timestamp};
 use crate::vault::error::{Result, VaultError};
 use crate::vault::journal::{Appended, Location};
 use crate::vault::tree::TagTree;
@@ -42,7 +42,9 @@ impl<S: Storage> VaultFile<S> {
                 location.backing_path()
             };
             let operation = Operation::File { file: id, salt: state.journal.base_salt, seq: state.seq };
-            self.core.append_text(&recovery::places::text(&path, self.ino), operation)?;
+            let links = self.core.storage.stat(Target::File(&state.home.file)).map(|stat| stat.nlink);
+            let has_other_names = links.map_err(|e| VaultError::io("look at a file", e))? > 1;
+            self.core.append_text(&recovery::places::text(&path, self.ino, has_other_names), operation)?;
             state.journal.named_in = Some(current);
             state.journal.touched = true;
             self.core.remember_journaled(id, self);
@@ -359,13 +361,17 @@ impl<S: Storage> VaultFile<S> {
         new_size: u64,
     ) -> Result<()> {
         self.record_pending(state)?;
+        // To the end of the tree: a node that is left without pages behind the end would have no place.
+        let cut = (PageIndex(page_count(new_size)), PageIndex(SIZE_MAX / PAGE_BYTES));
+        if new_size < state.size {
+            self.load_borders(state, cut.0, cut.1)?;
+        }
         let id = self.file_id(state)?;
         let mut items = pages_operations(id, tail, images);
         items.push((Operation::Length { file: id, size: new_size, mtime: time_of(state.mtime) }, &[]));
         let appended = self.append(state, &items)?;
         if new_size < state.size {
-            // To the end of the tree: a node that is left without pages behind the end would have no place.
-            self.drop_pages(state, PageIndex(page_count(new_size)), PageIndex(SIZE_MAX / PAGE_BYTES))?;
+            self.drop_pages(state, cut.0, cut.1)?;
         }
         state.overlay_pages(tail, appended.first_image);
         self.enter_journaled(state, tail)?;
@@ -377,6 +383,7 @@ impl<S: Storage> VaultFile<S> {
     /// Records that pages are holes now.
     pub(super) fn journal_punch(&self, state: &mut State<S>, first: PageIndex, end: PageIndex) -> Result<()> {
         self.record_pending(state)?;
+        self.load_borders(state, first, end)?;
         let file = self.file_id(state)?;
         let punch = Operation::Punch { file, first: first.0, count: end.0 - first.0 };
         let length = Operation::Length { file, size: state.journal.size, mtime: time_of(state.mtime) };
@@ -384,6 +391,12 @@ impl<S: Storage> VaultFile<S> {
         self.drop_pages(state, first, end)?;
         state.journal.punched.push((first, end));
         Ok(())
+    }
+
+    /// What cannot be done to the tree must not be in the journal: a node that does not verify is met before the record.
+    fn load_borders(&self, state: &mut State<S>, first: PageIndex, end: PageIndex) -> Result<()> {
+        let State { home, body: Body::Paged(tree), .. } = state else { return Ok(()) };
+        tree.load_borders(first, end, &home.reader(&self.core))
     }
 
     /// Makes pages holes in memory. Their places in the home stay taken until a checkpoint has retired what refers

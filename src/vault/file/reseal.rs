@@ -54,7 +54,7 @@ impl<S: Storage> VaultFile<S> {
             let before = page;
             let done = {
                 let _admission = self.core.admit(STEP_BLOCKS)?;
-                let _gate = self.core.gate.read();
+                let _gate = self.core.change_gate()?;
                 let mut state = self.state.write();
                 if state.under >= version {
                     return Ok(());

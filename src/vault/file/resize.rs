@@ -25,6 +25,7 @@ impl<S: Storage> VaultFile<S> {
             if self.is_volatile() {
                 let mut state = self.state.write();
                 if state.base == Base::Volatile {
+                    self.core.ensure_writable()?;
                     state.journal.touched = true;
                     state.changed_at(self.core.storage.now());
                     return state.truncate_volatile(&self.core, size);
@@ -32,7 +33,7 @@ impl<S: Storage> VaultFile<S> {
                 continue;
             }
             let _admission = self.core.admit(STEP_BLOCKS)?;
-            let _gate = self.core.gate.read();
+            let _gate = self.core.change_gate()?;
             let mut state = self.state.write();
             self.begin_change(&mut state)?;
             state.mtime = Some(self.core.storage.now());
@@ -115,6 +116,7 @@ impl<S: Storage> VaultFile<S> {
             if self.is_volatile() {
                 let mut state = self.state.write();
                 if state.base == Base::Volatile {
+                    self.core.ensure_writable()?;
                     state.journal.touched = true;
                     state.changed_at(self.core.storage.now());
                     return state.punch_volatile(&self.core, first, end);
@@ -122,7 +124,7 @@ impl<S: Storage> VaultFile<S> {
                 continue;
             }
             let _admission = self.core.admit(STEP_BLOCKS)?;
-            let _gate = self.core.gate.read();
+            let _gate = self.core.change_gate()?;
             let mut state = self.state.write();
             if matches!(state.body, Body::Blob { .. }) {
                 // It was truncated meanwhile.

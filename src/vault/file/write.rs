@@ -59,6 +59,7 @@ impl<S: Storage> VaultFile<S> {
             if self.is_volatile() {
                 let mut state = self.state.write();
                 if state.base == Base::Volatile {
+                    self.core.ensure_writable()?;
                     state.journal.touched = true;
                     let mtime = state.modified(&self.core, modified)?;
                     state.changed_at(mtime);
@@ -68,7 +69,7 @@ impl<S: Storage> VaultFile<S> {
                 continue;
             }
             let _admission = self.core.admit(STEP_BLOCKS)?;
-            let _gate = self.core.gate.read();
+            let _gate = self.core.change_gate()?;
             let mut state = self.state.write();
             let mtime = state.modified(&self.core, modified)?;
             at += self.write_durable(&mut state, from, chunk, mtime)?;

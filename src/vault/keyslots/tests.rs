@@ -197,3 +197,46 @@ fn a_table_is_full_at_its_bound() {
     let full = add_keyslot(&place, &keys, &new(all.of(KeyslotKind::Recovery), ""));
     assert!(matches!(full, Err(VaultError::NoSpace { .. })));
 }
+
+/// Between unlocking and the lock of the configuration somebody else may have changed it.
+#[test]
+fn a_slot_that_was_changed_meanwhile_is_not_brought_back() {
+    let all = everything();
+    let (_backing, storage) = vault(all.of(KeyslotKind::Passphrase));
+    let place = ConfigurationPlace::inside(&storage);
+    let passphrase = all.of(KeyslotKind::Passphrase);
+    let stale = unlock_root(&place, &passphrase).unwrap();
+    add_keyslot(&place, &stale, &new(all.of(KeyslotKind::Keyfile), "second")).unwrap();
+    let stale = unlock_root(&place, &passphrase).unwrap();
+    let other = Passphrase::new(b"another battery".to_vec());
+    let changed = Secrets { passphrase: Some(&other), ..Secrets::default() };
+    change_keyslot(&place, &unlock_root(&place, &passphrase).unwrap(), KeyslotId(1), &new(changed, "first"), None)
+        .unwrap();
+    for removal in [Removal::One(KeyslotId(1)), Removal::Others] {
+        let refused = remove_keyslots(&place, &stale, &passphrase, removal);
+        assert!(matches!(refused, Err(VaultError::ConfigurationBusy)), "{refused:?}");
+    }
+    let refused = change_keyslot(&place, &stale, KeyslotId(1), &new(passphrase, "first"), None);
+    assert!(matches!(refused, Err(VaultError::ConfigurationBusy)), "{refused:?}");
+    // The other slot can go, and the changed one stays changed.
+    let removed = remove_keyslots(&place, &stale, &passphrase, Removal::One(KeyslotId(2))).unwrap();
+    assert!(!removed.root_key_renewed);
+    assert_eq!(opened_by(&storage, &passphrase), None);
+    assert_eq!(opened_by(&storage, &changed), Some(1));
+}
+
+/// The new version would be wrapped by a root key that no slot opens any more.
+#[test]
+fn a_rotation_is_not_begun_with_a_root_key_that_was_renewed_meanwhile() {
+    let all = everything();
+    let (_backing, storage) = vault(all.of(KeyslotKind::Passphrase));
+    let place = ConfigurationPlace::inside(&storage);
+    let passphrase = all.of(KeyslotKind::Passphrase);
+    let keys = unlock_root(&place, &passphrase).unwrap();
+    add_keyslot(&place, &keys, &new(all.of(KeyslotKind::Keyfile), "second")).unwrap();
+    let stale = unlock_root(&place, &passphrase).unwrap();
+    assert!(remove_keyslots(&place, &stale, &passphrase, Removal::Others).unwrap().root_key_renewed);
+    let refused = crate::vault::rotate::configuration::start(&place, &stale, false);
+    assert!(matches!(refused, Err(VaultError::ConfigurationBusy)));
+    assert_eq!(opened_by(&storage, &passphrase), Some(1));
+}

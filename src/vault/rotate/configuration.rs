@@ -3,6 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::super::error::{Result, VaultError};
+use super::super::keyslots::check_root;
 use super::super::place::{Before, ConfigurationPlace};
 use super::super::unlock::{RootKeys, UnlockedKeys};
 use crate::crypto::{ProjectKey, VaultKeys, entropy};
@@ -27,6 +28,8 @@ pub fn start<S: Storage>(place: &ConfigurationPlace<'_, S>, keys: &RootKeys, kee
         if next_version(configuration)? != version {
             return Err(VaultError::RotationUnfinished);
         }
+        // Wrapped by a root key that was renewed meanwhile, the new version would open for nobody.
+        check_root(configuration, keys)?;
         begin(configuration, new, keep_old, place.now());
         Ok(())
     })?;

@@ -13,7 +13,7 @@ use crate::vault::directory::{Directory, Location, links, widened};
 use crate::vault::error::{Result, VaultError};
 
 /// Where new symbolic links are made, in the private folder.
-const FOLDER: &str = "rotation";
+pub(in crate::vault) const FOLDER: &str = "rotation";
 const NEW_LINK: &str = "link";
 
 impl<S: Storage> Vault<S> {

@@ -10,6 +10,7 @@ use crate::vault::directory::{PRIVATE, TREE};
 use crate::vault::journal::SEGMENT_NAMES;
 use crate::vault::lock;
 use crate::vault::place::{BACKUP_SUFFIX, TEMPORARY_SUFFIX};
+use crate::vault::rotate;
 
 /// Files that a crash left while another was being replaced.
 fn is_temporary(name: &str) -> bool {
@@ -22,7 +23,7 @@ fn is_backup(name: &str) -> bool {
 }
 
 /// The same, in the private folder.
-pub(in super::super) const PRIVATE_TEMPORARIES: [&str; 1] = ["state.new"];
+pub(in super::super) const PRIVATE_TEMPORARIES: [&str; 2] = ["state.new", "iv.new"];
 pub(in super::super) const LINKS: &str = "links";
 pub(in super::super) const LOST: &str = "lost";
 
@@ -140,11 +141,11 @@ fn private_entry<S: Storage>(
             Ok(())
         });
     }
-    let known = [lock::ENTRY, "state"].contains(&text) || SEGMENT_NAMES.contains(&text);
+    let known = [lock::ENTRY, "state", rotate::FOLDER].contains(&text) || SEGMENT_NAMES.contains(&text);
     let own = joined(&[PRIVATE.into(), name.into()]);
     if PRIVATE_TEMPORARIES.contains(&text) {
         if !shared.is_live {
-            leftover(shared, FindingKind::Temporary, own, "left of a change of the vault's state");
+            leftover(shared, FindingKind::Temporary, own, "left of a change that did not come to its end");
         }
     } else if !known {
         leftover(shared, FindingKind::Foreign, own, "not one of the vault's files");
