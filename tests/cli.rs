@@ -95,9 +95,7 @@ fn key_derivation_out_of_bounds_is_refused() {
 
 #[test]
 fn a_configuration_that_would_take_all_memory_is_refused() {
-    if !can_mount() {
-        return;
-    }
+    can_mount();
     let fixture = Fixture::new();
     edit_configuration(&fixture, |configuration| configuration["keyslots"][0]["kdf"]["memory_kib"] = json!(u32::MAX));
     fixture.mount(&[]).fails(14, "Argon2id with 4294967295 KiB of memory");
@@ -136,9 +134,7 @@ fn passphrases_that_cannot_be_had() {
 
 #[test]
 fn the_passphrase_comes_from_standard_input_or_a_command() {
-    if !can_mount() {
-        return;
-    }
+    can_mount();
     let fixture = Fixture::empty();
     let mut command = sero();
     command.args(["create", "--kdf-memory", "1", "--kdf-passes", "1", "--kdf-lanes", "1", "--password-file", "-"]);
@@ -154,9 +150,7 @@ fn the_passphrase_comes_from_standard_input_or_a_command() {
 
 #[test]
 fn a_wrong_passphrase_is_said_to_be_wrong() {
-    if !can_mount() {
-        return;
-    }
+    can_mount();
     let fixture = Fixture::new();
     fs::write(&fixture.passphrase, "something else\n").unwrap();
     fixture.mount(&[]).fails(3, "wrong passphrase");
@@ -194,9 +188,7 @@ fn a_damaged_configuration_is_said_to_be_damaged() {
 
 #[test]
 fn an_edited_configuration_is_noticed_with_the_passphrase() {
-    if !can_mount() {
-        return;
-    }
+    can_mount();
     let fixture = Fixture::new();
     edit_configuration(&fixture, |configuration| configuration["created"] = json!(1));
     fixture.mount(&[]).fails(8, "edited");
@@ -246,9 +238,7 @@ fn help_is_no_error() {
 
 #[test]
 fn without_fuse_it_is_said_what_to_do() {
-    if !rustix::process::geteuid().is_root() {
-        return;
-    }
+    can_mount();
     // As an ordinary user without a search path there is no fusermount3; where /dev/fuse is root's alone, that comes
     // first. Both have the same code.
     use std::os::unix::process::CommandExt;

@@ -11,11 +11,9 @@ use std::process::{Command, Stdio};
 use harness::{Fixture, Outcome, can_mount, pattern, run, sero};
 use serde_json::{Value, json};
 
-/// A vault with a few files, sealed again. None: nothing can be mounted here.
-fn sample() -> Option<Fixture> {
-    if !can_mount() {
-        return None;
-    }
+/// A vault with a few files, sealed again.
+fn sample() -> Fixture {
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let at = |name: &str| fixture.mountpoint.join(name);
     fs::create_dir(at("folder")).unwrap();
@@ -25,7 +23,7 @@ fn sample() -> Option<Fixture> {
     symlink("/folder", at("absolute")).unwrap();
     fs::write(at("odd\u{1b}[2J\nname"), "x").unwrap();
     fixture.seal().ok();
-    Some(fixture)
+    fixture
 }
 
 fn with(fixture: &Fixture, command: &str, options: &[&str], paths: &[&str]) -> Outcome {
@@ -57,7 +55,7 @@ fn flip(path: &Path, offset: u64) {
 
 #[test]
 fn verify_says_what_is_wrong_and_where() {
-    let Some(fixture) = sample() else { return };
+    let fixture = sample();
     let outcome = with(&fixture, "verify", &[], &[]).ok();
     assert!(outcome.stdout.contains("nothing is damaged"), "{outcome:?}");
     assert_eq!(outcome.stderr, "");
@@ -87,7 +85,7 @@ fn verify_says_what_is_wrong_and_where() {
 
 #[test]
 fn a_mounted_vault_is_verified_by_its_daemon_without_the_passphrase() {
-    let Some(fixture) = sample() else { return };
+    let fixture = sample();
     fixture.mount(&[]).ok();
     fs::write(fixture.mountpoint.join("new"), pattern(700_000)).unwrap();
     let verify = |arguments: &[&str]| run(sero().args(["verify", "--json"]).arg(&fixture.vault).args(arguments));
@@ -107,7 +105,7 @@ fn a_mounted_vault_is_verified_by_its_daemon_without_the_passphrase() {
 
 #[test]
 fn a_wrong_passphrase_verifies_nothing() {
-    let Some(fixture) = sample() else { return };
+    let fixture = sample();
     fs::write(&fixture.passphrase, "something else\n").unwrap();
     for command in ["verify", "ls"] {
         with(&fixture, command, &[], &[]).fails(3, "wrong passphrase");
@@ -116,7 +114,7 @@ fn a_wrong_passphrase_verifies_nothing() {
 
 #[test]
 fn ls_lists_and_cannot_steer_the_terminal() {
-    let Some(fixture) = sample() else { return };
+    let fixture = sample();
     let lines = |options: &[&str], paths: &[&str]| {
         let outcome = with(&fixture, "ls", options, paths).ok();
         outcome.stdout.lines().map(str::to_owned).collect::<Vec<_>>()
@@ -144,7 +142,7 @@ fn ls_lists_and_cannot_steer_the_terminal() {
 
 #[test]
 fn cat_streams_follows_links_and_stops_at_damage() {
-    let Some(fixture) = sample() else { return };
+    let fixture = sample();
     let cat = |paths: &[&str]| {
         let mut command = sero();
         command.arg("cat").arg("--password-file").arg(&fixture.passphrase).arg(&fixture.vault).args(paths);
@@ -172,7 +170,7 @@ fn cat_streams_follows_links_and_stops_at_damage() {
 
 #[test]
 fn reading_without_a_mount_leaves_a_mounted_vault_alone() {
-    let Some(fixture) = sample() else { return };
+    let fixture = sample();
     fixture.mount(&[]).ok();
     let place = fixture.mountpoint.display();
     with(&fixture, "ls", &[], &[]).fails(6, &format!("already mounted on {place}"));
@@ -184,7 +182,7 @@ fn reading_without_a_mount_leaves_a_mounted_vault_alone() {
 
 #[test]
 fn salvage_copies_what_opens_and_says_what_does_not() {
-    let Some(fixture) = sample() else { return };
+    let fixture = sample();
     let out = fixture.folder.path().join("out");
     with(&fixture, "salvage", &[], &[fixture.vault.join("inside").to_str().unwrap()]).fails(2, "lies in the vault");
     let outcome = with(&fixture, "salvage", &[], &[out.to_str().unwrap()]).ok();
@@ -203,7 +201,7 @@ fn salvage_copies_what_opens_and_says_what_does_not() {
 
 #[test]
 fn repair_shows_asks_and_mends() {
-    let Some(fixture) = sample() else { return };
+    let fixture = sample();
     let outcome = with(&fixture, "repair", &["--yes"], &[]).ok();
     assert!(outcome.stdout.contains("nothing to repair"), "{outcome:?}");
 

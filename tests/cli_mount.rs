@@ -15,19 +15,11 @@ use std::time::Duration;
 use harness::{Fixture, can_mount, end_of, eventually, pattern, run, sero};
 use rustix::process::Signal;
 
-macro_rules! needs_mount {
-    () => {
-        if !can_mount() {
-            return;
-        }
-    };
-}
-
 // --- one at a time ---
 
 #[test]
 fn a_second_mount_is_refused_and_names_the_first() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let info = fixture.info();
     assert_eq!(info["mounted"], true);
@@ -45,7 +37,7 @@ fn a_second_mount_is_refused_and_names_the_first() {
 
 #[test]
 fn a_read_only_mount_changes_nothing() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     fs::write(fixture.mountpoint.join("file"), pattern(50_000)).unwrap();
     fixture.seal().ok();
@@ -65,7 +57,7 @@ fn a_read_only_mount_changes_nothing() {
 
 #[test]
 fn a_busy_mount_is_not_sealed_and_says_by_whom() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let mut user = Command::new("sleep").arg("1000").current_dir(&fixture.mountpoint).spawn().unwrap();
     fixture.seal().fails(10, &format!("{} (sleep)", user.id()));
@@ -81,7 +73,7 @@ fn a_busy_mount_is_not_sealed_and_says_by_whom() {
 
 #[test]
 fn an_open_file_is_a_use_too() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let file = File::create_new(fixture.mountpoint.join("file")).unwrap();
     fixture.seal().fails(10, &std::process::id().to_string());
@@ -91,7 +83,7 @@ fn an_open_file_is_a_use_too() {
 
 #[test]
 fn umount_from_outside_seals() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     fs::write(fixture.mountpoint.join("file"), "x").unwrap();
     rustix::mount::unmount(&fixture.mountpoint, rustix::mount::UnmountFlags::empty()).unwrap();
@@ -102,7 +94,7 @@ fn umount_from_outside_seals() {
 
 #[test]
 fn signals_seal() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::new();
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         fixture.mount(&[]).ok();
@@ -115,7 +107,7 @@ fn signals_seal() {
 
 #[test]
 fn a_signal_ends_a_busy_mount_too_and_nothing_is_lost() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let path = fixture.mountpoint.join("file");
     let mut open = File::create_new(&path).unwrap();
@@ -132,7 +124,7 @@ fn a_signal_ends_a_busy_mount_too_and_nothing_is_lost() {
 
 #[test]
 fn the_foreground_ends_with_a_signal_and_exit_code_0() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::new();
     let mut child =
         fixture.mount_command(&["--foreground"]).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
@@ -147,7 +139,7 @@ fn the_foreground_ends_with_a_signal_and_exit_code_0() {
 
 #[test]
 fn after_a_kill_what_was_synced_is_there_and_the_dead_mount_is_cleaned_up() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let path = fixture.mountpoint.join("synced");
     fs::write(&path, pattern(100_000)).unwrap();
@@ -183,7 +175,7 @@ fn after_a_kill_what_was_synced_is_there_and_the_dead_mount_is_cleaned_up() {
 
 #[test]
 fn a_mount_that_is_bound_elsewhere_is_sealed_with_the_last() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let other = fixture.folder.path().join("other");
     fs::create_dir(&other).unwrap();
@@ -198,7 +190,7 @@ fn a_mount_that_is_bound_elsewhere_is_sealed_with_the_last() {
 
 #[test]
 fn the_daemon_shows_nothing_to_others() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let process = format!("/proc/{}", fixture.daemon().as_raw_nonzero());
     let arguments = fs::read(format!("{process}/cmdline")).unwrap();
@@ -215,7 +207,7 @@ fn the_daemon_shows_nothing_to_others() {
 
 #[test]
 fn the_log_has_no_names() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&["-vv"]);
     let name = "a-telling-name";
     fs::write(fixture.mountpoint.join(name), "telling content").unwrap();
@@ -229,7 +221,7 @@ fn the_log_has_no_names() {
 
 #[test]
 fn names_are_logged_only_when_that_is_asked_for() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     fs::create_dir(fixture.mountpoint.join("folder")).unwrap();
     fs::write(fixture.mountpoint.join("folder/telling"), pattern(50_000)).unwrap();
@@ -251,7 +243,7 @@ fn names_are_logged_only_when_that_is_asked_for() {
 
 #[test]
 fn a_parent_that_is_gone_takes_the_mount_with_it() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::new();
     let mut parent = fixture.mount_command(&[]).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(30));
@@ -271,7 +263,7 @@ fn a_parent_that_is_gone_takes_the_mount_with_it() {
 
 #[test]
 fn a_mount_that_cannot_be_leaves_the_vault_sealed() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::new();
     let log = fixture.folder.path().join("no/such/log");
     let mut command = sero();

@@ -104,9 +104,7 @@ fn secrets(vault: &Path) -> Vec<Needle> {
 /// Once mounted, the daemon has the project key, and nothing that led to it.
 #[test]
 fn the_daemon_forgets_what_unlocked_it() {
-    if !can_mount() {
-        return;
-    }
+    can_mount();
     let fixture = Fixture::new();
     fixture.mount(&[]).ok();
     fs::write(fixture.mountpoint.join("file"), "content").unwrap();
@@ -117,9 +115,7 @@ fn the_daemon_forgets_what_unlocked_it() {
 /// The same where one process did all of it.
 #[test]
 fn a_mount_in_the_foreground_forgets_what_unlocked_it() {
-    if !can_mount() {
-        return;
-    }
+    can_mount();
     let fixture = Fixture::new();
     let mut child = Foreground(
         fixture.mount_command(&["--foreground"]).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap(),
@@ -168,9 +164,7 @@ fn a_sealed_vault_leaves_no_key_behind() {
 /// "the process is not dumpable, cores off"
 #[test]
 fn the_daemon_is_not_dumpable_and_writes_no_core() {
-    if !can_mount() {
-        return;
-    }
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let daemon = fixture.daemon();
     let limits = fs::read_to_string(format!("/proc/{daemon}/limits")).unwrap();

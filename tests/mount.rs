@@ -16,19 +16,11 @@ use std::process::Command;
 use harness::{Fixture, NOBODY, can_mount, eventually, pattern, run, sero, shell_as, users_can_mount};
 use rustix::fs::{AtFlags, RenameFlags, Timespec, Timestamps};
 
-macro_rules! needs_mount {
-    () => {
-        if !can_mount() {
-            return;
-        }
-    };
-}
-
 // --- work in it, and find it again ---
 
 #[test]
 fn what_is_written_is_there_after_sealing_and_mounting_again() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let top = &fixture.mountpoint;
     let sizes = [0, 1, 4095, 4096, 4097, 16_384, 70_000, 3_000_000];
@@ -71,7 +63,7 @@ fn what_is_written_is_there_after_sealing_and_mounting_again() {
 
 #[test]
 fn overwrites_appends_truncations_and_holes() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let path = fixture.mountpoint.join("file");
     let mut expected = pattern(100_000);
@@ -105,7 +97,7 @@ fn overwrites_appends_truncations_and_holes() {
 
 #[test]
 fn data_that_is_not_yet_written_back_is_no_hole() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let mut file = File::create_new(fixture.mountpoint.join("file")).unwrap();
     file.write_all_at(b"data", 1 << 20).unwrap();
@@ -120,7 +112,7 @@ fn data_that_is_not_yet_written_back_is_no_hole() {
 
 #[test]
 fn unlinked_and_replaced_files_live_as_long_as_they_are_open() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let top = &fixture.mountpoint;
     let open = |name: &str| OpenOptions::new().read(true).write(true).create_new(true).open(top.join(name)).unwrap();
@@ -143,7 +135,7 @@ fn unlinked_and_replaced_files_live_as_long_as_they_are_open() {
 
 #[test]
 fn renames_with_flags() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let top = File::open(&fixture.mountpoint).unwrap();
     for name in ["a", "b"] {
@@ -158,7 +150,7 @@ fn renames_with_flags() {
 
 #[test]
 fn times_to_the_nanosecond_on_both_sides_of_1970() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let path = fixture.mountpoint.join("file");
     fs::write(&path, "x").unwrap();
@@ -178,7 +170,7 @@ fn times_to_the_nanosecond_on_both_sides_of_1970() {
 
 #[test]
 fn extended_attributes() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let path = fixture.mountpoint.join("file");
     fs::write(&path, "x").unwrap();
@@ -200,7 +192,7 @@ fn extended_attributes() {
 
 #[test]
 fn a_directory_of_thousands_is_listed_whole_while_it_is_emptied() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let folder = fixture.mountpoint.join("many");
     fs::create_dir(&folder).unwrap();
@@ -218,7 +210,7 @@ fn a_directory_of_thousands_is_listed_whole_while_it_is_emptied() {
 
 #[test]
 fn many_threads_at_a_time() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let top = &fixture.mountpoint;
     std::thread::scope(|scope| {
@@ -245,7 +237,7 @@ fn many_threads_at_a_time() {
 
 #[test]
 fn plaintext_is_nowhere_in_the_vault() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let secret = "the quick brown fox is a secret";
     fs::create_dir(fixture.mountpoint.join("secret-directory")).unwrap();
@@ -261,7 +253,7 @@ fn plaintext_is_nowhere_in_the_vault() {
 
 #[test]
 fn other_users_have_their_own_files_and_rights() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&["-o", "allow_other"]);
     let top = &fixture.mountpoint;
     fs::set_permissions(top, fs::Permissions::from_mode(0o1777)).unwrap();
@@ -294,7 +286,7 @@ fn let_others_in(fixture: &Fixture) {
 
 #[test]
 fn a_setgid_directory_passes_its_group_on() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&["-o", "allow_other"]);
     let_others_in(&fixture);
     let folder = fixture.mountpoint.join("shared");
@@ -309,7 +301,7 @@ fn a_setgid_directory_passes_its_group_on() {
 
 #[test]
 fn a_write_takes_the_set_user_id_bit_away() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&["-o", "allow_other"]);
     let_others_in(&fixture);
     let path = fixture.mountpoint.join("program");
@@ -324,7 +316,7 @@ fn a_write_takes_the_set_user_id_bit_away() {
 
 #[test]
 fn without_allow_other_nobody_else_enters() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     fs::set_permissions(&fixture.mountpoint, fs::Permissions::from_mode(0o777)).unwrap();
     let outcome = shell_as(NOBODY, Path::new("/"), &format!("ls {}", fixture.mountpoint.display()));
@@ -333,7 +325,7 @@ fn without_allow_other_nobody_else_enters() {
 
 #[test]
 fn root_mounts_honour_devices_and_set_user_id_unless_told_not_to() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let mount = &fixture.mounts()[0];
     assert!(!mount.options.contains("nosuid") && !mount.options.contains("nodev"), "{mount:?}");
@@ -346,9 +338,8 @@ fn root_mounts_honour_devices_and_set_user_id_unless_told_not_to() {
 
 #[test]
 fn an_ordinary_user_mounts_through_fusermount() {
-    if !can_mount() || !users_can_mount() {
-        return;
-    }
+    can_mount();
+    users_can_mount();
     use std::os::unix::process::CommandExt;
     let fixture = Fixture::new();
     run(Command::new("chown").arg("-R").arg(NOBODY.to_string()).arg(fixture.folder.path())).ok();
@@ -374,7 +365,7 @@ fn an_ordinary_user_mounts_through_fusermount() {
 
 #[test]
 fn direct_io_and_locks_work() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let path = fixture.mountpoint.join("file");
     fs::write(&path, pattern(8192)).unwrap();
@@ -399,7 +390,7 @@ fn direct_io_and_locks_work() {
 
 #[test]
 fn errors_are_those_of_a_filesystem() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let top = &fixture.mountpoint;
     fs::create_dir_all(top.join("folder/full")).unwrap();

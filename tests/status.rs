@@ -17,14 +17,6 @@ use harness::{Fixture, NOBODY, can_mount, eventually, pattern, run, sero};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-macro_rules! needs_mount {
-    () => {
-        if !can_mount() {
-            return;
-        }
-    };
-}
-
 /// The one object that `sero status --json TARGET` prints.
 #[track_caller]
 fn status(target: &Path) -> Value {
@@ -42,7 +34,7 @@ fn socket(fixture: &Fixture) -> PathBuf {
 
 #[test]
 fn what_is_mounted_is_shown_with_its_figures() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let before = status(&fixture.mountpoint);
     assert_eq!(before["state"], "mounted");
@@ -82,7 +74,7 @@ fn what_is_mounted_is_shown_with_its_figures() {
 
 #[test]
 fn two_vaults_at_once_and_a_read_only_one() {
-    needs_mount!();
+    can_mount();
     let (one, two) = (Fixture::mounted(&[]), Fixture::mounted(&["--read-only"]));
     assert_eq!(status(&one.vault)["read_only"], false);
     let other = status(&two.vault);
@@ -98,7 +90,7 @@ fn two_vaults_at_once_and_a_read_only_one() {
 
 #[test]
 fn errors_are_counted_and_the_last_is_told_without_names() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     fs::write(fixture.mountpoint.join("telling-name"), pattern(50_000)).unwrap();
     fixture.seal().ok();
@@ -121,7 +113,7 @@ fn errors_are_counted_and_the_last_is_told_without_names() {
 
 #[test]
 fn a_detached_mount_is_found_by_its_vault() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let file = File::create_new(fixture.mountpoint.join("file")).unwrap();
     run(sero().args(["seal", "--lazy"]).arg(&fixture.mountpoint)).ok();
@@ -133,7 +125,7 @@ fn a_detached_mount_is_found_by_its_vault() {
 
 #[test]
 fn nothing_of_sero_there() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::new();
     run(sero().arg("status").arg(&fixture.vault)).fails(11, "it is sealed already");
     run(sero().arg("status").arg(&fixture.mountpoint)).fails(11, "neither a vault nor where one is mounted");
@@ -143,7 +135,7 @@ fn nothing_of_sero_there() {
 
 #[test]
 fn the_socket_is_its_owners_and_goes_with_the_mount() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let socket = socket(&fixture);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -166,7 +158,7 @@ fn the_socket_is_its_owners_and_goes_with_the_mount() {
 /// the daemon.
 #[test]
 fn the_daemon_looks_who_asks() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let socket = socket(&fixture);
     let elsewhere = tempfile::tempdir_in(socket.parent().unwrap().parent().unwrap()).unwrap();
@@ -190,7 +182,7 @@ print(s.makefile().readline())";
 
 #[test]
 fn nonsense_and_endless_lines_are_refused_and_the_daemon_lives() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let converse = |bytes: &[u8]| {
         let mut stream = UnixStream::connect(socket(&fixture)).unwrap();
@@ -211,7 +203,7 @@ fn nonsense_and_endless_lines_are_refused_and_the_daemon_lives() {
 
 #[test]
 fn a_dead_daemon_and_a_stopped_one() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let daemon = fixture.daemon();
     fixture.signal(Signal::STOP);
@@ -235,7 +227,7 @@ fn a_dead_daemon_and_a_stopped_one() {
 
 #[test]
 fn watching_goes_on_until_the_mount_ends() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let mut command = sero();
     command.args(["status", "--watch", "--json"]).arg(&fixture.mountpoint);

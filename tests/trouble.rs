@@ -14,14 +14,6 @@ use harness::{Fixture, can_mount, end_of, eventually, pattern, run, sero};
 use rustix::mount::UnmountFlags;
 use rustix::process::Signal;
 
-macro_rules! needs_mount {
-    () => {
-        if !can_mount() {
-            return;
-        }
-    };
-}
-
 /// A disk of its own: ext4 on a loop device, its image in memory, where there may be less than the disk pretends to have.
 struct Disk {
     folder: tempfile::TempDir,
@@ -82,7 +74,7 @@ fn background(script: &str, folder: &Path) -> Child {
 
 #[test]
 fn no_vault_is_made_on_a_full_disk() {
-    needs_mount!();
+    can_mount();
     let disk = Disk::of("8m");
     let filler = run(Command::new("dd")
         .args(["if=/dev/zero", "bs=4096"])
@@ -99,7 +91,7 @@ fn no_vault_is_made_on_a_full_disk() {
 
 #[test]
 fn a_full_disk_refuses_a_mount_for_writing_and_allows_one_for_reading() {
-    needs_mount!();
+    can_mount();
     let disk = Disk::of("24m");
     let fixture = disk.vault();
     fixture.mount(&[]).ok();
@@ -119,7 +111,7 @@ fn a_full_disk_refuses_a_mount_for_writing_and_allows_one_for_reading() {
 
 #[test]
 fn what_did_not_fit_is_logged_counted_and_said_when_the_vault_is_sealed() {
-    needs_mount!();
+    can_mount();
     let disk = Disk::of("64m");
     let fixture = disk.vault();
     // To make room with: a full disk refuses a mount for writing.
@@ -166,7 +158,7 @@ fn what_did_not_fit_is_logged_counted_and_said_when_the_vault_is_sealed() {
 
 #[test]
 fn the_vaults_directory_is_renamed_while_it_is_mounted() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let path = fixture.mountpoint.join("file");
     fs::write(&path, pattern(50_000)).unwrap();
@@ -185,7 +177,7 @@ fn the_vaults_directory_is_renamed_while_it_is_mounted() {
 
 #[test]
 fn the_vaults_directory_is_removed_while_it_is_mounted() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     fs::create_dir(fixture.mountpoint.join("folder")).unwrap();
     let open = File::options().read(true).write(true).create_new(true).open(fixture.mountpoint.join("file")).unwrap();
@@ -208,7 +200,7 @@ fn the_vaults_directory_is_removed_while_it_is_mounted() {
 
 #[test]
 fn the_filesystem_under_the_vault_is_detached_while_it_is_mounted() {
-    needs_mount!();
+    can_mount();
     let disk = Disk::of("64m");
     let fixture = disk.vault();
     fixture.mount(&[]).ok();
@@ -230,7 +222,7 @@ fn the_filesystem_under_the_vault_is_detached_while_it_is_mounted() {
 
 #[test]
 fn the_disk_under_the_vault_fails_while_it_is_mounted() {
-    needs_mount!();
+    can_mount();
     let disk = Disk::of("64m");
     let fixture = disk.vault();
     fixture.mount(&[]).ok();
@@ -273,7 +265,7 @@ fn the_disk_under_the_vault_fails_while_it_is_mounted() {
 
 #[test]
 fn a_stopped_daemon_is_waited_for_and_its_mount_can_be_detached() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let path = fixture.mountpoint.join("file");
     fs::write(&path, pattern(50_000)).unwrap();
@@ -295,7 +287,7 @@ fn a_stopped_daemon_is_waited_for_and_its_mount_can_be_detached() {
 
 #[test]
 fn who_waits_for_a_daemon_that_is_killed_gets_an_error() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::mounted(&[]);
     let path = fixture.mountpoint.join("file");
     fs::write(&path, pattern(50_000)).unwrap();
@@ -320,7 +312,7 @@ fn who_waits_for_a_daemon_that_is_killed_gets_an_error() {
 
 #[test]
 fn an_unmount_and_a_mount_right_after_it() {
-    needs_mount!();
+    can_mount();
     let fixture = Fixture::new();
     for round in 0..8_u8 {
         fixture.mount(&[]).ok();

@@ -117,26 +117,24 @@ pub fn shell_in_namespace(script: &str) -> Command {
 
 /// This test mounts. Where that is not possible it fails: what is skipped shows nothing.
 #[track_caller]
-pub fn can_mount() -> bool {
+pub fn can_mount() {
     let is_root = rustix::process::geteuid().is_root();
     let has_device = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok();
     assert!(
         is_root && has_device,
         "this test mounts: run it as root, where there is a /dev/fuse (scripts/test.sh does)"
     );
-    true
 }
 
 /// This test mounts as an ordinary user.
 #[track_caller]
-pub fn users_can_mount() -> bool {
+pub fn users_can_mount() {
     let installed = ["/usr/bin/fusermount3", "/bin/fusermount3"].iter().any(|path| Path::new(path).exists());
     let opens = run(Command::new("sh").args(["-c", "exec 3<>/dev/fuse"]).uid(NOBODY).gid(NOBODY)).code == Some(0);
     assert!(
         installed && opens,
         "this test mounts as an ordinary user: install fuse3, and `chmod 666 /dev/fuse` (scripts/test.sh does both)"
     );
-    true
 }
 
 /// Bytes that differ from page to page.
