@@ -47,7 +47,7 @@ fn what_is_mounted_is_shown_with_its_figures() {
     for absent in ["degraded", "rotation"] {
         assert_eq!(before[absent], Value::Null);
     }
-    assert_eq!(before["errors"], json!({"integrity": 0, "backing": 0, "last": null}));
+    assert_eq!(before["errors"], json!({"integrity": 0, "backing": 0, "last": null, "lost_bytes": 0, "lost_files": 0}));
     assert_eq!(before["session"]["idle_limit"], Value::Null);
 
     fs::write(fixture.mountpoint.join("file"), pattern(100_000)).unwrap();
