@@ -14,8 +14,8 @@ use sero::vault::create::{CreateOptions, create};
 use sero::vault::rotate::{Phase, RotationControl, RotationEnd, configuration};
 use sero::vault::{
     ConfigurationPlace, Directory, FileKind, Finding, LiveKeys, Mode, NewInode, NodeRef, PosixStorage, RenameMode,
-    RootKeys, Secrets, SetTime, Timestamp, UnlockedKeys, Vault, VaultError, VerifyObserver, VerifyOptions, XattrTable,
-    unlock_root,
+    RootKeys, Secrets, SetTime, Severity, Timestamp, UnlockedKeys, Vault, VaultError, VerifyObserver, VerifyOptions,
+    XattrTable, unlock_root,
 };
 use tempfile::TempDir;
 
