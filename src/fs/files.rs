@@ -222,18 +222,19 @@ impl<S: Storage> Fs<S> {
     /// to be durable. POSIX does not ask for it, but Linux programs rely on a new file being there after its fsync.
     fn sync_names(&self, node: &Arc<Node<S>>) -> Result<()> {
         let mut unsynced = vec![node.clone()];
+        let mut synced = Vec::new();
         while let Some(node) = unsynced.pop() {
             // Before the names are looked at: a rename from now on counts again.
-            if node.name_synced.swap(true, Ordering::AcqRel) {
-                continue;
-            }
+            let Some(change) = node.unsynced_names() else { continue };
             for name in node.all_names() {
-                if let Err(error) = self.sync_directory(&name.parent) {
-                    node.name_synced.store(false, Ordering::Release);
-                    return Err(error);
-                }
+                self.sync_directory(&name.parent)?;
                 unsynced.push(name.parent);
             }
+            synced.push((node, change));
+        }
+        // Not before all of it is durable: others would not sync what is above.
+        for (node, change) in synced {
+            node.names_synced(change);
         }
         Ok(())
     }

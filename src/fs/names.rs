@@ -1,7 +1,6 @@
 //! Names: lookup, and everything that makes an inode or gives one another name.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::attributes::Place;
 use super::error::{FsError, Result};
@@ -321,7 +320,7 @@ impl<S: Storage> Fs<S> {
         let linked = link(directory);
         parent.touch();
         let stat = linked?;
-        node.name_synced.store(false, Ordering::Release);
+        node.names_changed();
         {
             let mut state = node.state();
             if state.version == version {

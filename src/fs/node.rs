@@ -11,7 +11,7 @@
 //!    across a call of the vault. A shard of the table is locked under none of these, and takes none of them.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, MutexGuard, RwLock, RwLockWriteGuard};
@@ -40,8 +40,10 @@ pub(super) struct Node<S: Storage> {
     pub xattrs: Mutex<Knowledge>,
     /// The content was changed since it was last committed: with the next commit, the backing's attributes change.
     pub uncommitted: AtomicBool,
-    /// The entries of this inode were synced since they were last changed.
-    pub name_synced: AtomicBool,
+    /// Counts changes of this inode's entries, from 1.
+    name_changes: AtomicU32,
+    /// The last of these changes that is durable, with all directories above.
+    names_durable: AtomicU32,
     state: Mutex<State<S>>,
 }
 
@@ -143,7 +145,8 @@ impl<S: Storage> Node<S> {
             content: RwLock::new(()),
             xattrs: Mutex::new(knowledge),
             uncommitted: AtomicBool::new(false),
-            name_synced: AtomicBool::new(false),
+            name_changes: AtomicU32::new(1),
+            names_durable: AtomicU32::new(0),
             state: Mutex::new(State { attr, fresh: true, version: 0, name: None, rare: None }),
         }
     }
@@ -176,6 +179,22 @@ impl<S: Storage> Node<S> {
     /// One of the names, if any is known.
     pub fn any_name(&self) -> Option<Name<S>> {
         self.state().name.clone()
+    }
+
+    /// One of its entries was changed.
+    pub fn names_changed(&self) {
+        self.name_changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The last change of its entries, if it is not known to be durable.
+    pub fn unsynced_names(&self) -> Option<u32> {
+        let last = self.name_changes.load(Ordering::Acquire);
+        (self.names_durable.load(Ordering::Acquire) < last).then_some(last)
+    }
+
+    /// Its entries as of this change are durable, and all directories above.
+    pub fn names_synced(&self, change: u32) {
+        self.names_durable.fetch_max(change, Ordering::AcqRel);
     }
 
     pub fn all_names(&self) -> Vec<Name<S>> {

@@ -138,7 +138,7 @@ impl<S: Storage> Fs<S> {
         // The new name first: a node without a name and references would go.
         self.name_node(node, to.parent, to.name);
         self.unname_node(node, from.parent, from.name);
-        node.name_synced.store(false, Ordering::Release);
+        node.names_changed();
         node.touch();
     }
 

@@ -86,6 +86,26 @@ impl<S: Storage> Adapter<S> {
         Arc::clone(&self.through)
     }
 
+    /// Told what was agreed with the kernel.
+    pub(super) fn waits_for_writes(&self) -> Arc<std::sync::atomic::AtomicBool> {
+        self.seeking.waits()
+    }
+
+    /// After an error the kernel keeps nothing of the listing: an entry may be missing from it.
+    fn answer_listing(&self, node: u64, listed: Result<(), i32>, list: &List, reply: Reply) {
+        match listed {
+            Ok(()) => reply.data(list.bytes()),
+            Err(errno) => {
+                reply.error(errno);
+                self.seeking.in_background(move |device| {
+                    if let Err(error) = transport::invalidate(device, node) {
+                        log::debug!("a listing that failed was not dropped: {error}");
+                    }
+                });
+            }
+        }
+    }
+
     /// How the kernel is to treat a file that was just opened.
     fn file_flags(&self, file: FileHandle, flags: i32) -> u32 {
         let through = self.caching == Caching::Exclusive
@@ -424,6 +444,10 @@ impl<S: Storage> Filesystem for Adapter<S> {
             return reply.error(libc::ENXIO);
         };
         self.activity.requested();
+        if !self.seeking.can_tell(request.node) {
+            // From here on the kernel takes everything in every file for data.
+            return reply.error(libc::ENOSYS);
+        }
         let (fs, activity) = (Arc::clone(&self.fs), Arc::clone(&self.activity));
         self.seeking.when_written_back(request.node, move || {
             match answer(&fs, &activity, "lseek", |fs| fs.lseek(FileHandle(handle), offset_bytes, whence)) {
@@ -447,29 +471,23 @@ impl<S: Storage> Filesystem for Adapter<S> {
         }
     }
 
-    fn readdir(&self, _request: &Request, handle: u64, cookie: u64, mut list: List, reply: Reply) {
+    fn readdir(&self, request: &Request, handle: u64, cookie: u64, mut list: List, reply: Reply) {
         let listed = self.answer("readdir", |fs| {
             fs.readdir(FileHandle(handle), cookie, &mut |entry| {
                 list.add(entry.ino.0, entry.next_cookie, entry.kind, entry.name)
             })
         });
-        match listed {
-            Ok(()) => reply.data(list.bytes()),
-            Err(errno) => reply.error(errno),
-        }
+        self.answer_listing(request.node, listed, &list, reply);
     }
 
-    fn readdirplus(&self, _request: &Request, handle: u64, cookie: u64, mut list: List, reply: Reply) {
+    fn readdirplus(&self, request: &Request, handle: u64, cookie: u64, mut list: List, reply: Reply) {
         let listed = self.answer("readdirplus", |fs| {
             fs.readdirplus(FileHandle(handle), cookie, &mut |entry| {
                 let kept = self.attr_kept(&entry.entry.attr);
                 list.add_plus(&entry.entry, self.lifetime, kept, entry.next_cookie, entry.name)
             })
         });
-        match listed {
-            Ok(()) => reply.data(list.bytes()),
-            Err(errno) => reply.error(errno),
-        }
+        self.answer_listing(request.node, listed, &list, reply);
     }
 
     fn releasedir(&self, _request: &Request, handle: u64, reply: Reply) {

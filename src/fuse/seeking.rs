@@ -7,6 +7,7 @@
 //! notification therefore has a thread of its own.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -14,6 +15,9 @@ use std::thread;
 use dashmap::DashMap;
 
 use super::transport::{self, Device};
+
+/// The protocol's minor version of Linux 6.16.
+pub(super) const WAITS_FOR_WRITES: u32 = 44;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -24,6 +28,8 @@ pub(super) struct Seeking {
     writers: DashMap<u64, u64>,
     device: Arc<OnceLock<Device>>,
     jobs: Sender<Job>,
+    /// Whether the kernel waits for requests that it has sent already.
+    waits: Arc<AtomicBool>,
 }
 
 impl Seeking {
@@ -31,12 +37,23 @@ impl Seeking {
     pub(super) fn start() -> io::Result<Self> {
         let (sender, jobs) = mpsc::channel::<Job>();
         thread::Builder::new().name("seeking".to_owned()).spawn(move || jobs.into_iter().for_each(|job| job()))?;
-        Ok(Self { writers: DashMap::new(), device: Arc::default(), jobs: sender })
+        Ok(Self { writers: DashMap::new(), device: Arc::default(), jobs: sender, waits: Arc::default() })
     }
 
     /// Where the session puts its way to the kernel once it has one.
     pub(super) fn device(&self) -> Arc<OnceLock<Device>> {
         Arc::clone(&self.device)
+    }
+
+    /// Where it is noted whether [`can_tell`](Self::can_tell) may be true of files that are open for writing.
+    pub(super) fn waits(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.waits)
+    }
+
+    /// Whether data and holes of a file can be told at all. Before Linux 6.16 a page counts as written when its request is
+    /// sent: whoever waits for the pages does not wait for that, and would be told of holes where data is on its way.
+    pub(super) fn can_tell(&self, node: u64) -> bool {
+        self.waits.load(Ordering::Relaxed) || !self.writers.contains_key(&node)
     }
 
     /// A handle was opened.

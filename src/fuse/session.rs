@@ -2,9 +2,12 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::activity::Activity;
 use super::adapter::{Adapter, Caching};
@@ -12,8 +15,13 @@ use super::error::FuseError;
 use super::mount::{self, MountRequest, Unmount};
 use super::mountinfo::DeviceNumber;
 use super::negotiate;
+use super::seeking::WAITS_FOR_WRITES;
 use super::transport::Session;
 use crate::fs::{Fs, Storage};
+
+/// How long is waited for requests that were sent.
+const WRITTEN_LIMIT: Duration = Duration::from_secs(30);
+const WRITTEN_POLL: Duration = Duration::from_millis(20);
 
 /// A vault that is mounted and answers. Dropping it changes nothing; the mount ends by an unmount, from
 /// here or from outside.
@@ -57,15 +65,19 @@ fn start<S: Storage>(
     connection: std::os::fd::OwnedFd,
     ended: impl FnOnce(io::Result<()>) + Send + 'static,
 ) -> io::Result<()> {
-    let (device, through) = (adapter.device(), adapter.write_through());
+    let (device, through, waits) = (adapter.device(), adapter.write_through(), adapter.waits_for_writes());
     // INIT is answered in here.
     let session = Session::begin(adapter, connection, |agreement| {
         negotiate::settle(agreement, caching);
         through.agreed(agreement);
+        waits.store(agreement.minor >= WAITS_FOR_WRITES, Ordering::Relaxed);
     })?;
     // Set once only, here.
     let _ = device.set(session.device());
-    thread::Builder::new().name("session".to_owned()).spawn(move || ended(session.run()))?;
+    thread::Builder::new().name("session".to_owned()).spawn(move || {
+        let outcome = catch_unwind(AssertUnwindSafe(|| session.run()));
+        ended(outcome.unwrap_or_else(|_| Err(io::Error::other("the session stopped by a bug in sero"))));
+    })?;
     Ok(())
 }
 
@@ -101,7 +113,7 @@ impl MountedSession {
     /// Keeps the mount from ending, to write back what the kernel holds also after it was detached. Must not
     /// be called by a thread that serves the mount: those answer.
     pub fn hold(&self) -> io::Result<Held> {
-        File::open(self.mountpoint()).map(Held)
+        File::open(self.mountpoint()).map(|root| Held { root, device: self.device })
     }
 
     /// Cuts the connection: whoever still uses the mount gets ENOTCONN, and the session ends. False if the
@@ -121,12 +133,23 @@ impl MountedSession {
 
 /// A mount that is held: while this lives, the session does not end by itself.
 #[derive(Debug)]
-pub struct Held(File);
+pub struct Held {
+    root: File,
+    device: Option<DeviceNumber>,
+}
 
 impl Held {
     /// Has the kernel write all of its dirty pages to the vault. Must not be called by a thread that serves
     /// the mount.
     pub fn write_back(&self) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(&self.0)?)
+        rustix::fs::syncfs(&self.root)?;
+        // Most kernels do not wait for the requests that this made, and count them. Others' requests are counted, too.
+        let Some(device) = self.device else { return Ok(()) };
+        let waiting = format!("/sys/fs/fuse/connections/{}/waiting", device.minor);
+        let deadline = Instant::now() + WRITTEN_LIMIT;
+        while Instant::now() < deadline && fs::read_to_string(&waiting).is_ok_and(|count| count.trim() != "0") {
+            thread::sleep(WRITTEN_POLL);
+        }
+        Ok(())
     }
 }

@@ -2,7 +2,7 @@
 //! microseconds, waking another thread would cost more than the work. Before it begins something long it leaves the seat
 //! to another; should it be held up unexpectedly, the watch takes the seat from it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -71,6 +71,8 @@ impl Seat {
     /// The reader begins to work on a request (by its number), and will be back at once.
     pub fn begin(&self, request: u64) {
         self.working.store(request, Ordering::Release);
+        // Either this sees that nobody watches, or the watch sees what is begun.
+        fence(Ordering::SeqCst);
         if !self.watching.load(Ordering::Relaxed) {
             let _state = self.state.lock();
             self.watching.store(true, Ordering::Relaxed);
@@ -115,6 +117,10 @@ impl Seat {
             if looks >= LOOKS && working == 0 {
                 // Called again with the next request.
                 self.watching.store(false, Ordering::Relaxed);
+                fence(Ordering::SeqCst);
+                if self.working.load(Ordering::Acquire) != 0 {
+                    self.watching.store(true, Ordering::Relaxed);
+                }
             }
         }
     }

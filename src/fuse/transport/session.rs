@@ -37,6 +37,8 @@ const GAZE: Duration = Duration::from_micros(40);
 
 /// What was agreed with the kernel.
 pub(crate) struct Agreement {
+    /// The kernel's minor version of the protocol, which tells what it does where no flag does.
+    pub minor: u32,
     /// What the kernel offers; what is taken of it is set to `taken`.
     pub offered: u64,
     pub taken: u64,
@@ -293,7 +295,7 @@ fn agree(device: &Device, settle: impl FnOnce(&mut Agreement)) -> io::Result<u32
             .ok_or_else(|| refused("the kernel did not begin with INIT"))?;
         let reply = Reply::new(device, request.unique);
         let mut word = || fields.u32().ok_or_else(|| refused("the kernel's INIT is cut"));
-        let (major, _minor) = (word()?, word()?);
+        let (major, minor) = (word()?, word()?);
         if major > abi::MAJOR {
             // It asks again in the version that this names.
             reply.data(&[abi::MAJOR.to_ne_bytes(), abi::MINOR.to_ne_bytes()].concat());
@@ -309,6 +311,7 @@ fn agree(device: &Device, settle: impl FnOnce(&mut Agreement)) -> io::Result<u32
             offered |= u64::from(word()?) << 32;
         }
         let mut agreement = Agreement {
+            minor,
             offered,
             taken: 0,
             max_write_bytes: 128 << 10,
