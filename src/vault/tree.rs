@@ -294,6 +294,35 @@ impl TagTree {
         Ok(end)
     }
 
+    /// The nodes over a page that hold nothing yet, and do not stand right before it.
+    pub fn new_nodes_over(&self, page: PageIndex) -> Result<Vec<BlockIndex>> {
+        let path = Path::to(page).ok_or(VaultError::TooLarge)?;
+        let mut new = Vec::new();
+        for (node, index) in path.steps() {
+            let Child::Node(below) = node.child(*index) else { continue };
+            let is_new = match self.entries(below.block) {
+                Some(entries) => *entries == [0; PAGE_LEN],
+                None => self.seal_at(node.block, *index)?.is_none_or(|seal| seal.is_none()),
+            };
+            if is_new && below.first_page != page {
+                new.push(below.block);
+            }
+        }
+        Ok(new)
+    }
+
+    /// The blocks of the nodes over a page may have been written over: those that hold something are to be written again.
+    /// (One without content has no place that anybody looks at, and on a full disk none at all.)
+    pub fn rewrite_over(&mut self, page: PageIndex) -> Result<()> {
+        let path = Path::to(page).ok_or(VaultError::TooLarge)?;
+        let holds_something =
+            |(node, _): &&(Node, usize)| self.entries(node.block).is_some_and(|entries| *entries != [0; PAGE_LEN]);
+        match path.steps().iter().rev().find(holds_something) {
+            Some((node, _)) => self.mark_path_dirty(*node),
+            None => Ok(()),
+        }
+    }
+
     fn mark_path_dirty(&mut self, node: Node) -> Result<()> {
         let mut at = node;
         loop {

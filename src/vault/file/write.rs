@@ -306,15 +306,20 @@ impl<S: Storage> State<S> {
             self.body = body;
             return Err(VaultError::Internal("a blob was written as pages"));
         };
-        let sealed = self.seal_range(core, &mut tree, new_size, from, data, None);
+        let sealed = self.seal_range(core, &mut tree, new_size, from, data, None).and_then(|(pages, images)| {
+            // What begins in the midst of what a node covers, as the kernel sends several writes at once.
+            if let Some((first, _)) = pages.first() {
+                for block in tree.new_nodes_over(*first)? {
+                    core.reserve(&self.home.file, block.offset_bytes(), PAGE_BYTES)?;
+                }
+            }
+            Ok((pages, images))
+        });
         let put = sealed.map(|(mut pages, images)| {
             let present = |page: PageIndex| matches!(tree.cached_seal(page), Ok(Some(Some(_))));
             let (written, outcome) = self.put_home(core, &pages, &images, new_size, present);
             for (page, _) in pages.split_off(written) {
-                // The blocks of the nodes above may have been written over: they must be written again.
-                if let Ok(Some(old)) = tree.cached_seal(page) {
-                    let _ = tree.set(page, old, &self.home.reader(core));
-                }
+                let _ = tree.rewrite_over(page);
             }
             (pages, outcome)
         });
@@ -322,6 +327,10 @@ impl<S: Storage> State<S> {
         let (pages, outcome) = put?;
         let reached = if outcome.is_ok() { new_size } else { self.size.max(end_of(&pages)) };
         self.enter(core, &pages, reached)?;
+        if outcome.is_err() {
+            // On a full disk what was begun behind the end has the room that the nodes of the rest need.
+            self.set_home_len(core, home_len(self.size).min(self.home_len))?;
+        }
         outcome
     }
 
@@ -367,7 +376,8 @@ impl<S: Storage> State<S> {
         let over_nodes = self.base == Base::Volatile;
         let mut filler = [0; PAGE_LEN];
         let crosses_nodes = pages.first().zip(pages.last()).is_some_and(|((first, _), (last, _))| {
-            first.0 == 0 || page_block(*last).0.abs_diff(page_block(*first).0) != last.0.abs_diff(first.0)
+            let between = page_block(*last).0.abs_diff(page_block(*first).0) != last.0.abs_diff(first.0);
+            between || first.0 == 0 || nodes_before(*first) > 0
         });
         if over_nodes && crosses_nodes {
             entropy::fill(&mut filler);
@@ -376,17 +386,17 @@ impl<S: Storage> State<S> {
         while let Some((first, _)) = pages.get(at) {
             let old = present(*first);
             let from_start = over_nodes && self.home_len == 0 && first.0 == 0;
-            let start = if from_start { BlockIndex::ROOT } else { page_block(*first) };
+            // A run that begins behind nodes takes theirs, too; what is there already has it.
+            let before = if over_nodes && !old { nodes_before(*first) } else { 0 };
+            let start = if from_start { BlockIndex::ROOT } else { BlockIndex(page_block(*first).0 - before) };
             let mut parts = Vec::with_capacity(8);
-            if from_start {
-                parts.push(IoSlice::new(&filler));
-            }
+            (0..if from_start { 1 } else { before }).for_each(|_| parts.push(IoSlice::new(&filler)));
             let mut run = at;
             let mut count = 1;
             while let Some((next, _)) = pages.get(at + count) {
                 let before = PageIndex(next.0.wrapping_sub(1));
                 let follows = pages.get(at + count - 1).is_some_and(|(page, _)| *page == before);
-                let nodes = page_block(*next).0.saturating_sub(page_block(before).0 + 1);
+                let nodes = nodes_before(*next);
                 if !follows || present(*next) != old || (nodes > 0 && !over_nodes) {
                     break;
                 }
@@ -591,4 +601,9 @@ pub(super) fn resize_plain(plain: &mut Zeroizing<Vec<u8>>, len: usize) {
         *plain = larger;
     }
     plain.resize(len, 0);
+}
+
+/// How many nodes stand between a page and the one before it.
+fn nodes_before(page: PageIndex) -> u64 {
+    page.0.checked_sub(1).map_or(0, |before| page_block(page).0.saturating_sub(page_block(PageIndex(before)).0 + 1))
 }
