@@ -625,8 +625,14 @@ impl Plan {
             Ok(_) if self.identities.iter().any(|(known, _)| *known == salt) => Fit::Stale,
             // Just made, under the name of one that is gone: it never had a header.
             Err(_) if read < HEADER_LEN || start.iter().all(|byte| *byte == 0) => Fit::Other,
-            // A header that does not open tells nothing of its file, and the name may be another's by now.
-            Err(_) if self.ino.is_some_and(|ino| ino != stat.ino) => Fit::Other,
+            // A header that does not open tells of its file by its salt alone, which a torn one may have lost. Then the inode
+            // does, which is another in a copy of the vault: the name may be another's by now.
+            Err(_)
+                if self.ino.is_some_and(|ino| ino != stat.ino)
+                    && !self.identities.iter().any(|(known, _)| *known == salt) =>
+            {
+                Fit::Other
+            }
             // Torn, while a checkpoint replaced it.
             Err(_) if self.base == PlanBase::Overlay => Fit::This,
             Err(_) if core.windows.read().covers(stat).is_some() => Fit::Other,

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use sero::storage::{FileKind, SetTime, SimDisk, Stat, Timestamp};
+use sero::storage::{CrashPolicy, FileKind, SetTime, SimDisk, Stat, Timestamp};
 use sero::vault::{Mode, NodeRef, Vault, VaultError};
 
 use super::check::{End, Violation, explain, look, survives};
@@ -144,6 +144,42 @@ fn a_crashed_vault_that_was_copied_is_recovered() {
             }
         }
     }
+}
+
+/// In a copy of a crashed vault, a file whose header was torn by a checkpoint is known by its salt.
+#[test]
+fn a_torn_header_in_a_copy_is_written_again() {
+    let changed = || {
+        let mut world = prepared().world();
+        apply(&mut world, &[Op::Write { path: PAGED, at: 9000, len: 30_000 }, Op::Fsync(PAGED)]);
+        world
+    };
+    let mut world = changed();
+    let ino = backing_stat(prepared(), &world.disk.crash(&CrashPolicy::JOURNALED, 0), PAGED).ino;
+    let first = world.disk.steps() + 1;
+    apply(&mut world, &[Op::Checkpoint]);
+    let end = world.disk.steps();
+    let mut recovered = 0;
+    for step in first..=end {
+        let mut world = changed();
+        world.cut = None;
+        world.disk.set_crash_at(step);
+        let _ = world.apply(&Op::Checkpoint);
+        let disk = world.disk.crash(&CrashPolicy::JOURNALED, 0);
+        let copy = copied(&disk);
+        let homes = disk.raw_list().into_iter().map(|entry| entry.path);
+        let home = { homes }.find(|path| disk.raw_stat(path).is_ok_and(|stat| stat.ino == ino)).expect("its home");
+        for disk in [&disk, &copy] {
+            disk.raw_write_at(&home, 40, &[0x5a; 30]).expect("it is torn");
+        }
+        // Where the journal has the header, it is written again.
+        if survives(prepared(), &disk, &world.model, End::PowerCut).is_ok() {
+            recovered += 1;
+            survives(prepared(), &copy, &world.model, End::PowerCut)
+                .unwrap_or_else(|violation| panic!("step {step}: {violation}"));
+        }
+    }
+    assert!(recovered > 0, "no crash in the checkpoint left a journal that has the header");
 }
 
 fn backing_stat(prepared: &Prepared, disk: &SimDisk, path: &str) -> Stat {
