@@ -4,6 +4,7 @@
 #   scripts/bench.sh                                  everything, three rounds, on tmpfs; writes docs/performance.md and its chart
 #   BENCH_DISK=/some/directory scripts/bench.sh       the same on the filesystem of that directory
 #   FS='native sero gocryptfs' ROWS='write read' ROUNDS=1 scripts/bench.sh     some of it; writes nothing, prints
+#   WRITE=1 FS=... scripts/bench.sh                   some of it, and writes that
 #
 # FS: native passthrough sero gocryptfs securefs encfs cryfs.  ROWS: names of rows or of groups (scripts/bench/load.py rows).
 # SERO: the binary, by default a release build of this tree.  SERO_OPTIONS: more options of its mount.
@@ -235,12 +236,12 @@ done
 # --- the report ---
 
 report=(python3 "$PROJECT/scripts/bench/report.py" "$measurements")
-if [[ -z ${FS:-}${ROWS:-} ]]; then
+if [[ -z ${FS:-}${ROWS:-} || -n ${WRITE:-} ]]; then
   chart=performance.svg
-  command='scripts/bench.sh'
+  command="${WRITE:+WRITE=1 ${FS:+FS='$FS' }${ROWS:+ROWS='$ROWS' }}${ROUNDS:+ROUNDS=$ROUNDS }scripts/bench.sh"
   if [[ $name != tmpfs ]]; then
     chart=performance-$name.svg
-    command='BENCH_DISK=DIRECTORY scripts/bench.sh'
+    command="BENCH_DISK=DIRECTORY $command"
   fi
   about="\`$command\`, $(date +%Y-%m-%d): $name, $(nproc) CPUs ($cpu), Linux $(uname -r | cut -d- -f1), $rounds rounds ($slow_rounds for EncFS and \
 CryFS, \`cargo build\`, PostgreSQL and the mount): median and half the range; gocryptfs $(dpkg-query -W -f='${Version}' gocryptfs), securefs $(dpkg-query -W -f='${Version}' securefs), EncFS \
