@@ -149,7 +149,7 @@ fn what_cannot_be_read_is_named_and_the_rest_is_copied() {
     outcome.fails(1, "1 problem, see above");
     fs::remove_dir(source.join("taken")).unwrap();
     let rest = run(&mut import(&fixture, &[])).ok().stdout;
-    assert!(rest.contains("2 were there already"), "{rest}");
+    assert!(rest.contains("2 files were there already"), "{rest}");
 }
 
 #[test]

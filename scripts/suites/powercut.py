@@ -31,7 +31,7 @@ def main():
     print(f"power cuts on {filesystem}: {cuts}, seed {seed}", flush=True)
     dice = random.Random(seed)
     image, disk, mount = f"{place}/image", f"{place}/disk", f"{place}/open"
-    copy, disk_after, mount_after = f"{place}/image.cut", f"{place}/disk.cut", f"{place}/open.cut"
+    disk_after, mount_after = f"{place}/disk.cut", f"{place}/open.cut"
     for folder in (disk, mount, disk_after, mount_after):
         os.makedirs(folder, exist_ok=True)
     subject = peer(program, place)
@@ -54,6 +54,8 @@ def main():
             # Most cuts come within a background sync's time, some after checkpoints.
             time.sleep(dice.uniform(0.1, 2.5) if dice.random() < 0.8 else dice.uniform(2.5, 9.0))
             left = load.acknowledged()
+            # A file of its own each time: somebody else's mount namespace may keep the last one mounted.
+            copy = f"{place}/image.cut-{number}"
             run("cp", "--reflink=always", image, copy)
             left.begun(load)
             load.stop.set()
@@ -74,7 +76,10 @@ def main():
             done += 1
             for line in wrong[:8]:
                 print(f"cut {number}: {line}", flush=True)
+            if len(wrong) > 8:
+                print(f"cut {number}: and {len(wrong) - 8} more", flush=True)
             unmount(disk_after)
+            os.unlink(copy)
     finally:
         # Sealed, not only detached: the daemon holds its disk until it is done.
         for folder in (mount_after, mount):
