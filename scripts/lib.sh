@@ -155,6 +155,17 @@ reopen_place() {
   open_place
 }
 
+# The content of all files in it.
+contents_of_place() { (cd "$PLACE" && find . -type f -exec md5sum {} + | sort); }
+
+same_when_reopened() { # COMMAND...: it prints the same then; says what is different
+  local before after
+  before=$("$@")
+  reopen_place
+  after=$("$@")
+  diff <(printf '%s\n' "$before") <(printf '%s\n' "$after")
+}
+
 # need_corpus: sets CORPUS, the archive of Linux's sources from Debian's (or Ubuntu's) package.
 need_corpus() {
   CORPUS=$(find_corpus)

@@ -49,10 +49,7 @@ impl Disk {
 
     /// With a vault on it.
     fn vault(&self) -> Fixture {
-        let mut fixture = Fixture::empty();
-        fixture.vault = self.path().join("vault");
-        run(&mut fixture.create_command()).ok();
-        fixture
+        Fixture::with_vault_in(&self.path())
     }
 }
 

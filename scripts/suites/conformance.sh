@@ -98,14 +98,6 @@ together() {
   timeout 900 python3 "$PROJECT/scripts/suites/crowd.py" "$PLACE/crowd" --processes 8 --operations "$operations"
 }
 
-remembered() {
-  local before after
-  before=$(cd "$PLACE" && find . -type f -exec md5sum {} + | sort)
-  reopen_place
-  after=$(cd "$PLACE" && find . -type f -exec md5sum {} + | sort)
-  diff <(printf '%s\n' "$before") <(printf '%s\n' "$after")
-}
-
 prepare_posix
 if [[ -n $VAULT ]]; then
   # Beside the 13 of below, link::link_count_max: the C library knows LINK_MAX by the type of a filesystem, and of FUSE nothing.
@@ -120,6 +112,6 @@ check "fsx, 1 MiB in whole pages" random_operations pages 1048576 4096
 check "zero range, keep size, append, two descriptors" exerciser buffered
 check "the same with O_DIRECT" exerciser direct --direct
 check "8 processes in the same directories" together
-check "all of it is the same after sealing" remembered
+check "all of it is the same after sealing" same_when_reopened contents_of_place
 check "sealed" seal_place
 finish conformance

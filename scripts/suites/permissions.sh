@@ -198,14 +198,6 @@ attributes() {
 
 everything() { find . -mindepth 1 -printf '%P %y %m %U:%G %s %T@ %l\n' | sort; getfacl -Rnp . | grep -v '^# file: \.$'; }
 
-remembered() {
-  local before after
-  before=$(inside everything)
-  reopen_place
-  after=$(inside everything)
-  diff <(printf '%s\n' "$before") <(printf '%s\n' "$after")
-}
-
 # --- a mount of an ordinary user, through fusermount3 ---
 
 as_user() { as "$a" env HOME="$home" SERO="$home/sero" PATH="$PATH" "$@"; }
@@ -248,7 +240,7 @@ check "programs and devices" inside programs
 check "access lists" inside access_lists
 check "default access lists" inside default_access_lists
 check "extended attributes" inside attributes
-check "all of it is remembered when sealed" remembered
+check "all of it is remembered when sealed" same_when_reopened inside everything
 if [[ -n $VAULT ]]; then
   check "sealed" seal_place
   home=$SCRATCH/home

@@ -100,9 +100,7 @@ pub(super) fn serve(vault: Arc<Vault<PosixStorage>>, serving: &Serving, ready: i
     // The receiver is gone only when the process is about to be.
     let listening = logind::listen(&serving.seal_on, move |news| drop(heard.send(Event::Logind(news))));
     if let Err(failure) = listening {
-        if let Err(error) = vault.seal() {
-            log::error!("after a failed start: {error}");
-        }
+        give_up(&vault);
         return Err(failure);
     }
     let options = FsOptions {
@@ -113,10 +111,7 @@ pub(super) fn serve(vault: Arc<Vault<PosixStorage>>, serving: &Serving, ready: i
     let filesystem = match Fs::new(Arc::clone(&vault), options) {
         Ok(filesystem) => Arc::new(filesystem),
         Err(error) => {
-            // Opening made a journal; the vault goes back to rest.
-            if let Err(error) = vault.seal() {
-                log::error!("after a failed start: {error}");
-            }
+            give_up(&vault);
             return Err(Failure::new(
                 ExitCode::Integrity,
                 format!("the top directory of the vault cannot be read: {error}; restore it from a backup"),
@@ -169,6 +164,13 @@ pub(super) fn serve(vault: Arc<Vault<PosixStorage>>, serving: &Serving, ready: i
             Err(failure)
         }
         (Err(end), Ok(())) => Err(end),
+    }
+}
+
+/// Opening made a journal; the vault goes back to rest.
+fn give_up(vault: &Vault<PosixStorage>) {
+    if let Err(error) = vault.seal() {
+        log::error!("after a failed start: {error}");
     }
 }
 

@@ -15,7 +15,9 @@ use zeroize::Zeroizing;
 use super::activity::Activity;
 use super::seeking::{Seeking, is_for_writing};
 use super::through::{self, WriteThrough};
-use super::transport::{self, Device, Filesystem, List, Making, Range, Rename, Reply, Request, Writing, node_at_work};
+use super::transport::{
+    self, Agreement, Device, Filesystem, List, Making, Range, Rename, Reply, Request, Writing, node_at_work,
+};
 use crate::fs::{self, Attr, Caller, FileHandle, FileKind, Fs, FsError, InodeNo, SetAttr, Storage};
 
 thread_local! {
@@ -81,14 +83,13 @@ impl<S: Storage> Adapter<S> {
         self.seeking.device()
     }
 
-    /// What is written past the kernel's cache; told what was agreed with the kernel.
-    pub(super) fn write_through(&self) -> Arc<WriteThrough> {
-        Arc::clone(&self.through)
-    }
-
-    /// Told what was agreed with the kernel.
-    pub(super) fn waits_for_writes(&self) -> Arc<std::sync::atomic::AtomicBool> {
-        self.seeking.waits()
+    /// Notes what was agreed with the kernel.
+    pub(super) fn when_agreed(&self) -> impl FnOnce(&Agreement) + use<S> {
+        let (through, seeking) = (Arc::clone(&self.through), self.seeking.when_agreed());
+        move |agreement| {
+            through.agreed(agreement);
+            seeking(agreement);
+        }
     }
 
     /// After an error the kernel keeps nothing of the listing: an entry may be missing from it.

@@ -14,10 +14,10 @@ use std::thread;
 
 use dashmap::DashMap;
 
-use super::transport::{self, Device};
+use super::transport::{self, Agreement, Device};
 
 /// The protocol's minor version of Linux 6.16.
-pub(super) const WAITS_FOR_WRITES: u32 = 44;
+const WAITS_FOR_WRITES: u32 = 44;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -45,9 +45,10 @@ impl Seeking {
         Arc::clone(&self.device)
     }
 
-    /// Where it is noted whether [`can_tell`](Self::can_tell) may be true of files that are open for writing.
-    pub(super) fn waits(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.waits)
+    /// Notes what was agreed with the kernel.
+    pub(super) fn when_agreed(&self) -> impl FnOnce(&Agreement) + use<> {
+        let waits = Arc::clone(&self.waits);
+        move |agreement| waits.store(agreement.minor >= WAITS_FOR_WRITES, Ordering::Relaxed)
     }
 
     /// Whether data and holes of a file can be told at all. Before Linux 6.16 a page counts as written when its request is
@@ -77,12 +78,16 @@ impl Seeking {
 
     /// Runs `work` in the thread, where it may wait for what the mount's other threads answer.
     pub(super) fn in_background(&self, work: impl FnOnce(&Device) + Send + 'static) {
-        let device = Arc::clone(&self.device);
-        let job: Job = Box::new(move || {
-            if let Some(device) = device.get() {
+        self.run(move |device| {
+            if let Some(device) = device {
                 work(device);
             }
         });
+    }
+
+    fn run(&self, work: impl FnOnce(Option<&Device>) + Send + 'static) {
+        let device = Arc::clone(&self.device);
+        let job: Job = Box::new(move || work(device.get()));
         if self.jobs.send(job).is_err() {
             log::error!("the thread for seeking is gone");
         }
@@ -93,9 +98,9 @@ impl Seeking {
         if !self.writers.contains_key(&node) {
             return answer();
         }
-        let device = Arc::clone(&self.device);
-        let job: Job = Box::new(move || {
-            if let Some(device) = device.get()
+        // Without its thread the job is dropped, and with it the reply, which then says EIO.
+        self.run(move |device| {
+            if let Some(device) = device
                 // Dropping cached pages writes the dirty ones first.
                 && let Err(error) = transport::invalidate(device, node)
             {
@@ -103,10 +108,6 @@ impl Seeking {
             }
             answer();
         });
-        // Without its thread the job is dropped, and with it the reply, which then says EIO.
-        if self.jobs.send(job).is_err() {
-            log::error!("the thread for seeking is gone");
-        }
     }
 }
 

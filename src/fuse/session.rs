@@ -5,7 +5,6 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,6 @@ use super::error::FuseError;
 use super::mount::{self, MountRequest, Unmount};
 use super::mountinfo::DeviceNumber;
 use super::negotiate;
-use super::seeking::WAITS_FOR_WRITES;
 use super::transport::Session;
 use crate::fs::{Fs, Storage};
 
@@ -65,12 +63,11 @@ fn start<S: Storage>(
     connection: std::os::fd::OwnedFd,
     ended: impl FnOnce(io::Result<()>) + Send + 'static,
 ) -> io::Result<()> {
-    let (device, through, waits) = (adapter.device(), adapter.write_through(), adapter.waits_for_writes());
+    let (device, when_agreed) = (adapter.device(), adapter.when_agreed());
     // INIT is answered in here.
     let session = Session::begin(adapter, connection, |agreement| {
         negotiate::settle(agreement, caching);
-        through.agreed(agreement);
-        waits.store(agreement.minor >= WAITS_FOR_WRITES, Ordering::Relaxed);
+        when_agreed(agreement);
     })?;
     // Set once only, here.
     let _ = device.set(session.device());

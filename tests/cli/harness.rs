@@ -179,6 +179,14 @@ impl Fixture {
         fixture
     }
 
+    /// With a vault in this directory.
+    pub fn with_vault_in(directory: &Path) -> Self {
+        let mut fixture = Self::empty();
+        fixture.vault = directory.join("vault");
+        run(&mut fixture.create_command()).ok();
+        fixture
+    }
+
     /// With a vault that is mounted.
     #[track_caller]
     pub fn mounted(options: &[&str]) -> Self {

@@ -216,9 +216,7 @@ fn times_on_a_nearly_full_disk() {
     needs_mount!();
     use std::os::unix::fs::{FileExt, MetadataExt};
     let disk = Disk::of("24m");
-    let mut fixture = Fixture::empty();
-    fixture.vault = disk.path().join("vault");
-    run(&mut fixture.create_command()).ok();
+    let fixture = Fixture::with_vault_in(&disk.path());
     fs::write(disk.path().join("taken"), vec![1; 16 << 20]).unwrap();
     fixture.mount(&[]).ok();
     let path = fixture.mountpoint.join("file");

@@ -323,9 +323,7 @@ fn times() {
 fn a_full_disk() {
     needs_mount!();
     let disk = Disk::of("24m");
-    let mut fixture = Fixture::empty();
-    fixture.vault = disk.path().join("vault");
-    run(&mut fixture.create_command()).ok();
+    let fixture = Fixture::with_vault_in(&disk.path());
     fixture.mount(&[]).ok();
     let at = |name: &str| fixture.mountpoint.join(name);
     fs::write(at("before"), pattern(1 << 20)).unwrap();
@@ -367,9 +365,7 @@ fn a_full_disk() {
 fn a_nearly_full_disk() {
     needs_mount!();
     let disk = Disk::of("24m");
-    let mut fixture = Fixture::empty();
-    fixture.vault = disk.path().join("vault");
-    run(&mut fixture.create_command()).ok();
+    let fixture = Fixture::with_vault_in(&disk.path());
     fs::write(disk.path().join("taken"), vec![1; 16 << 20]).unwrap();
     fixture.mount(&[]).ok();
     let shell = |script: &str| run(Command::new("sh").args(["-c", script]).current_dir(&fixture.mountpoint));

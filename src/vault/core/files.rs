@@ -67,23 +67,31 @@ impl<S: Storage> VaultCore<S> {
             }
             return Ok(file);
         }
+        self.open_once(stat, || Ok((location.open_backing(stat)?, location)))
+    }
+
+    /// Opens a file that is not in memory.
+    fn open_once(
+        self: &Arc<Self>,
+        stat: &Stat,
+        open: impl FnOnce() -> Result<(S::File, Location<S>)>,
+    ) -> Result<Arc<VaultFile<S>>> {
         let settling = self.settling(stat);
         if settling.is_some()
             && let Some(file) = self.file(stat.ino)
         {
             return Ok(file);
         }
-        let file = location.open_backing(stat)?;
-        let stat = &self.seen_anew(&file, stat, settling.is_some())?;
-        self.enter_opened(VaultFile::open(self, location, file, stat)?)
-    }
-
-    fn seen_anew(&self, file: &S::File, stat: &Stat, again: bool) -> Result<Stat> {
-        if again {
-            self.storage.stat(Target::File(file)).map_err(|e| VaultError::io("open a file", e))
-        } else {
-            Ok(*stat)
+        let (file, location) = open()?;
+        let stat = match settling {
+            Some(_) => self.storage.stat(Target::File(&file)).map_err(|e| VaultError::io("open a file", e))?,
+            None => *stat,
+        };
+        let opened = VaultFile::open(self, location, file, &stat)?;
+        if stat.nlink == 0 {
+            opened.set_unlinked();
         }
+        self.enter_opened(opened)
     }
 
     /// Held while what a crash may have left of a file is opened: that cuts off what does not verify, so it is one
@@ -98,21 +106,11 @@ impl<S: Storage> VaultCore<S> {
         if let Some(file) = self.file(stat.ino) {
             return Ok(file);
         }
-        let settling = self.settling(stat);
-        if settling.is_some()
-            && let Some(file) = self.file(stat.ino)
-        {
-            return Ok(file);
-        }
-        let access = if self.is_read_only() { Access::Read } else { Access::ReadWrite };
-        let file = self.storage.open_pinned(pin, access).map_err(|e| VaultError::io("open a file", e))?;
-        let stat = &self.seen_anew(&file, stat, settling.is_some())?;
-        let nowhere = Location { directory: Directory::root(self)?, entry: "(unlinked)".into() };
-        let opened = VaultFile::open(self, nowhere, file, stat)?;
-        if stat.nlink == 0 {
-            opened.set_unlinked();
-        }
-        self.enter_opened(opened)
+        self.open_once(stat, || {
+            let access = if self.is_read_only() { Access::Read } else { Access::ReadWrite };
+            let file = self.storage.open_pinned(pin, access).map_err(|e| VaultError::io("open a file", e))?;
+            Ok((file, Location { directory: Directory::root(self)?, entry: "(unlinked)".into() }))
+        })
     }
 
     /// Whether all of a file is under this version of the project key or a later one.
