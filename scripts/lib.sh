@@ -85,6 +85,7 @@ clean_up() {
   local status=$? mountpoint end
   trap - EXIT
   set +e
+  [[ -z ${CHECKING:-} ]] || printf 'FAILED: stopped in the middle of: %s\n' "$CHECKING" >&2
   cd /
   if [[ -n ${SCRATCH:-} ]]; then
     # A few times over, for mounts on mounts.
@@ -183,12 +184,18 @@ FAILED=0
 
 # check WHAT COMMAND...: runs it, up to its first error; says what failed, and what it printed.
 check() {
-  local what=$1 output status
+  local what=$1 output status watcher
   shift
+  CHECKING=$what
+  watch_over &
+  watcher=$!
   set +e
   output=$(set -e; "$@" 2>&1)
   status=$?
+  kill "$watcher" 2>/dev/null
+  wait "$watcher" 2>/dev/null
   set -e
+  CHECKING=
   if ((status == 0)); then
     PASSED=$((PASSED + 1))
     [[ -z ${VERBOSE:-} ]] || printf '  ok: %s\n' "$what"
@@ -197,6 +204,16 @@ check() {
     printf 'FAILED: %s\n' "$what" >&2
     printf '%s\n' "$output" | tail -n 40 | sed 's/^/    /' >&2
   fi
+}
+
+# What a check waits for, if it takes long: who ends it by a time limit learns no more than that.
+watch_over() {
+  trap - EXIT INT TERM HUP
+  # Waits by itself: a process that sleeps would outlive this one.
+  exec {never}<> <(:)
+  read -r -t 300 -u "$never" || true
+  printf 'after 300 s still busy with: %s\n' "$CHECKING" >&2
+  ps axf -o pid,ppid,stat,wchan:30,etimes,args | cut -c -200 | grep -v ' \[' >&2
 }
 
 # finish NAME: one line of what passed; the exit code of the suite.

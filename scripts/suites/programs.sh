@@ -71,7 +71,7 @@ socket=$SCRATCH/socket
 in_postgres() { as postgres env PGHOST="$socket" PATH="$POSTGRES:$PATH" "$@"; }
 postgres_starts() { in_postgres pg_ctl -D "$PLACE/pg" -w -t 120 -l "$socket/log" start; }
 postgres_stops() { in_postgres pg_ctl -D "$PLACE/pg" -w -m fast stop; }
-query() { in_postgres psql -X -A -t -d postgres -c "$1"; }
+query() { in_postgres timeout 60 psql -X -A -t -d postgres -c "$1"; }
 bench() { in_postgres timeout 300 pgbench -n -c 4 -j 2 -T "$seconds" postgres; }
 
 postgres_made() {
@@ -100,35 +100,60 @@ committed() {
   for client in 1 2; do
     (
       for number in $(seq 1000000); do
-        in_postgres psql -X -q -d postgres -c "insert into promised values($client, $number)" 2>/dev/null || exit 0
+        in_postgres timeout 60 psql -X -q -d postgres -c "insert into promised values($client, $number)" 2>/dev/null || exit 0
         printf '%s\n' "$number" >"$SCRATCH/promised-$client"
       done
     ) &
   done
 }
+promised() { [[ -s $SCRATCH/promised-1 && -s $SCRATCH/promised-2 ]]; }
 kept() {
   local client
   for client in 1 2; do
     expect t query "select count(*) >= $(cat "$SCRATCH/promised-$client") and count(*) = max(number) from promised where client = $client"
   done
 }
-kill_postgres() {
-  local postmaster
-  postmaster=$(head -n 1 "$1/postmaster.pid")
-  # Its children first: they would see it go, and end in order.
-  kill -KILL $(pgrep -P "$postmaster") "$postmaster" 2>/dev/null || true
-  while kill -0 "$postmaster" 2>/dev/null; do sleep 0.1; done
+# All of it at once, as a machine that stops: a server process that outlived the others would wait for ever for a lock that a dead one holds.
+kill_postgres() { # FOLDER with its postmaster.pid
+  local servers
+  servers=("$(head -n 1 "$1/postmaster.pid")")
+  # Stopped, it starts no more of them; unless it has ended by itself.
+  kill -STOP "${servers[0]}" 2>/dev/null || true
+  wait_until stopped "${servers[0]}"
+  mapfile -t -O 1 servers < <(pgrep -P "${servers[0]}")
+  kill -KILL "${servers[@]}" 2>/dev/null || true
+  wait_until ended "${servers[@]}"
+}
+# The number in its files may be in use again, or still: the next one would not start.
+postgres_starts_again() {
+  rm -f "$PLACE/pg/postmaster.pid" "$socket"/.s.PGSQL*
+  postgres_starts
+}
+stopped() { # PID
+  [[ $(ps -o stat= -p "$1") != [RSD]* ]]
+}
+# None of them runs: who is to collect them may not have done it yet.
+ended() { # PID...
+  [[ ! $(ps -o stat= -p "$(IFS=,; printf '%s' "$*")") =~ (^|$'\n')[^Z] ]]
+}
+wait_until() { # COMMAND...: for a minute at most
+  for _ in {1..600}; do
+    ! "$@" || return 0
+    sleep 0.1
+  done
+  printf 'waited in vain until %s\n' "$*"
+  ps -o pid,ppid,stat,wchan:30,args ax
+  return 1
 }
 postgres_killed() {
-  local pid
   query 'create table promised(client int, number int)'
   committed
   bench >/dev/null 2>&1 &
-  pid=$!
   sleep "$seconds"
+  wait_until promised
   kill_postgres "$PLACE/pg"
   wait
-  postgres_starts
+  postgres_starts_again
   postgres_agrees
   kept
 }
@@ -141,15 +166,14 @@ vault_killed() {
   bench >/dev/null 2>&1 &
   cp "$PLACE/pg/postmaster.pid" "$SCRATCH/"
   sleep "$seconds"
+  wait_until promised
   daemon=$("$SERO" info --json "$VAULT" | python3 -c 'import json, sys; print(json.load(sys.stdin)["holder"]["pid"])')
   kill -KILL "$daemon"
   kill_postgres "$SCRATCH"
   wait
   sero_seal "$PLACE" || "$SERO" --quiet seal --lazy "$PLACE"
-  rm -f "$socket"/.s.PGSQL*
   open_place
-  rm -f "$PLACE/pg/postmaster.pid"
-  postgres_starts
+  postgres_starts_again
   postgres_agrees
   kept
 }
