@@ -81,6 +81,15 @@ fn may_have(kind: FileKind, name: &[u8]) -> bool {
     matches!(kind, FileKind::Regular | FileKind::Directory) || !name.starts_with(b"user.")
 }
 
+/// What is said of an attribute that is not there. A label of SELinux is kept if somebody sets it, but nobody goes by it on a FUSE filesystem,
+/// and this error has programs that show labels (`ls -l`) ask once for each filesystem instead of once for each file.
+fn absent(name: &[u8]) -> FsError {
+    match name {
+        b"security.selinux" => FsError::NotSupported,
+        _ => FsError::NoAttribute,
+    }
+}
+
 impl<S: Storage> Fs<S> {
     /// The value of an attribute.
     pub fn getxattr(&self, ino: InodeNo, name: &[u8]) -> Result<Vec<u8>> {
@@ -91,7 +100,7 @@ impl<S: Storage> Fs<S> {
             Place::Table => {
                 let mut known = node.xattrs.lock();
                 let table = self.load(&node, &mut known)?;
-                table.get(name).map(<[u8]>::to_vec).ok_or(FsError::NoAttribute)
+                table.get(name).map(<[u8]>::to_vec).ok_or_else(|| absent(name))
             }
         }
     }

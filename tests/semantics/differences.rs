@@ -87,6 +87,25 @@ except OSError as error:
     assert_ne!(run(Command::new("swapon").arg(&path)).code, Some(0));
 }
 
+/// > A file without a label of SELinux (`security.selinux`) says EOPNOTSUPP instead of ENODATA: `ls -l` then asks once, not for each file.
+#[test]
+fn labels() {
+    needs_mount!();
+    let fixture = Fixture::mounted(&[]);
+    let path = fixture.mountpoint.join("file");
+    fs::write(&path, "x").unwrap();
+    let mut value = [0; 100];
+    assert_eq!(rustix::fs::getxattr(&path, "security.selinux", &mut value), Err(Errno::OPNOTSUPP));
+    assert_eq!(rustix::fs::getxattr(&path, "security.other", &mut value), Err(Errno::NODATA));
+    assert_eq!(rustix::fs::removexattr(&path, "security.selinux"), Err(Errno::NODATA));
+    // One that somebody set is kept.
+    rustix::fs::setxattr(&path, "security.selinux", b"label", XattrFlags::CREATE).unwrap();
+    fixture.seal().ok();
+    fixture.mount(&[]).ok();
+    assert_eq!(rustix::fs::getxattr(&path, "security.selinux", &mut value), Ok(5));
+    assert_eq!(&value[..5], b"label");
+}
+
 /// > All extended attributes of a file together are limited by what the filesystem under the vault takes in one (on ext4 about 3 KiB): beyond it ENOSPC.
 #[test]
 fn attributes_are_limited_together() {
