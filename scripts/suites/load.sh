@@ -77,8 +77,17 @@ warm() {
   limits files "$PLACE/warm" 3000
   mixed 3
   rm -rf "$PLACE/crowd-3"
+  remember_use
+}
+remember_use() {
   forget
   printf '%s %s\n' "$(descriptors)" "$(memory)" >"$SCRATCH/before"
+}
+# What was needed to know so many at once may stay with the daemon's allocator: knowing them again must not need more.
+known_before() {
+  limits there "$PLACE/files" "$1"
+  daemon=$(status '["pid"]')
+  remember_use
 }
 # What the journal still holds of files that are gone is let go of within seconds.
 nothing_is_left() {
@@ -124,6 +133,7 @@ part_limits() {
     check "sealed" seal_place
     # How long it takes is printed, and nothing is asked of it.
     if [[ -n ${LONG:-} ]]; then mounts; else check "mounted" open_place; fi
+    [[ -z ${LONG:-} ]] || check "$files files known, and forgotten" known_before "$files"
   fi
   check "$files files are there" limits there "$PLACE/files" "$files"
   [[ -z ${LONG:-} ]] || limits costs "$PLACE/costs" ${VAULT:+"$(status '["pid"]')"}
