@@ -16,18 +16,17 @@ use super::directory::{Directory, Location};
 use super::error::{Result, VaultError};
 use super::file::replay::{Plan, PlanBase, Refused, Step};
 use super::file::{Keys, VaultFile};
-use super::journal::{
-    self, FIRST_CAPACITY, Journal, LAST_CAPACITY, Resume, SEGMENT_NAMES, SegmentKey, Slot, remove_segments,
-};
+use super::journal::{self, Journal, LAST_CAPACITY, Resume, SEGMENT_NAMES, SegmentKey, Slot, remove_segments};
 use super::switches;
 use super::windows::CrashWindow;
-use crate::crypto::aead::{AeadKey, Tag};
 use crate::format::geometry::{BlockIndex, HEADER_LEN, PAGE_BYTES, PAGE_LEN, PageIndex, page_block};
 use crate::format::header::{Birth, Header};
-use crate::format::record::{FileId, JournalId, Lsn, Operation, Placement, Record, SegmentHeader, SegmentSeq};
-use crate::storage::{Access, FileKind, Storage, Target, Timestamp, read_into};
+use crate::format::record::{FileId, Operation, Placement};
+use crate::storage::{FileKind, Storage, Target, Timestamp, read_into};
+use segments::{Segment, read_segments};
 
 pub(crate) mod places;
+mod segments;
 
 /// Blocks of the largest segment: one to which a recovery appended its checkpoint.
 const SEGMENT_MAX: u32 = LAST_CAPACITY * 4;
@@ -60,26 +59,6 @@ impl fmt::Display for Recovery {
             write!(out, "; the journal is damaged, synced changes may be lost: {}", self.damage.join("; "))?;
         }
         Ok(())
-    }
-}
-
-struct Segment<S: Storage> {
-    slot: usize,
-    file: Arc<S::File>,
-    blocks: u32,
-    id: JournalId,
-    key: AeadKey,
-    header: SegmentHeader,
-    header_tag: Tag,
-    records: Vec<(u32, Record)>,
-    /// Behind the last good record.
-    end_block: u32,
-    chain: Tag,
-}
-
-impl<S: Storage> Segment<S> {
-    fn next_lsn(&self) -> Lsn {
-        self.records.last().map_or(self.header.first_lsn, |(_, record)| record.lsn.next())
     }
 }
 
@@ -139,155 +118,6 @@ pub(crate) fn finish<S: Storage>(core: &Arc<VaultCore<S>>) -> Result<()> {
     remove_segments(&core.storage, core.tree.private(), active)
 }
 
-fn read_segments<S: Storage>(core: &VaultCore<S>, report: &mut Recovery) -> Result<Vec<Segment<S>>> {
-    let mut segments: Vec<Segment<S>> = Vec::new();
-    for (slot, name) in SEGMENT_NAMES.into_iter().enumerate() {
-        let file = match core.storage.open_file(core.tree.private(), name.as_ref(), access(core)) {
-            Ok(file) => file,
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue,
-            Err(error) => return Err(VaultError::io("read the journal", error)),
-        };
-        // A segment whose first block does not open was being made, or used again, when the session ended:
-        // nothing in it was ever synced. Or it is not of this vault.
-        if let Some(segment) = open_segment(core, slot, file, report)? {
-            segments.push(segment);
-        }
-    }
-    segments.sort_by_key(|segment| segment.header.seq);
-    if let [older, newer] = segments.as_slice()
-        && older.header.session != newer.header.session
-    {
-        report.damage.push("the two segments are of different sessions; the later one is left out".to_owned());
-        segments.truncate(1);
-    }
-    for segment in &mut segments {
-        scan(core, segment)?;
-    }
-    // One that is retired may be in use again already: nothing follows from what is left of it.
-    drop_retired(&mut segments);
-    if let [older, newer] = segments.as_slice()
-        && !switches::holds(
-            "journal.lsn-continues",
-            older.next_lsn() == newer.header.first_lsn && older.chain == newer.header.previous,
-        )
-    {
-        // The older segment was not synced to its end, and so nothing in this one was.
-        if newer.records.iter().any(|(_, record)| record.synced_through >= older.next_lsn()) {
-            report.damage.push(format!(
-                "{}: records that were synced are missing from its end",
-                SEGMENT_NAMES.get(older.slot).unwrap_or(&"journal")
-            ));
-        }
-        segments.truncate(1);
-    }
-    for segment in &segments {
-        look_for_damage(core, segment, report)?;
-    }
-    Ok(segments)
-}
-
-fn access<S: Storage>(core: &VaultCore<S>) -> Access {
-    if core.is_read_only() { Access::Read } else { Access::ReadWrite }
-}
-
-fn open_segment<S: Storage>(
-    core: &VaultCore<S>,
-    slot: usize,
-    file: S::File,
-    report: &mut Recovery,
-) -> Result<Option<Segment<S>>> {
-    let failed = |e| VaultError::io("read the journal", e);
-    let mut block = vec![0; PAGE_LEN];
-    if read_into(&core.storage, &file, &mut block, 0).map_err(failed)? < PAGE_LEN {
-        return Ok(None);
-    }
-    let Ok(id) = SegmentHeader::journal_id(&block) else { return Ok(None) };
-    let opened = core.keys.open(|keys| {
-        let key = keys.journal(&id);
-        SegmentHeader::open(&block, &key).map(|(header, tag)| (header, tag, key))
-    });
-    let Ok((header, header_tag, key)) = opened else { return Ok(None) };
-    let length = core.storage.stat(Target::File(&file)).map_err(failed)?.size_bytes;
-    if length < u64::from(FIRST_CAPACITY) * PAGE_BYTES {
-        // Its header was written when all of it was there, synced.
-        report.damage.push(format!("{}: it was cut", SEGMENT_NAMES.get(slot).unwrap_or(&"journal")));
-    }
-    Ok(Some(Segment {
-        slot,
-        file: Arc::new(file),
-        // Whatever length somebody gave it: no more than it can have is looked through.
-        blocks: u32::try_from(length / PAGE_BYTES).unwrap_or(u32::MAX).min(SEGMENT_MAX),
-        id,
-        key,
-        header,
-        header_tag,
-        records: Vec::new(),
-        end_block: 1,
-        chain: header_tag,
-    }))
-}
-
-/// Reads records as long as each is whole and the next of the chain.
-fn scan<S: Storage>(core: &VaultCore<S>, segment: &mut Segment<S>) -> Result<()> {
-    let mut lsn = segment.header.first_lsn;
-    segment.chain = segment.header_tag;
-    while segment.end_block < segment.blocks {
-        let Some((record, tag)) = read_record(core, segment, segment.end_block)? else { break };
-        let next = record.lsn == lsn && record.segment == segment.header.seq;
-        if !next || !switches::holds("journal.chain", record.previous == segment.chain) {
-            break;
-        }
-        let images = u32::from(record.images);
-        if !switches::holds("journal.images-verify", images_verify(core, segment, &record)?) {
-            break;
-        }
-        lsn = lsn.next();
-        let at = segment.end_block;
-        segment.end_block = at.saturating_add(1).saturating_add(images);
-        segment.chain = tag;
-        segment.records.push((at, record));
-    }
-    Ok(())
-}
-
-/// A later record that knew the one that is not whole to be durable proves that it was damaged since.
-fn look_for_damage<S: Storage>(core: &VaultCore<S>, segment: &Segment<S>, report: &mut Recovery) -> Result<()> {
-    let lsn = segment.next_lsn();
-    for block in segment.end_block..segment.blocks {
-        if let Some((record, _)) = read_record(core, segment, block)?
-            && record.segment == segment.header.seq
-            && record.lsn >= lsn
-            && record.synced_through >= lsn
-        {
-            report.damage.push(format!(
-                "{}: the record at block {} does not verify, and was synced",
-                SEGMENT_NAMES.get(segment.slot).unwrap_or(&"journal"),
-                segment.end_block
-            ));
-            break;
-        }
-    }
-    Ok(())
-}
-
-fn read_record<S: Storage>(core: &VaultCore<S>, segment: &Segment<S>, block: u32) -> Result<Option<(Record, Tag)>> {
-    let mut descriptor = vec![0; PAGE_LEN];
-    let read = read_into(&core.storage, &segment.file, &mut descriptor, u64::from(block) * PAGE_BYTES)
-        .map_err(|e| VaultError::io("read the journal", e))?;
-    if read < PAGE_LEN {
-        return Ok(None);
-    }
-    Ok(Record::open(&descriptor, u64::from(block), &segment.key).ok())
-}
-
-fn images_verify<S: Storage>(core: &VaultCore<S>, segment: &Segment<S>, record: &Record) -> Result<bool> {
-    let mut images = vec![0; usize::from(record.images) * PAGE_LEN];
-    let offset_bytes = u64::from(segment.end_block).saturating_add(1) * PAGE_BYTES;
-    let read = read_into(&core.storage, &segment.file, &mut images, offset_bytes)
-        .map_err(|e| VaultError::io("read the journal", e))?;
-    Ok(read == images.len() && record.images_verify(&images, &segment.key))
-}
-
 /// Keeps what the crash may have cost, before anything is changed.
 fn remember_window<S: Storage>(core: &Arc<VaultCore<S>>, segments: &[Segment<S>]) -> Result<()> {
     let Some(newest) = segments.last() else { return Ok(()) };
@@ -309,20 +139,6 @@ fn remember_window<S: Storage>(core: &Arc<VaultCore<S>>, segments: &[Segment<S>]
     let mut windows = core.windows.write();
     windows.add(window);
     if core.is_read_only() { Ok(()) } else { windows.store(&core.storage, core.tree.private(), &core.keys.active()) }
-}
-
-/// Leaves out a segment whose retirement a later one records.
-fn drop_retired<S: Storage>(segments: &mut Vec<Segment<S>>) {
-    let retired: Vec<SegmentSeq> = segments
-        .iter()
-        .flat_map(|segment| &segment.records)
-        .flat_map(|(_, record)| &record.operations)
-        .filter_map(|operation| match operation {
-            Operation::Retired { seq } => Some(*seq),
-            _ => None,
-        })
-        .collect();
-    segments.retain(|segment| !retired.contains(&segment.header.seq));
 }
 
 /// A file of the journal: where it may be, and what is to become of it.
