@@ -236,6 +236,8 @@ fn this_version_rejects_each() {
                 let recovery = opened.recovery().unwrap();
                 let said = recovery.stale.len() + recovery.damage.len();
                 assert!(said > 0, "{rule}: nothing is said: {recovery}");
+                let summary = opened.verify(&VerifyOptions::default(), &Findings::default()).unwrap();
+                assert!(summary.damaged > 0, "{rule}: verify finds nothing");
                 let found = manifest(&opened);
                 assert!(found.iter().all(|(path, content)| content.is_ok() || path == "/tree"), "{rule}");
             }

@@ -117,7 +117,15 @@ impl<S: Storage> VaultCore<S> {
             self.append(&[(Operation::CheckpointEnd, &[])])?;
             collected
         };
-        self.write_homes(self.journal()?.end(), &applied, removed)?;
+        let journal = self.journal()?;
+        self.write_homes(journal.end(), &applied, removed)?;
+        if let Some(seq) = journal.segment_before() {
+            // It is removed first: what is left for a moment must say that it was not taken away by somebody.
+            let retired = self.append(&[(Operation::Retired { seq }, &[])])?;
+            if !switches::holds("recovery.retirement-synced-before-removal", false) {
+                self.sync_journal(retired.lsn)?;
+            }
+        }
         for file in applied {
             file.file.taken_by_checkpoint();
             file.file.retired(SegmentSeq(u64::MAX));

@@ -401,6 +401,13 @@ impl<S: Storage> Journal<S> {
         write_from(storage, &file, &block, 0).map_err(|e| VaultError::io("write the journal", e))
     }
 
+    /// The one before the segment in use, where it has records that count.
+    pub fn segment_before(&self) -> Option<SegmentSeq> {
+        let inner = self.inner.lock();
+        let is_there = inner.other_busy && inner.slots.get(1 - inner.active.min(1)).is_some_and(Option::is_some);
+        is_there.then(|| SegmentSeq(inner.seq.0.saturating_sub(1)))
+    }
+
     /// The slot of the segment in use.
     pub fn active_slot(&self) -> usize {
         self.inner.lock().active

@@ -3,12 +3,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use sero::storage::SimDisk;
 use sero::storage::sim::Snapshot;
+use sero::storage::{Fault, SimDisk};
+use sero::vault::Mode;
 
 use super::budget::scale;
 use super::check::{End, Violation, explain, look};
-use super::explore::run;
+use super::explore::{POLICIES, run};
 use super::model::Model;
 use super::ops::{BLOB, INNER, Op, PAGED};
 use super::random::Random;
@@ -210,9 +211,122 @@ fn stale() -> Result<(), Violation> {
     }
 }
 
+/// A disk whose vault was killed while a checkpoint waited for room: both segments count, and other files changed in each.
+pub fn both_count() -> (Snapshot, Model) {
+    for pages in 1..60 {
+        let mut world = prepared().world();
+        for op in &one_segment()[..4] {
+            world.apply(op).expect("it is done");
+        }
+        world.disk.inject(Fault::NoSpace { after_bytes: pages * 4096 });
+        let waits = world.apply(&Op::Checkpoint).is_err();
+        world.disk.clear_faults();
+        if !waits || world.vault().is_read_only() {
+            continue;
+        }
+        for op in [Op::Write { path: INNER, at: 4096, len: 9000 }, Op::Fsync(INNER), Op::Fsync(INNER)] {
+            world.apply(&op).expect("it is done");
+        }
+        let model = world.model.clone();
+        let disk = world.disk.kill();
+        disk.settle();
+        let snapshot = disk.snapshot();
+        let records = |without: &[&str]| {
+            let disk = snapshot.to_disk();
+            without.iter().for_each(|segment| disk.raw_remove(segment).expect("it is there"));
+            let vault = prepared().open_as(&disk, Mode::ReadOnly).expect("it opens");
+            vault.recovery().map_or(0, |recovery| recovery.records)
+        };
+        let [all, first, second] = [records(&[]), records(&SEGMENTS[1..]), records(&SEGMENTS[..1])];
+        if first > 0 && second > 0 && all == first + second {
+            return (snapshot, model);
+        }
+    }
+    panic!("no full disk stops a checkpoint between the two");
+}
+
+/// The older of two segments that count, taken away: what is left is no state that the vault ever had, and that is said,
+/// also after a crash in the recovery.
+fn taken_away() -> Result<(), Violation> {
+    let (snapshot, _) = both_count();
+    let (older_session, _) = killed(prepared(), &two_segments());
+    let earlier = older_session.to_disk().raw_read(SEGMENTS[0]).map_err(|error| error.to_string())?;
+    let ways: [(&str, Box<dyn Fn(&SimDisk)>); 4] = [
+        ("removed", Box::new(|disk| disk.raw_remove(SEGMENTS[0]).expect("it is there"))),
+        ("emptied", Box::new(|disk| disk.raw_set_len(SEGMENTS[0], 0).expect("it is there"))),
+        ("without its header", Box::new(|disk| disk.raw_write_at(SEGMENTS[0], 20, &[0; 512]).expect("it is there"))),
+        ("of another session", Box::new(move |disk| disk.raw_write(SEGMENTS[0], &earlier).expect("it is there"))),
+    ];
+    for (way, attack) in ways {
+        let disk = snapshot.to_disk();
+        attack(&disk);
+        let vault = prepared().open_as(&disk, Mode::ReadOnly).map_err(|error| format!("{way}: {error}"))?;
+        let said = |recovery: Option<&sero::vault::Recovery>| recovery.is_some_and(|found| !found.damage.is_empty());
+        if !said(vault.recovery()) {
+            return Err(format!("the older segment {way}, and nothing is said: {:?}", vault.recovery()));
+        }
+        drop(vault);
+        let tampered = disk.snapshot();
+        for step in 1.. {
+            let disk = tampered.to_disk();
+            disk.set_crash_at(step);
+            if let Ok(vault) = prepared().open(&disk) {
+                if !said(vault.recovery()) {
+                    return Err(format!("the older segment {way}, and a mount says nothing"));
+                }
+                break;
+            }
+            let after = disk.crash(&POLICIES[step as usize % POLICIES.len()].1, step);
+            // As long as the newer segment is there, and no journal of the next session in its place.
+            let header =
+                |disk: &SimDisk| disk.raw_read(SEGMENTS[1]).ok().and_then(|bytes| Some(bytes.get(..128)?.to_vec()));
+            let is_there = header(&after) == header(&tampered.to_disk());
+            let vault = prepared().open(&after).map_err(|error| format!("{way}, crashed at step {step}: {error}"))?;
+            if is_there && !said(vault.recovery()) {
+                return Err(format!("the older segment {way}: nothing is said after a crash at step {step}"));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// What the mutation check needs of this.
 pub fn quick() -> Result<(), Violation> {
-    stale()
+    stale()?;
+    taken_away()
+}
+
+#[test]
+fn the_older_of_two_segments_is_missed() {
+    taken_away().unwrap_or_else(|violation| panic!("{violation}"));
+}
+
+/// A file of the journal put back, from before its last use: the newer segment tells, and is not left out for it.
+#[test]
+fn a_segment_of_an_earlier_use_is_left_out() {
+    let mut world = prepared().world();
+    let mut earlier = Vec::new();
+    for round in 0..4 {
+        let write = Op::Write { path: [PAGED, BLOB][round % 2], at: 0, len: 2000 };
+        for op in [write, Op::Fsync([PAGED, BLOB][round % 2]), Op::Sync, Op::Checkpoint] {
+            world.apply(&op).expect("it is done");
+        }
+        earlier.push(world.disk.snapshot());
+    }
+    // The fifth use is that of the first file. The fourth is retired: all is home.
+    for op in [Op::Write { path: INNER, at: 0, len: 100 }, Op::Fsync(INNER), Op::Fsync(INNER)] {
+        world.apply(&op).expect("it is done");
+    }
+    let model = world.model.clone();
+    let disk = world.disk.kill();
+    disk.settle();
+    let second = earlier[0].to_disk().raw_read(SEGMENTS[1]).expect("it is there");
+    disk.raw_write(SEGMENTS[1], &second).expect("it is written");
+    let vault = prepared().open_as(&disk, Mode::ReadOnly).expect("it opens");
+    let recovery = vault.recovery().expect("it was killed");
+    assert!(recovery.damage.iter().any(|text| text.contains("earlier use")), "{recovery}");
+    let found = look(&vault).expect("it can be read");
+    explain(&model, &found, End::PowerCut).expect("the newer segment was replayed");
 }
 
 #[test]

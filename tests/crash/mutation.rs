@@ -10,6 +10,7 @@ use super::budget::scale;
 use super::cases;
 use super::check::Violation;
 use super::explore::{Depth, crash_now, explore};
+use super::nested;
 use super::ops::{BLOB, INNER, LONG, Op, PAGED};
 use super::world::{World, prepared};
 
@@ -160,6 +161,11 @@ fn find(switch: &'static str, limit: Duration) -> Option<Violation> {
         }
         if switch == "file.attributes-are-synced"
             && let Err(violation) = cases::mode_in_the_journal()
+        {
+            return Some(violation);
+        }
+        if switch == "recovery.retirement-synced-before-removal"
+            && let Err(violation) = nested::of_two_segments()
         {
             return Some(violation);
         }

@@ -1,5 +1,6 @@
 //! Crashes inside recovery, two deep.
 
+use super::attacks;
 use super::budget::{first_seed, scale};
 use super::check::{End, Violation, survives};
 use super::explore::{POLICIES, run};
@@ -43,6 +44,21 @@ pub fn crash_recovery(
             .map_err(|reason| format!("recovery killed at step {step}: {reason}"))?;
     }
     Ok(())
+}
+
+/// Two segments that count: the older is removed first, and the newer must not say then that it was taken away.
+pub fn of_two_segments() -> Result<(), Violation> {
+    let (snapshot, model) = attacks::both_count();
+    crash_recovery(prepared(), &snapshot.to_disk(), &model, &mut Random::new(first_seed()), 1, u64::MAX)
+}
+
+#[test]
+fn recovery_of_two_segments_survives_crashes_of_its_own() {
+    of_two_segments().unwrap_or_else(|violation| panic!("{violation}"));
+    let (snapshot, model) = attacks::both_count();
+    let mut random = Random::new(first_seed());
+    crash_recovery(prepared(), &snapshot.to_disk(), &model, &mut random, 2, 8 * scale())
+        .unwrap_or_else(|violation| panic!("two deep: {violation}"));
 }
 
 #[test]

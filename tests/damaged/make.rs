@@ -324,20 +324,24 @@ fn journal(crashed: &Path, keys: &VaultKeys) {
     seal_record(&head, &[99], &[], at as u64, &key, &mut unknown).unwrap();
     damage("journal-operation-unknown", &[put("journal.0", at, &unknown)]);
     // Second segments that do not belong to the first.
-    let second = |session: u32, first_lsn: u64, synced: u64| {
+    let later = |uses: u64, session: u32, first_lsn: u64, synced: u64, operations: &[u8]| {
         let id = [5; 16];
         let key = keys.journal(&id);
-        let seq = SegmentSeq(header.seq.0 + 1);
+        let seq = SegmentSeq(header.seq.0 + uses);
         let mut blocks = [0; 2 * PAGE];
         let (first, next) = blocks.split_at_mut(PAGE);
         let header = SegmentHeader { seq, first_lsn: Lsn(first_lsn), session, previous: [8; 16], ..header };
         let previous = header.seal(&id, &key, first).unwrap();
         let head = RecordHead { lsn: Lsn(first_lsn), segment: seq, previous, synced_through: Lsn(synced) };
-        seal_record(&head, &[11], &[], 1, &key, next).unwrap();
+        seal_record(&head, operations, &[], 1, &key, next).unwrap();
         put("journal.1", 0, &blocks)
     };
+    let second = |session, first_lsn, synced| later(1, session, first_lsn, synced, &[11]);
     damage("journal-segment-gap", &[second(header.session, 100, 99)]);
     damage("journal-of-another-session", &[second(header.session ^ 2, 100, 0)]);
+    damage("journal-segment-missing", &[second(header.session, 100, 0), "remove private/journal.0".into()]);
+    let retired = [&[12][..], &(header.seq.0 + 1).to_le_bytes()].concat();
+    damage("journal-segment-put-back", &[later(2, header.session, 100, 0, &retired)]);
     let home = home(crashed, b"tree");
     let other_seq = resealed(&fs::read(&home).unwrap(), keys, |plain| plain[23] ^= 0x10);
     damage("journal-stale-base", &[format!("put {} 32 {other_seq}", shown(crashed, &home))]);

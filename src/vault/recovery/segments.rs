@@ -54,6 +54,13 @@ pub(super) fn read_segments<S: Storage>(core: &VaultCore<S>, report: &mut Recove
         report.damage.push("the two segments are of different sessions; the later one is left out".to_owned());
         segments.truncate(1);
     }
+    if let [older, newer] = segments.as_slice()
+        && newer.header.seq.0 > older.header.seq.0.saturating_add(1)
+    {
+        // The one between was synced before the newer was begun: this file was put back since.
+        report.damage.push(format!("{}: it is of an earlier use of the journal, and left out", name_of(older.slot)));
+        segments.remove(0);
+    }
     for segment in &mut segments {
         scan(core, segment)?;
     }
@@ -67,17 +74,35 @@ pub(super) fn read_segments<S: Storage>(core: &VaultCore<S>, report: &mut Recove
     {
         // The older segment was not synced to its end, and so nothing in this one was.
         if newer.records.iter().any(|(_, record)| record.synced_through >= older.next_lsn()) {
-            report.damage.push(format!(
-                "{}: records that were synced are missing from its end",
-                SEGMENT_NAMES.get(older.slot).unwrap_or(&"journal")
-            ));
+            let name = name_of(older.slot);
+            report.damage.push(format!("{name}: records that were synced are missing from its end"));
         }
         segments.truncate(1);
+    }
+    if let Some(missing) = segments.first().and_then(missing_before) {
+        report.damage.push(missing);
     }
     for segment in &segments {
         look_for_damage(core, segment, report)?;
     }
     Ok(segments)
+}
+
+/// A segment is begun when the one before it is synced, and that one is not used again nor removed before its retirement
+/// is recorded here, and synced. So where neither it nor that record is, it was taken away or damaged.
+fn missing_before<S: Storage>(oldest: &Segment<S>) -> Option<String> {
+    let before = SegmentSeq(oldest.header.seq.0.checked_sub(1).filter(|seq| *seq > 0)?);
+    let mut operations = oldest.records.iter().flat_map(|(_, record)| &record.operations);
+    let is_home = operations.any(|operation| *operation == Operation::Retired { seq: before });
+    if switches::holds("journal.missing-segment-is-said", is_home) {
+        return None;
+    }
+    let (name, other) = (name_of(oldest.slot), name_of(1 - oldest.slot.min(1)));
+    Some(format!("{other}: the segment before {name} is missing, or does not open; what changed in it is not replayed"))
+}
+
+fn name_of(slot: usize) -> &'static str {
+    SEGMENT_NAMES.get(slot).copied().unwrap_or("journal")
 }
 
 fn access<S: Storage>(core: &VaultCore<S>) -> Access {
@@ -104,7 +129,7 @@ fn open_segment<S: Storage>(
     let length = core.storage.stat(Target::File(&file)).map_err(failed)?.size_bytes;
     if length < u64::from(FIRST_CAPACITY) * PAGE_BYTES {
         // Its header was written when all of it was there, synced.
-        report.damage.push(format!("{}: it was cut", SEGMENT_NAMES.get(slot).unwrap_or(&"journal")));
+        report.damage.push(format!("{}: it was cut", name_of(slot)));
     }
     Ok(Some(Segment {
         slot,
@@ -155,7 +180,7 @@ fn look_for_damage<S: Storage>(core: &VaultCore<S>, segment: &Segment<S>, report
         {
             report.damage.push(format!(
                 "{}: the record at block {} does not verify, and was synced",
-                SEGMENT_NAMES.get(segment.slot).unwrap_or(&"journal"),
+                name_of(segment.slot),
                 segment.end_block
             ));
             break;
