@@ -175,12 +175,17 @@ pub trait Storage: Send + Sync + 'static {
     fn open_file(&self, at: &Self::Dir, name: &OsStr, access: Access) -> io::Result<Self::File>;
     /// Creates and opens for reading and writing; `EEXIST` if the name exists.
     fn create_file(&self, at: &Self::Dir, name: &OsStr, mode: u32) -> io::Result<Self::File>;
+    /// As [`Self::create_file`], of a file without a name, which is gone with its last handle unless
+    /// [`link`](Self::link) gives it one. It inherits from `at` what a file made there would. `EOPNOTSUPP` where the
+    /// backing can't.
+    fn create_unnamed(&self, at: &Self::Dir, mode: u32) -> io::Result<Self::File>;
     fn make_dir(&self, at: &Self::Dir, name: &OsStr, mode: u32) -> io::Result<()>;
     /// A FIFO, socket or device; `mode` carries the type.
     fn make_node(&self, at: &Self::Dir, name: &OsStr, mode: u32, rdev: u64) -> io::Result<()>;
     fn make_symlink(&self, at: &Self::Dir, name: &OsStr, target: &[u8]) -> io::Result<()>;
     fn read_symlink(&self, at: &Self::Dir, name: &OsStr) -> io::Result<Vec<u8>>;
-    /// Gives an inode that has a name another one; an open file or a pin leads to it also if its name is not known.
+    /// Gives an inode that has a name another one; an open file or a pin leads to it also if its name is not known. An
+    /// open file that was made without a name gets its first: only what had one and lost it is `ENOENT`.
     fn link(&self, from: Target<'_, Self>, to: &Self::Dir, to_name: &OsStr) -> io::Result<()>;
     fn rename(
         &self,

@@ -15,6 +15,8 @@ mod limits;
 mod memory;
 #[path = "semantics/names.rs"]
 mod names;
+#[path = "semantics/unnamed.rs"]
+mod unnamed;
 
 use std::fs::{self, File, OpenOptions};
 use std::path::Path;

@@ -181,6 +181,29 @@ impl<S: Storage> Fs<S> {
         }
     }
 
+    /// Makes and opens a regular file without a name (`O_TMPFILE`): [`Self::link`] gives it one, and what never got one is
+    /// gone when it is closed. Whether it may be linked (`O_EXCL`) is the kernel's to know.
+    pub fn create_unnamed(
+        &self,
+        caller: &Caller,
+        parent: InodeNo,
+        mode: u32,
+        umask: u32,
+    ) -> Result<(Entry, FileHandle)> {
+        self.check_writable()?;
+        let parent = self.directory_node(parent)?;
+        let (inode, knowledge) = self.new_inode(caller, &parent, libc::S_IFREG | mode & 0o7777, umask)?;
+        let (stat, file) = self.directory(&parent)?.make_unnamed(&inode)?;
+        table::check_number(&stat)?;
+        let attr = Attr::new(self.table.number(stat.ino), &stat);
+        self.losses.removed(attr.ino);
+        let generation = self.table.generation(stat.btime);
+        let (node, _) = self.table.enter(&attr, true, || Node::new(attr, generation, knowledge, None));
+        // As of what lost its last name while it is open.
+        node.state().set_anchor(Anchor::File(file.clone()));
+        Ok((Entry { attr, generation: node.generation }, self.new_file_handle(caller, &node, file, true)))
+    }
+
     /// `whole`: an empty file at once, where it is otherwise made with the first commit. Without room for it there is none.
     fn make_file(
         &self,

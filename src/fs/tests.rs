@@ -104,6 +104,37 @@ fn a_file_without_a_name_lives_until_it_is_forgotten() {
 }
 
 #[test]
+fn a_file_made_without_a_name_gets_one() {
+    let fs = mounted();
+    let (entry, handle) = fs.create_unnamed(&ROOT, TOP, 0o666, 0o022).unwrap();
+    let ino = entry.attr.ino;
+    assert_eq!((entry.attr.nlink, entry.attr.perm, fs.names(TOP).len()), (0, 0o644, 2));
+    fs.write(&ROOT, handle, 0, b"content", false).unwrap();
+    fs.fsync(handle, false).unwrap();
+    // The kernel knows it longer than it is open.
+    fs.release(handle).unwrap();
+    assert_eq!(fs.content(ino), b"content");
+    let time = Timestamp { seconds: 5, nanoseconds: 7 };
+    let times = SetAttr { mtime: SetTime::To(time), ..SetAttr::default() };
+    fs.set(ino, times).unwrap();
+    assert_eq!(fs.link(ino, TOP, b"a").unwrap().attr.nlink, 1);
+    assert_eq!(errno(fs.link(ino, TOP, b"a")), Err(libc::EEXIST));
+    assert_eq!(fs.link(ino, TOP, b"b").unwrap().attr.nlink, 2);
+    let found = fs.lookup(TOP, b"a").unwrap().attr;
+    assert_eq!((found.ino, found.mtime, found.size_bytes), (ino, time, 7));
+    // Two links, a look, and where it was made.
+    fs.forget(ino, 4);
+    assert_eq!(fs.content(fs.lookup(TOP, b"b").unwrap().attr.ino), b"content");
+
+    let (gone, handle) = fs.create_unnamed(&ROOT, TOP, 0o600, 0).unwrap();
+    fs.release(handle).unwrap();
+    fs.forget(gone.attr.ino, 1);
+    assert_eq!(errno(fs.link(gone.attr.ino, TOP, b"c")), Err(libc::ESTALE));
+    fs.forget(ino, 1);
+    assert_eq!((fs.usage().nodes, fs.usage().handles()), (1, 0));
+}
+
+#[test]
 fn an_open_file_that_is_replaced_keeps_its_content() {
     let fs = mounted();
     let (old, handle) = fs.create(&ROOT, TOP, b"old", 0o644, 0, libc::O_RDWR).unwrap();

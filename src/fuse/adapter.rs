@@ -158,6 +158,23 @@ impl<S: Storage> Adapter<S> {
         }
     }
 
+    fn answer_created(
+        &self,
+        operation: &'static str,
+        flags: i32,
+        reply: Reply,
+        work: impl FnOnce(&Fs<S>) -> Result<(fs::Entry, FileHandle), FsError>,
+    ) {
+        match self.answer(operation, work) {
+            Ok((entry, file)) => {
+                self.seeking.opened(entry.attr.ino.0, flags);
+                let file_flags = self.file_flags(file, flags);
+                reply.created(&entry, self.lifetime, self.attr_kept(&entry.attr), file.0, file_flags);
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
     fn answer_attr(
         &self,
         operation: &'static str,
@@ -360,14 +377,13 @@ impl<S: Storage> Filesystem for Adapter<S> {
 
     fn create(&self, request: &Request, making: Making<'_>, flags: i32, reply: Reply) {
         let Making { name, mode, umask } = making;
-        match self.answer("create", |fs| fs.create(&caller(request), node(request), name, mode, umask, flags)) {
-            Ok((entry, file)) => {
-                self.seeking.opened(entry.attr.ino.0, flags);
-                let file_flags = self.file_flags(file, flags);
-                reply.created(&entry, self.lifetime, self.attr_kept(&entry.attr), file.0, file_flags);
-            }
-            Err(errno) => reply.error(errno),
-        }
+        let create = |fs: &Fs<S>| fs.create(&caller(request), node(request), name, mode, umask, flags);
+        self.answer_created("create", flags, reply, create);
+    }
+
+    fn create_unnamed(&self, request: &Request, mode: u32, umask: u32, flags: i32, reply: Reply) {
+        let create = |fs: &Fs<S>| fs.create_unnamed(&caller(request), node(request), mode, umask);
+        self.answer_created("tmpfile", flags, reply, create);
     }
 
     fn open(&self, request: &Request, flags: i32, reply: Reply) {

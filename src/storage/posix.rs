@@ -99,6 +99,16 @@ impl Storage for PosixStorage {
         Ok(PosixFile(sys::openat(&at.0, component(name)?, flags, permissions(mode))?))
     }
 
+    fn create_unnamed(&self, at: &PosixDir, mode: u32) -> io::Result<PosixFile> {
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        match sys::openat(&at.0, c".", flags, permissions(mode)) {
+            Ok(fd) => Ok(PosixFile(fd)),
+            // A kernel below that does not know the flag (9p and others pass it on) takes this for opening a directory.
+            Err(Errno::ISDIR) => Err(Errno::OPNOTSUPP.into()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     fn make_dir(&self, at: &PosixDir, name: &OsStr, mode: u32) -> io::Result<()> {
         Ok(sys::mkdirat(&at.0, component(name)?, permissions(mode))?)
     }

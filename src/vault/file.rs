@@ -53,8 +53,10 @@ pub struct VaultFile<S: Storage> {
     location: RwLock<Location<S>>,
     /// Another name that it has, if one was made while it was in memory.
     other_name: Mutex<Option<Location<S>>>,
-    /// The last name is gone.
+    /// The last name is gone, or there was none yet.
     unlinked: AtomicBool,
+    /// It was made without a name and has not got one yet.
+    unnamed: AtomicBool,
     /// The name under which the file is known is gone, and another that it has is not known.
     lost: AtomicBool,
     volatile: AtomicBool,
@@ -136,7 +138,7 @@ struct Journaled {
 }
 
 impl<S: Storage> VaultFile<S> {
-    /// A file that was just made: empty, volatile, its header not yet written.
+    /// A file that was just made, with a name or (`stat` says so) without one: empty, volatile, its header not yet written.
     pub(crate) fn new_empty(core: &Arc<VaultCore<S>>, location: Location<S>, file: S::File, stat: &Stat) -> Self {
         let keys = Keys::new(core, entropy::array());
         let under = keys.version().0;
@@ -156,7 +158,13 @@ impl<S: Storage> VaultFile<S> {
             home_len: stat.size_bytes,
             journal: Journaled::default(),
         };
-        Self::with_state(core, location, stat.ino, state)
+        let mut made = Self::with_state(core, location, stat.ino, state);
+        if stat.nlink == 0 {
+            made.unnamed = AtomicBool::new(true);
+            made.unlinked = AtomicBool::new(true);
+            made.lost = AtomicBool::new(true);
+        }
+        made
     }
 
     /// The backing's inode number.
@@ -241,6 +249,14 @@ impl<S: Storage> VaultFile<S> {
         } else {
             *self.other_name.lock() = Some(location);
         }
+        if self.unnamed.swap(false, Ordering::AcqRel) {
+            self.unlinked.store(false, Ordering::Release);
+        }
+    }
+
+    /// Whether it was made without a name and has not got one yet.
+    pub(crate) fn is_unnamed(&self) -> bool {
+        self.unnamed.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_lost(&self) -> bool {
@@ -252,7 +268,7 @@ impl<S: Storage> VaultFile<S> {
         self.location.read().clone()
     }
 
-    /// The last name is gone: nothing of the file needs to survive.
+    /// There is no name: nothing of the file needs to survive.
     pub(crate) fn set_unlinked(&self) {
         self.unlinked.store(true, Ordering::Release);
     }

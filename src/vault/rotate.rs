@@ -375,18 +375,16 @@ impl<S: Storage> Vault<S> {
         control.enter(Phase::Verifying);
         self.core.checkpoint(false)?;
         self.verify_rotated(&mut run)?;
+        self.reseal_open_files(&mut run)?;
         {
             // What was moved during the walk is among what was noted since, or was moved on from there. Now nothing is
             // moved until the last of it has been dealt with, and then all is under the new key for good.
             let _nothing_moves = self.core.moved.gate.write();
             self.follow_moves(&mut run)?;
+            // Nor does anything get its first name, after which it might be closed.
+            self.reseal_open_files(&mut run)?;
         }
         self.settle_links()?;
-        for file in self.core.all_files() {
-            // Those that have no name, too, as long as somebody has them open.
-            let outcome = file.reseal(&mut |bytes| control.step(0, bytes));
-            run.note_by(outcome, |_| None)?;
-        }
         if !run.problems.is_empty() {
             if run.more > 0 {
                 warn!("rotation: {} more entries do not open", run.more);

@@ -33,6 +33,7 @@ pub const ALL: &[&str] = &[
     "rename.intent-is-recorded",
     "rename.name-is-durable",
     "rename.all-names-are-durable",
+    "link.first-name-is-of-a-durable-file",
     "tick.epoch-synced",
     "seal.everything-synced",
 ];

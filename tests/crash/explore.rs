@@ -163,7 +163,7 @@ pub fn random_op(random: &mut Random) -> Op {
         2 => 1 + random.below(20_000),
         _ => 70_000 + random.below(60_000),
     };
-    match random.below(40) {
+    match random.below(43) {
         0..=3 => Op::Create(path),
         4..=9 => Op::Write { path, at, len },
         10..=12 => Op::Append { path, len: len.min(5000) },
@@ -193,6 +193,13 @@ pub fn random_op(random: &mut Random) -> Op {
         35..=36 => Op::Checkpoint,
         37 => Op::Tick,
         38 => Op::Sync,
+        39 => Op::CreateUnnamed,
+        40 => Op::LinkUnnamed(path),
+        41 => match random.below(3) {
+            0 => Op::FsyncUnnamed,
+            1 => Op::CloseUnnamed,
+            _ => Op::WriteUnnamed { at: random.below(20_000), len },
+        },
         _ => match random.below(3) {
             0 => Op::Seal,
             1 => Op::Kill,

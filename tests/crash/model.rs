@@ -226,6 +226,30 @@ impl Model {
         file
     }
 
+    /// A file without a name.
+    pub fn create_unnamed(&mut self) -> FileNo {
+        let file = self.files.len();
+        self.files.push(FileModel {
+            versions: vec![Version { bytes: Arc::default(), grown_from: None }],
+            first: 0,
+            durable: None,
+            must_exist: false,
+            at_birthplace: false,
+            names: 0,
+            committed: false,
+        });
+        file
+    }
+
+    /// It gets a name. Where that is, there is all of it.
+    pub fn link_unnamed(&mut self, file: FileNo, to: &str) {
+        if self.files[file].durable.is_none() {
+            self.files[file].settle();
+        }
+        self.files[file].names += 1;
+        self.set(to, Some(Node::File(file)), None);
+    }
+
     pub fn make_dir(&mut self, path: &str) {
         let dir = self.dirs.len();
         self.dirs.push(DirModel::default());

@@ -97,6 +97,13 @@ fn targeted(switch: &str) -> Vec<Vec<Op>> {
             vec![Op::Create(LONG), Op::Close(LONG), Op::Kill, Op::Fsync(LONG)],
             vec![Op::Rename(INNER, "other"), Op::Kill, Op::Append { path: "other", len: 100_000 }, Op::Fsync("other")],
         ],
+        "link.first-name-is-of-a-durable-file" => vec![vec![
+            Op::CreateUnnamed,
+            Op::WriteUnnamed { at: 0, len: 9000 },
+            Op::FsyncUnnamed,
+            Op::LinkUnnamed("new"),
+            Op::SyncDir(""),
+        ]],
         "tick.epoch-synced" => {
             vec![vec![Op::Create("new"), Op::Append { path: "new", len: 9000 }, Op::Close("new"), Op::Tick]]
         }

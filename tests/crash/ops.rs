@@ -39,6 +39,20 @@ pub enum Op {
     },
     /// The orphan's last handle goes.
     CloseOrphan,
+    /// A file without a name, as `O_TMPFILE` makes it.
+    CreateUnnamed,
+    /// A write to the file that was made so last.
+    WriteUnnamed {
+        at: u64,
+        len: u64,
+    },
+    FsyncUnnamed,
+    /// It gets a name, the first or another.
+    LinkUnnamed(&'static str),
+    /// It does not get this name, which is taken.
+    LinkUnnamedRefused(&'static str),
+    /// Its handle goes, and what has no name.
+    CloseUnnamed,
     Mkdir(&'static str),
     Rmdir(&'static str),
     SyncDir(&'static str),

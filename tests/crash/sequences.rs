@@ -77,19 +77,45 @@ fn large() -> Vec<Op> {
     ops
 }
 
+/// What is combined in twos after a file was made without a name.
+fn unnamed() -> Vec<Op> {
+    vec![
+        Op::WriteUnnamed { at: 10, len: 5000 },
+        Op::WriteUnnamed { at: 4000, len: 90_000 },
+        Op::FsyncUnnamed,
+        Op::LinkUnnamed("new"),
+        Op::LinkUnnamed(LONG),
+        Op::LinkUnnamed("made/file"),
+        Op::Link("new", "dir/link"),
+        Op::Append { path: "new", len: 9000 },
+        Op::Fsync("new"),
+        Op::SyncDir(""),
+        Op::Unlink("new"),
+        Op::Rename("new", BLOB),
+        Op::CloseUnnamed,
+        Op::CreateUnnamed,
+        Op::Tick,
+        Op::Checkpoint,
+        Op::Rotate,
+    ]
+}
+
 fn explore_all(alphabet: &[Op], len: usize, states: u64) -> (u64, Vec<String>) {
+    explore_after(&[], alphabet, len, states)
+}
+
+fn explore_after(first: &[Op], alphabet: &[Op], len: usize, states: u64) -> (u64, Vec<String>) {
     let mut violations = Vec::new();
     let mut sequences = 0;
     let total = alphabet.len().pow(len as u32);
     for number in 0..total {
         let mut rest = number;
-        let ops: Vec<Op> = (0..len)
-            .map(|_| {
-                let op = alphabet[rest % alphabet.len()].clone();
-                rest /= alphabet.len();
-                op
-            })
-            .collect();
+        let combined = (0..len).map(|_| {
+            let op = alphabet[rest % alphabet.len()].clone();
+            rest /= alphabet.len();
+            op
+        });
+        let ops: Vec<Op> = first.iter().cloned().chain(combined).collect();
         sequences += 1;
         let depth = Depth { states, seed: first_seed().wrapping_add(number as u64) };
         if let Err(violation) = explore(prepared(), &ops, depth) {
@@ -120,4 +146,23 @@ fn every_two_operations_crashed_everywhere() {
 #[test]
 fn every_three_operations_crashed_everywhere() {
     report("three operations", explore_all(&small(), 3, 2 * scale()));
+}
+
+#[test]
+fn a_file_without_a_name_crashed_everywhere() {
+    let small = Op::WriteUnnamed { at: 0, len: 3000 };
+    let large = Op::WriteUnnamed { at: 0, len: 30_000 };
+    for (what, first) in [
+        ("without a name", vec![Op::Mkdir("made"), Op::CreateUnnamed, small]),
+        // The epoch that it was made in is durable long before it gets a name.
+        (
+            "without a name, for a while",
+            vec![Op::Mkdir("made"), Op::CreateUnnamed, large.clone(), Op::Create("other"), Op::Tick],
+        ),
+        ("named", vec![Op::Mkdir("made"), Op::CreateUnnamed, large.clone(), Op::LinkUnnamed("new")]),
+        // A name was refused: it is durable all the same, and its changes go through the journal.
+        ("after a refused name", vec![Op::Mkdir("made"), Op::CreateUnnamed, large, Op::LinkUnnamedRefused(BLOB)]),
+    ] {
+        report(what, explore_after(&first, &unnamed(), 2, 2 * scale()));
+    }
 }

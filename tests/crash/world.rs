@@ -12,7 +12,7 @@ use sero::vault::create::{CreateOptions, create_on};
 use sero::vault::rotate::{RotationControl, RotationEnd, configuration};
 use sero::vault::unlock::{UnlockedKeys, unlock};
 use sero::vault::{ConfigurationPlace, Secrets, unlock_root};
-use sero::vault::{Directory, Mode, NewInode, Vault, VaultError, VaultFile};
+use sero::vault::{Directory, Mode, NewInode, NodeRef, Vault, VaultError, VaultFile};
 
 use super::check::{End, explain, look};
 use super::explore::POLICIES;
@@ -74,8 +74,8 @@ pub fn prepare(more: &[Op]) -> Prepared {
         world.apply(op).unwrap_or_else(|stop| panic!("{op:?}: {stop:?}"));
     }
     world.seal().unwrap_or_else(|stop| panic!("seal: {stop:?}"));
-    let World { disk, model, handles, orphan, .. } = world;
-    drop((handles, orphan));
+    let World { disk, model, handles, orphan, unnamed, .. } = world;
+    drop((handles, orphan, unnamed));
     // The prepared files are older than any crash.
     disk.advance(Duration::from_secs(1000));
     disk.settle();
@@ -138,8 +138,16 @@ pub struct World {
     vault: Option<Arc<Vault<SimStorage>>>,
     handles: HashMap<FileNo, File>,
     orphan: Option<(FileNo, File)>,
+    unnamed: Option<Unnamed>,
     /// What a crash that was ordered by [`Op::CutSoon`] leaves: policy and seed.
     pub cut: Option<(usize, u64)>,
+}
+
+/// What was made without a name last, and may have got some since.
+struct Unnamed {
+    number: FileNo,
+    file: File,
+    was_linked: bool,
 }
 
 pub const PLAIN: NewInode = NewInode { mode: 0o644, uid: None, gid: None };
@@ -155,6 +163,7 @@ impl World {
             vault: Some(vault),
             handles: HashMap::new(),
             orphan: None,
+            unnamed: None,
             cut: None,
         })
     }
@@ -202,7 +211,15 @@ impl World {
             Op::Rmdir(path) => model.dir(path).is_some_and(|dir| self.is_empty(dir)),
             Op::SyncDir(path) => model.dir(path).is_some(),
             Op::WriteOrphan { .. } | Op::CloseOrphan => self.orphan.is_some(),
-            Op::Checkpoint
+            Op::WriteUnnamed { .. } | Op::FsyncUnnamed | Op::CloseUnnamed => self.unnamed.is_some(),
+            Op::LinkUnnamed(path) => {
+                // What had a name and lost it gets none.
+                let linkable = |known: &Unnamed| !known.was_linked || model.files[known.number].names > 0;
+                self.unnamed.as_ref().is_some_and(linkable) && is_free(path)
+            }
+            Op::LinkUnnamedRefused(path) => self.unnamed.is_some() && model.find(path).is_some(),
+            Op::CreateUnnamed
+            | Op::Checkpoint
             | Op::Sync
             | Op::Tick
             | Op::Seal
@@ -215,6 +232,10 @@ impl World {
 
     fn is_empty(&self, dir: usize) -> bool {
         self.model.dirs[dir].slots.values().all(|slot| slot.now.is_none())
+    }
+
+    fn unnamed(&self) -> (FileNo, File) {
+        self.unnamed.as_ref().map(|known| (known.number, known.file.clone())).expect("the operation was possible")
     }
 
     fn directory<'a>(&self, path: &'a str) -> Result<(Arc<Directory<SimStorage>>, &'a [u8]), VaultError> {
@@ -259,6 +280,7 @@ impl World {
         };
         self.handles.clear();
         self.orphan = None;
+        self.unnamed = None;
         self.vault = None;
         self.disk = disk;
         self.vault = Some(open(&self.disk, &self.secret)?);
@@ -379,6 +401,46 @@ impl World {
                     file.commit()?;
                 }
             }
+            Op::CreateUnnamed => {
+                let number = self.model.create_unnamed();
+                let (_, file) = self.vault().root().make_unnamed(&PLAIN)?;
+                self.unnamed = Some(Unnamed { number, file, was_linked: false });
+            }
+            Op::WriteUnnamed { at, len } => {
+                let (number, file) = self.unnamed();
+                self.write(number, &file, *at, *len)?;
+                self.check_file(number, &file)?;
+            }
+            Op::FsyncUnnamed => {
+                let (number, file) = self.unnamed();
+                file.sync()?;
+                // Without a name, that is to be seen only when it gets one.
+                self.model.files[number].settle();
+            }
+            Op::LinkUnnamed(path) => {
+                let (number, file) = self.unnamed();
+                let (directory, name) = self.directory(path)?;
+                self.model.link_unnamed(number, path);
+                if let Some(known) = &mut self.unnamed {
+                    known.was_linked = true;
+                }
+                self.vault().link(NodeRef::File(&file), &directory, name)?;
+                self.handles.insert(number, file);
+            }
+            Op::LinkUnnamedRefused(path) => {
+                let (_, file) = self.unnamed();
+                let (directory, name) = self.directory(path)?;
+                match self.vault().link(NodeRef::File(&file), &directory, name) {
+                    Err(VaultError::Io { source, .. }) if source.raw_os_error() == Some(libc::EEXIST) => {}
+                    Err(error) => return Err(error.into()),
+                    Ok(_) => panic!("{path} was replaced by a link"),
+                }
+            }
+            Op::CloseUnnamed => {
+                if let Some(known) = self.unnamed.take() {
+                    known.file.commit()?;
+                }
+            }
             Op::Mkdir(path) => {
                 let (directory, name) = self.directory(path)?;
                 self.model.make_dir(path);
@@ -423,6 +485,7 @@ impl World {
                 self.seal()?;
                 self.handles.clear();
                 self.orphan = None;
+                self.unnamed = None;
                 self.vault = None;
                 self.vault = Some(open(&self.disk, &self.secret)?);
             }
@@ -431,6 +494,7 @@ impl World {
                 let disk = self.disk.kill();
                 self.handles.clear();
                 self.orphan = None;
+                self.unnamed = None;
                 self.vault = None;
                 self.disk = disk;
                 self.cut = None;
@@ -493,6 +557,7 @@ impl World {
             self.model.files[number].committed = true;
         }
         self.orphan = None;
+        self.unnamed = None;
         self.vault().seal()?;
         self.model.all_synced();
         Ok(())

@@ -89,6 +89,45 @@ fn reads_and_writes_go_on_meanwhile() {
     old_key::opens_nothing(&test, old.unlocked());
 }
 
+/// Files that have no name yet come under the new key too, with their attributes, whenever they get one.
+#[test]
+fn files_get_their_first_name_after_a_rotation() {
+    let (test, _) = filled();
+    let old = test.unlock();
+    let vault = test.open(Mode::ReadWrite);
+    let root = vault.root();
+    let attributes = table(&[("user.comment", b"set under the old key")]);
+    let sizes = [0_usize, 5000, 700_000];
+    let make = |size: usize| {
+        let (_, file) = root.make_unnamed(&FILE).unwrap();
+        file.write(0, &bytes(size, size as u64)).unwrap();
+        vault.set_xattrs(NodeRef::File(&file), FileKind::Regular, &attributes).unwrap();
+        file
+    };
+    let name = |file: &Arc<_>, name: String| vault.link(NodeRef::File(file), &root, name.as_bytes()).unwrap();
+    let (early, late) = (sizes.map(make), sizes.map(make));
+    vault.begin_rotation(test.begin(false).into()).unwrap();
+    for (file, size) in early.iter().zip(sizes) {
+        name(file, format!("before the end {size}"));
+    }
+    drop(early);
+    assert_eq!(vault.rotate(&RotationControl::new(), test.finish()).unwrap(), RotationEnd::Done);
+    for (file, size) in late.iter().zip(sizes) {
+        name(file, format!("after the end {size}"));
+    }
+    drop(late);
+    drop(root);
+    vault.seal().unwrap();
+    drop(vault);
+    let seen = look(&test.open(Mode::ReadOnly));
+    for (when, size) in ["before", "after"].into_iter().flat_map(|when| sizes.map(|size| (when, size))) {
+        let found = &seen[format!("/{when} the end {size}").as_bytes()];
+        assert!(found.content == bytes(size, size as u64), "{when}, {size}");
+        assert_eq!(found.xattrs, [(b"user.comment".to_vec(), b"set under the old key".to_vec())]);
+    }
+    old_key::opens_nothing(&test, old.unlocked());
+}
+
 /// Files, directories, links and names that come, change, move between old and new directories, and go.
 fn use_vault(vault: &Opened, user: u64, going: &AtomicBool, work: &AtomicU64) {
     let root = vault.root();

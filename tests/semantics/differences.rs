@@ -3,20 +3,11 @@
 use std::fs::{self, File};
 use std::process::Command;
 
-use rustix::fs::{CWD, FallocateFlags, Mode, OFlags, XattrFlags};
+use rustix::fs::{CWD, FallocateFlags, Mode, XattrFlags};
 use rustix::io::Errno;
 
 use crate::harness::{Fixture, eventually, pattern, run};
 use crate::{Disk, needs_mount, new_file, python};
-
-/// > `O_TMPFILE` gives EOPNOTSUPP; programs then make a file and unlink it.
-#[test]
-fn no_unnamed_files() {
-    needs_mount!();
-    let fixture = Fixture::mounted(&[]);
-    let outcome = rustix::fs::open(&fixture.mountpoint, OFlags::TMPFILE | OFlags::RDWR, Mode::from_bits_retain(0o600));
-    assert_eq!(outcome.err(), Some(Errno::OPNOTSUPP));
-}
 
 /// > `fallocate` does not collapse or insert ranges (EOPNOTSUPP).
 #[test]

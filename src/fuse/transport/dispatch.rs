@@ -58,6 +58,8 @@ pub(crate) trait Filesystem: Send + Sync + 'static {
     fn link(&self, request: &Request, node: u64, name: &[u8], reply: Reply);
     fn open(&self, request: &Request, flags: i32, reply: Reply);
     fn create(&self, request: &Request, making: Making<'_>, flags: i32, reply: Reply);
+    /// A regular file without a name; the request's node is the directory that it is of.
+    fn create_unnamed(&self, request: &Request, mode: u32, umask: u32, flags: i32, reply: Reply);
     fn read(&self, request: &Request, range: Range, reply: Reply);
     fn write(&self, request: &Request, range: Range, data: &[u8], how: Writing, reply: Reply);
     fn flush(&self, request: &Request, handle: u64, reply: Reply);
@@ -183,6 +185,11 @@ fn call<F: Filesystem>(
             let (flags, mode, umask) = (fields.i32()?, fields.u32()?, fields.u32()?);
             fields.skip(4)?;
             filesystem.create(request, Making { name: fields.name()?, mode, umask }, flags, reply()?);
+        }
+        opcode::TMPFILE => {
+            // As CREATE. What stands for the name says nothing.
+            let (flags, mode, umask) = (fields.i32()?, fields.u32()?, fields.u32()?);
+            filesystem.create_unnamed(request, mode, umask, flags, reply()?);
         }
         opcode::READ => filesystem.read(request, range(fields)?, reply()?),
         opcode::WRITE => {

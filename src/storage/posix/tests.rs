@@ -410,3 +410,23 @@ fn syncs_and_access() {
         assert!(rustix::io::fcntl_getfd(fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
     }
 }
+
+#[test]
+fn a_file_without_a_name_gets_as_many_as_it_is_given() {
+    let (folder, storage, root) = backing();
+    storage.make_dir(&root, name("sub"), 0o755).unwrap();
+    let sub = storage.open_dir(&root, name("sub")).unwrap();
+    let file = storage.create_unnamed(&sub, 0o640).unwrap();
+    write_from(&storage, &file, b"content", 0).unwrap();
+    let stat = storage.stat(Target::File(&file)).unwrap();
+    assert_eq!((stat.nlink, stat.kind(), stat.mode & 0o137), (0, FileKind::Regular, 0o000));
+    assert!(names_in(&storage, &sub).is_empty());
+    storage.link(Target::File(&file), &root, name("one")).unwrap();
+    storage.link(Target::File(&file), &sub, name("two")).unwrap();
+    assert_errno(storage.link(Target::File(&file), &root, name("one")), libc::EEXIST);
+    assert_eq!(std::fs::read(folder.path().join("one")).unwrap(), b"content");
+    assert_eq!(std::fs::metadata(folder.path().join("sub/two")).unwrap().nlink(), 2);
+    storage.unlink(&root, name("one")).unwrap();
+    storage.unlink(&sub, name("two")).unwrap();
+    assert_errno(storage.link(Target::File(&file), &root, name("one")), libc::ENOENT);
+}

@@ -134,6 +134,17 @@ impl Storage for SimStorage {
         Ok(SimFile { handle: self.handle(&mut live, id), access: Access::ReadWrite })
     }
 
+    fn create_unnamed(&self, at: &SimDir, mode: u32) -> io::Result<SimFile> {
+        let mut live = self.live();
+        if live.faults.refuses_unnamed() {
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        let mode = libc::S_IFREG | mode & 0o7777;
+        let subject = |disk: &Disk| shown(disk, at.0.id);
+        let id = live.change_taking_space("create_unnamed", subject, |disk| disk.create_unnamed(at.0.id, mode))?;
+        Ok(SimFile { handle: self.handle(&mut live, id), access: Access::ReadWrite })
+    }
+
     fn make_dir(&self, at: &SimDir, name: &OsStr, mode: u32) -> io::Result<()> {
         // mkdir(2) takes permissions and the sticky bit only.
         let mode = libc::S_IFDIR | mode & 0o1777;

@@ -183,6 +183,9 @@ pub(super) fn crash(disk: &Disk, policy: &CrashPolicy, chooser: &mut Chooser) ->
             tree.remove(orphan);
         }
     }
+    // What was made without a name, and did not get one.
+    let nameless: Vec<Id> = tree.orphans().collect();
+    nameless.into_iter().for_each(|id| tree.remove(id));
     let mut files = BTreeMap::new();
     let regular: Vec<Id> =
         tree.iter().filter(|(_, inode)| matches!(inode.body, Body::Regular)).map(|(id, _)| id).collect();

@@ -126,6 +126,27 @@ impl Disk {
             Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno),
         }
+        let (id, inode) = self.new_inode(parent, mode, rdev, symlink)?;
+        self.commit(Op::Create { parent, name: name.into(), id, inode: Arc::new(inode) })?;
+        self.made(id);
+        Ok(id)
+    }
+
+    /// A new regular file without a name.
+    pub(super) fn create_unnamed(&mut self, parent: Id, mode: u32) -> Result<Id, Errno> {
+        let above = self.tree.get(parent)?;
+        above.dir()?;
+        if above.nlink == 0 {
+            // What ext4 says of a directory that was removed.
+            return Err(Errno::PERM);
+        }
+        let (id, inode) = self.new_inode(parent, mode, 0, None)?;
+        self.commit(Op::CreateUnnamed { id, inode: Arc::new(Inode { nlink: 0, unnamed: true, ..inode }) })?;
+        self.made(id);
+        Ok(id)
+    }
+
+    fn new_inode(&self, parent: Id, mode: u32, rdev: u64, symlink: Option<&[u8]>) -> Result<(Id, Inode), Errno> {
         if self.free_pages() == 0 {
             return Err(Errno::NOSPC);
         }
@@ -145,6 +166,7 @@ impl Disk {
             ino: self.tree.free_ino(),
             mode: if inherits_group && is_dir { mode | libc::S_ISGID } else { mode },
             nlink: if is_dir { 2 } else { 1 },
+            unnamed: false,
             uid: 0,
             gid: if inherits_group { above.gid } else { 0 },
             rdev,
@@ -156,13 +178,15 @@ impl Disk {
             xattrs: BTreeMap::new(),
             body,
         };
-        let is_regular = matches!(inode.body, Body::Regular);
-        self.commit(Op::Create { parent, name: name.into(), id, inode: Arc::new(inode) })?;
+        Ok((id, inode))
+    }
+
+    /// This new inode is in the tree.
+    fn made(&mut self, id: Id) {
         self.next_id += 1;
-        if is_regular {
+        if self.tree.get(id).is_ok_and(|inode| matches!(inode.body, Body::Regular)) {
             self.files.insert(id, Arc::new(FileData::new(self.seq, self.clock)));
         }
-        Ok(id)
     }
 
     /// `source` is the name that the inode was found by, if it was.
@@ -435,9 +459,11 @@ impl Disk {
             Arc::make_mut(file).sync(true);
         }
         self.log.sync_all(&self.tree);
-        // Files without names are in the tree while a process has them open, but never in a crash state.
+        // Files without names are in the tree while a process has them open, but never in a crash state. One that may
+        // yet get its first is needed for that.
         let orphans: Vec<Id> = self.tree.orphans().collect();
-        orphans.into_iter().for_each(|id| self.log.base.remove(id));
+        let lost = |id: &Id| self.tree.get(*id).is_ok_and(|inode| !inode.unnamed);
+        orphans.into_iter().filter(lost).for_each(|id| self.log.base.remove(id));
         self.forget_dead();
     }
 

@@ -37,6 +37,8 @@ pub enum Fault {
         /// Which sync, of any kind.
         nth: u64,
     },
+    /// No file is made without a name: `EOPNOTSUPP`, until the faults are cleared, as on filesystems that cannot.
+    NoUnnamed,
 }
 
 /// The faults to come.
@@ -119,6 +121,10 @@ impl Faults {
     /// True while new names find no space.
     pub(super) fn is_full(&self) -> bool {
         self.pending.contains(&Fault::NoSpace { after_bytes: 0 })
+    }
+
+    pub(super) fn refuses_unnamed(&self) -> bool {
+        self.pending.contains(&Fault::NoUnnamed)
     }
 
     /// Counts a call down in all faults of its kind; returns one that is due now.

@@ -107,8 +107,12 @@ impl Log {
 
     /// True if a crash may bring this inode (back) into being.
     pub(super) fn may_show(&self, id: Id) -> bool {
-        let creates = |entry: &Entry| matches!(entry.change.op, Op::Create { id: created, .. } if created == id);
-        self.base.contains(id) || self.entries.iter().any(creates)
+        // What was made without a name is seen once it was given one.
+        let shows = |entry: &Entry| match entry.change.op {
+            Op::Create { id: shown, .. } | Op::Link { id: shown, .. } => shown == id,
+            _ => false,
+        };
+        self.base.get(id).is_ok_and(|inode| inode.nlink > 0) || self.entries.iter().any(shows)
     }
 
     /// Unordered: the changes that concern the inode, and of those before them only the ones without
@@ -142,6 +146,7 @@ impl Log {
 fn concerns(op: &Op, id: Id, guarantee: Guarantee) -> bool {
     match op {
         Op::Create { parent, id: created, .. } => *parent == id || guarantee.keeps_entry && *created == id,
+        Op::CreateUnnamed { id: created, .. } => *created == id,
         // Names belong to directories: sync those. (ext4 and xfs keep more; nobody promises it.)
         Op::Link { parent, .. } | Op::Unlink { parent, .. } | Op::RemoveDir { parent, .. } => *parent == id,
         Op::Rename { from, to, .. } => from.0 == id || to.0 == id,
@@ -194,7 +199,11 @@ impl Needs {
                 self.emptied.extend(found.target);
                 self.shape |= found.moves_dir;
             }
-            Op::SetMode { .. } | Op::SetOwner { .. } | Op::SetTimes { .. } | Op::SetXattr { .. } => {}
+            Op::CreateUnnamed { .. }
+            | Op::SetMode { .. }
+            | Op::SetOwner { .. }
+            | Op::SetTimes { .. }
+            | Op::SetXattr { .. } => {}
         }
     }
 
@@ -206,6 +215,7 @@ impl Needs {
             Op::Create { parent, name: of, id, .. } => {
                 name(parent, of) || self.created.contains(id) || self.linked.contains(id)
             }
+            Op::CreateUnnamed { id, .. } => self.created.contains(id) || self.linked.contains(id),
             Op::Link { parent, name: of, id, .. } | Op::Unlink { parent, name: of, id } => {
                 name(parent, of) || self.linked.contains(id)
             }

@@ -29,6 +29,8 @@ pub(super) struct Inode {
     pub(super) ino: u64,
     pub(super) mode: u32,
     pub(super) nlink: u32,
+    /// Made without a name, and never had one: only then can a file that has none get one.
+    pub(super) unnamed: bool,
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) rdev: u64,
@@ -100,6 +102,11 @@ pub(super) enum Op {
         id: Id,
         inode: Arc<Inode>,
     },
+    /// A file without a name, which a `Link` may give it.
+    CreateUnnamed {
+        id: Id,
+        inode: Arc<Inode>,
+    },
     /// `source` is the name that led to the inode, unless it was held.
     Link {
         parent: Id,
@@ -165,6 +172,7 @@ impl Tree {
             ino: ROOT_INO,
             mode: libc::S_IFDIR | 0o755,
             nlink: 2,
+            unnamed: false,
             uid: 0,
             gid: 0,
             rdev: 0,
@@ -186,10 +194,6 @@ impl Tree {
 
     pub(super) fn get_mut(&mut self, id: Id) -> Result<&mut Inode, Errno> {
         self.inodes.get_mut(&id).map(Arc::make_mut).ok_or(Errno::STALE)
-    }
-
-    pub(super) fn contains(&self, id: Id) -> bool {
-        self.inodes.contains_key(&id)
     }
 
     pub(super) fn remove(&mut self, id: Id) {
@@ -251,6 +255,10 @@ impl Tree {
                 self.inodes.insert(*id, inode.clone());
                 Ok(None)
             }
+            Op::CreateUnnamed { id, inode } => {
+                self.inodes.insert(*id, inode.clone());
+                Ok(None)
+            }
             Op::Link { parent, name, id, .. } => {
                 let inode = self.get(*id)?;
                 if self.get(*parent)?.nlink == 0 {
@@ -259,12 +267,13 @@ impl Tree {
                 if inode.is_dir() {
                     return Err(Errno::PERM);
                 }
-                if inode.nlink == 0 {
+                if inode.nlink == 0 && !inode.unnamed {
                     return Err(Errno::NOENT);
                 }
                 self.insert_entry(*parent, name, *id, time)?;
                 let inode = self.get_mut(*id)?;
                 inode.nlink += 1;
+                inode.unnamed = false;
                 inode.ctime = time;
                 Ok(None)
             }

@@ -41,7 +41,7 @@ impl<S: Storage> VaultCore<S> {
         file.follow_versions();
     }
 
-    /// A file that was just made at `location`.
+    /// A file that was just made at `location`, or without a name.
     pub fn create_file(
         self: &Arc<Self>,
         location: Location<S>,
@@ -55,7 +55,12 @@ impl<S: Storage> VaultCore<S> {
         self.enter_file(&made);
         // The one that stands in its header: an epoch that ends meanwhile must know all that were born in it.
         let epoch = made.birth().epoch;
-        volatile.insert(stat.ino, Volatile { born: epoch, written: epoch });
+        if made.is_unnamed() {
+            // No epoch waits for it: it is durable before it has a name.
+            volatile.remove(&stat.ino);
+        } else {
+            volatile.insert(stat.ino, Volatile { born: epoch, written: epoch });
+        }
         Ok(made)
     }
 
@@ -109,7 +114,7 @@ impl<S: Storage> VaultCore<S> {
         self.open_once(stat, || {
             let access = if self.is_read_only() { Access::Read } else { Access::ReadWrite };
             let file = self.storage.open_pinned(pin, access).map_err(|e| VaultError::io("open a file", e))?;
-            Ok((file, Location { directory: Directory::root(self)?, entry: "(unlinked)".into() }))
+            Ok((file, Location::nameless(Directory::root(self)?)))
         })
     }
 

@@ -191,6 +191,19 @@ impl<S: Storage> VaultCore<S> {
         }
     }
 
+    /// Before an inode gets a name.
+    pub fn before_link(&self, stat: &Stat) -> Result<()> {
+        if stat.nlink > 0 {
+            return Ok(());
+        }
+        match self.file(stat.ino).filter(|file| file.is_unnamed()) {
+            Some(file) if !switches::holds("link.first-name-is-of-a-durable-file", false) => {
+                file.sync_before_first_name()
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// After a file got another name: it is known by that one from here on.
     pub fn linked(&self, to: &Location<S>, stat: &Stat) {
         self.note_renamed(stat);

@@ -23,6 +23,11 @@ impl<S: Storage> Clone for Location<S> {
 }
 
 impl<S: Storage> Location<S> {
+    /// What stands for a file that has no name.
+    pub fn nameless(directory: Arc<Directory<S>>) -> Self {
+        Self { directory, entry: "(unlinked)".into() }
+    }
+
     /// Whether this is the place of that entry in that directory.
     pub fn is(&self, directory: &Arc<Directory<S>>, entry: &OsStr) -> bool {
         self.entry == entry && Arc::ptr_eq(&self.directory, directory)

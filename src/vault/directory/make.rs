@@ -43,6 +43,22 @@ impl<S: Storage> Directory<S> {
         })
     }
 
+    /// Makes an empty file without a name, with what a file of this directory inherits, and opens it. `Vault::link` gives
+    /// it a name.
+    pub fn make_unnamed(&self, attributes: &NewInode) -> Result<(Stat, Arc<VaultFile<S>>)> {
+        self.core.ensure_writable()?;
+        let dir = self.handle()?;
+        let file = self
+            .core
+            .storage
+            .create_unnamed(&dir, attributes.mode & 0o7777)
+            .map_err(|e| VaultError::io("make a file without a name", e))?;
+        let mut stat = self.dress(Target::File(&file), attributes)?;
+        let file = self.core.create_file(Location::nameless(self.arc()?), file, stat)?;
+        stat.size_bytes = 0;
+        Ok((stat, file))
+    }
+
     /// Makes a directory, its IV in it.
     pub fn make_dir(&self, name: &[u8], attributes: &NewInode) -> Result<(Stat, Arc<Self>)> {
         let storage = &self.core.storage;
@@ -157,6 +173,7 @@ impl<S: Storage> Directory<S> {
     ) -> Result<Stat> {
         let _moving = self.core.moved.gate.read_recursive();
         self.make(name, |dir, entry| {
+            self.core.before_link(source)?;
             self.settle_for(source)?;
             link(dir, entry)?.map_err(|e| VaultError::io("make a hard link", e))?;
             let location = Location { directory: self.clone(), entry: entry.to_owned() };

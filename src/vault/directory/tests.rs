@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::crypto::{KdfParams, Passphrase, VaultKeys};
-use crate::storage::{CrashPolicy, PosixStorage, RenameMode, SimDisk, SimStorage, Timestamp};
+use crate::storage::{CrashPolicy, Fault, PosixStorage, RenameMode, SimDisk, SimStorage, Timestamp};
 use crate::vault::create::{CreateOptions, create_on};
 use crate::vault::unlock::unlock;
 use crate::vault::windows::CrashWindow;
@@ -59,6 +59,39 @@ fn a_bounded_number_of_directories_is_open() {
     drop(dirs);
     vault.core.tree.release();
     assert_eq!(vault.core.tree.open_directories().0, 0);
+}
+
+#[test]
+fn without_unnamed_files_in_the_backing_there_are_none() {
+    let disk = SimDisk::new(3);
+    create_vault(&disk.storage());
+    let vault = open(disk.storage()).unwrap();
+    disk.inject(Fault::NoUnnamed);
+    let refused = vault.root().make_unnamed(&FILE).map(|_| ()).unwrap_err();
+    assert!(refused.is_errno(libc::EOPNOTSUPP), "{refused}");
+    disk.clear_faults();
+    assert!(vault.root().make_unnamed(&FILE).is_ok());
+}
+
+/// Each keeps its space in memory as long as it is open, and no longer.
+#[test]
+fn nothing_is_remembered_of_files_that_never_got_a_name() {
+    let disk = SimDisk::new(4);
+    create_vault(&disk.storage());
+    let vault = open(disk.storage()).unwrap();
+    let before = disk.used_bytes();
+    for size in [10, 90_000] {
+        let (stat, file) = vault.root().make_unnamed(&FILE).unwrap();
+        assert_eq!(stat.nlink, 0);
+        file.write(0, &vec![7; size]).unwrap();
+        file.sync().unwrap();
+        // No epoch waits for it, and nothing of it is journaled.
+        vault.sync().unwrap();
+        assert!(!vault.core.is_volatile(stat.ino) && vault.core.journaled.lock().is_empty());
+        drop(file);
+        assert_eq!(disk.used_bytes(), before);
+        assert_eq!(vault.core.file_count(), 0);
+    }
 }
 
 #[test]

@@ -65,11 +65,22 @@ impl<S: Storage> VaultFile<S> {
     /// `fsync(2)`: when it returns, the content, the size and the name survive a power cut.
     pub fn sync(&self) -> Result<()> {
         self.core.ensure_writable()?;
-        if self.is_unlinked() {
-            return Ok(());
-        }
+        if self.is_unlinked() { Ok(()) } else { self.become_synced() }
+    }
+
+    /// Before a file that was made without a name gets its first: a crash shows it whole or not at all. What was synced
+    /// while it had none is there then, and so is no file under its name that was born before the last durable epoch and
+    /// is not.
+    pub(crate) fn sync_before_first_name(&self) -> Result<()> {
+        self.core.ensure_writable()?;
+        self.become_synced()
+    }
+
+    fn become_synced(&self) -> Result<()> {
         if self.is_volatile() {
-            self.location().settle()?;
+            if !self.is_unnamed() {
+                self.location().settle()?;
+            }
             let mut state = self.state.write();
             if state.base == Base::Volatile {
                 state.commit_home(&self.core)?;

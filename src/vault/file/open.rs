@@ -58,6 +58,7 @@ impl<S: Storage> VaultFile<S> {
             location: RwLock::new(location),
             other_name: Mutex::new(None),
             unlinked: AtomicBool::new(false),
+            unnamed: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             volatile: AtomicBool::new(state.base == Base::Volatile),
             state: RwLock::new(state),

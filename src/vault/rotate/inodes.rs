@@ -55,6 +55,22 @@ impl<S: Storage> Vault<S> {
         if kind == FileKind::Symlink { self.reseal_symlink(directory, name) } else { Ok(()) }
     }
 
+    /// Everything that is in memory: also what has no name, which somebody has open, and may yet give one.
+    pub(super) fn reseal_open_files(&self, run: &mut Run<'_>) -> Result<()> {
+        for file in self.core.all_files() {
+            let outcome = file.reseal(&mut |bytes| run.control.step(0, bytes));
+            run.note_by(outcome, |_| None)?;
+            if file.is_unlinked() {
+                let outcome = file.with_backing(|home| {
+                    let path = || file.location().backing_path();
+                    self.reseal_table_of(Target::File(home), FileKind::Regular, &path)
+                });
+                run.note_by(outcome, |_| None)?;
+            }
+        }
+        Ok(())
+    }
+
     // --- extended attributes ---
 
     fn reseal_table(&self, location: &Location<S>, kind: FileKind) -> Result<()> {

@@ -77,14 +77,16 @@ impl<S: Storage> Side<S> {
         let file = self.files.get(plan.file % self.files.len().max(1));
         let done = String::new();
         match plan.action {
+            1 if plan.fill < 96 => self.files.push(storage.create_unnamed(at, plan.mode)?),
             0 | 1 => self.files.push(storage.create_file(at, plan.name, plan.mode)?),
             2 | 3 => storage.make_dir(at, plan.name, plan.mode & 0o777)?,
             4 => storage.make_symlink(at, plan.name, &vec![plan.fill; plan.len_bytes as usize % 300])?,
             5 => storage.make_node(at, plan.name, libc::S_IFIFO | plan.mode & 0o777, 0)?,
             6 => return Ok(format!("{:?}", storage.read_symlink(at, plan.name)?)),
-            7 => match self.pins.get(plan.file % self.pins.len().max(1)) {
-                Some(pin) if plan.fill < 64 => storage.link(Target::Pin(pin), to, plan.other_name)?,
-                Some(_) | None => storage.link(entry, to, plan.other_name)?,
+            7 => match (self.pins.get(plan.file % self.pins.len().max(1)), file) {
+                (Some(pin), _) if plan.fill < 64 => storage.link(Target::Pin(pin), to, plan.other_name)?,
+                (_, Some(file)) if plan.fill < 160 => storage.link(Target::File(file), to, plan.other_name)?,
+                (_, _) => storage.link(entry, to, plan.other_name)?,
             },
             8 => storage.rename(at, plan.name, to, plan.other_name, RenameMode::Replace)?,
             9 => storage.rename(at, plan.name, to, plan.other_name, RenameMode::NoReplace)?,

@@ -34,7 +34,7 @@ fn check(disk: &Disk, context: &str) {
         assert_eq!(inode.nlink, expected, "{context}");
         assert!(inos.insert(inode.ino), "{context}");
     }
-    let files = disk.files.iter().filter(|(id, _)| disk.tree.contains(**id));
+    let files = disk.files.iter().filter(|(id, _)| disk.tree.get(**id).is_ok());
     let used: u64 = files.map(|(_, file)| file.now.allocated_pages()).sum();
     assert_eq!(disk.used_bytes(), used * 4096, "{context}");
 }
@@ -89,6 +89,7 @@ fn check_durable_changes_fit(disk: &Disk, policy: &CrashPolicy, random: &mut Ran
         let about_name = matches!(
             change.op,
             super::super::tree::Op::Create { .. }
+                | super::super::tree::Op::CreateUnnamed { .. }
                 | super::super::tree::Op::Link { .. }
                 | super::super::tree::Op::Unlink { .. }
                 | super::super::tree::Op::RemoveDir { .. }

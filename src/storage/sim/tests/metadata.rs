@@ -265,3 +265,39 @@ fn random_crash_states_are_among_the_exhaustive_ones() {
         assert_eq!(few[1], look(&disk.kill()));
     }
 }
+
+/// What is made without a name is there after a crash only once it was given one.
+#[test]
+fn a_file_without_a_name_is_gone_until_it_is_linked() {
+    for policy in [ORDERED, SUBSET] {
+        let (disk, storage, root) = fresh();
+        let file = storage.create_unnamed(&root, 0o640).unwrap();
+        write(&disk, &file, &[b'x'; 512], 0);
+        storage.sync_file(&file).unwrap();
+        assert_eq!(storage.stat(Target::File(&file)).unwrap().nlink, 0);
+        assert_eq!(outcomes(&disk, policy, listing), set([""]));
+        // A sync of everything keeps it for the name that it may yet get.
+        disk.settle();
+        assert_eq!(outcomes(&disk, policy, listing), set([""]));
+        storage.link(Target::File(&file), &root, name("file")).unwrap();
+        assert_eq!(outcomes(&disk, policy, listing), set(["", "file:512"]));
+        storage.link(Target::File(&file), &root, name("other")).unwrap();
+        storage.sync_dir(&root).unwrap();
+        assert_eq!(outcomes(&disk, policy, listing), set(["file:512 other:512"]));
+        storage.unlink(&root, name("file")).unwrap();
+        storage.unlink(&root, name("other")).unwrap();
+        // It had a name, and has none any more.
+        assert_errno(storage.link(Target::File(&file), &root, name("file")), libc::ENOENT);
+        drop(file);
+        assert_eq!(disk.used_bytes(), 0);
+        assert!(outcomes(&disk, policy, listing).contains(""));
+    }
+    // The last handle of one that never got a name takes it along.
+    let (disk, storage, root) = fresh();
+    let file = storage.create_unnamed(&root, 0o640).unwrap();
+    write(&disk, &file, &[b'x'; 512], 0);
+    assert_eq!(listing(&disk.kill()), "");
+    drop(file);
+    disk.settle();
+    assert_eq!((disk.used_bytes(), listing(&disk)), (0, String::new()));
+}
