@@ -209,6 +209,35 @@ fn a_directory_of_thousands_is_listed_whole_while_it_is_emptied() {
 }
 
 #[test]
+fn a_listing_with_an_entry_that_does_not_open_is_given_whole_and_then_fails() {
+    can_mount();
+    let fixture = Fixture::mounted(&[]);
+    for number in 0..500 {
+        File::create_new(fixture.mountpoint.join(format!("file {number}"))).unwrap();
+    }
+    fixture.seal().ok();
+    fs::write(fixture.vault.join("tree/no sealed name"), "x").unwrap();
+    fixture.mount(&[]).ok();
+    // The second time the kernel might have kept the listing.
+    for _ in 0..2 {
+        let directory = File::open(&fixture.mountpoint).unwrap();
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+        let mut entries = rustix::fs::RawDir::new(&directory, &mut buffer);
+        let mut names = Vec::new();
+        let error = loop {
+            match entries.next() {
+                Some(Ok(entry)) => names.push(entry.file_name().to_str().unwrap().to_owned()),
+                Some(Err(errno)) => break Some(errno),
+                None => break None,
+            }
+        };
+        names.sort();
+        names.dedup();
+        assert_eq!((names.len(), error), (502, Some(rustix::io::Errno::IO)));
+    }
+}
+
+#[test]
 fn many_threads_at_a_time() {
     can_mount();
     let fixture = Fixture::mounted(&[]);

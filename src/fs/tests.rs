@@ -11,7 +11,7 @@ const TOP: InodeNo = InodeNo::ROOT;
 
 struct Mounted {
     fs: Fs<PosixStorage>,
-    _backing: tempfile::TempDir,
+    backing: tempfile::TempDir,
 }
 
 impl std::ops::Deref for Mounted {
@@ -32,7 +32,7 @@ fn mounted() -> Mounted {
     let storage = PosixStorage::open(backing.path()).unwrap();
     let keys = unlock(&storage, &passphrase).unwrap();
     let vault = Vault::open(storage, keys, Mode::ReadWrite).unwrap();
-    Mounted { fs: Fs::new(vault, FsOptions::for_this_process()).unwrap(), _backing: backing }
+    Mounted { fs: Fs::new(vault, FsOptions::for_this_process()).unwrap(), backing }
 }
 
 fn is_root() -> bool {
@@ -195,6 +195,74 @@ fn a_removed_directory_is_empty_and_takes_nothing() {
     fs.releasedir(handle).unwrap();
     fs.forget(ino, 1);
     assert_eq!(fs.usage(), Usage { nodes: 1, files: 0, directories: 0 });
+}
+
+/// The names that calls of so many entries give, how many there were at each error, and whether there was an end.
+fn listed_by(fs: &Mounted, with_attributes: bool, at_once: usize) -> (Vec<Vec<u8>>, Vec<(usize, i32)>, bool) {
+    let handle = fs.opendir(TOP).unwrap();
+    let (mut names, mut errors, mut offset) = (Vec::new(), Vec::new(), 0);
+    let ended = loop {
+        let mut taken: Vec<(Vec<u8>, u64)> = Vec::new();
+        let mut take = |name: &[u8], next_cookie| {
+            let takes = taken.len() < at_once;
+            if takes {
+                taken.push((name.to_vec(), next_cookie));
+            }
+            takes
+        };
+        let outcome = match with_attributes {
+            true => fs.readdirplus(handle, offset, &mut |item| take(item.name, item.next_cookie)),
+            false => fs.readdir(handle, offset, &mut |item| take(item.name, item.next_cookie)),
+        };
+        match (outcome, taken.last()) {
+            // The kernel shows the caller either entries or an error.
+            (Err(error), None) if errors.last() != Some(&(names.len(), error.errno())) => {
+                errors.push((names.len(), error.errno()));
+            }
+            (Err(_), None) => break false,
+            (Err(error), Some(_)) => panic!("{error}, and there were entries"),
+            (Ok(()), None) => break true,
+            (Ok(()), Some((_, last))) => offset = *last,
+        }
+        names.extend(taken.into_iter().map(|(name, _)| name));
+    };
+    fs.releasedir(handle).unwrap();
+    names.sort();
+    (names, errors, ended)
+}
+
+#[test]
+fn an_error_in_mid_listing_belongs_to_the_next_call() {
+    let fs = mounted();
+    let mut expected = vec![b".".to_vec(), b"..".to_vec()];
+    for number in 0..20 {
+        expected.push(format!("file {number}").into_bytes());
+        fs.file(&format!("file {number}"), 0o644, b"x");
+    }
+    expected.sort();
+    let link = fs.symlink(&ROOT, TOP, b"link", &[b'x'; 2000]).unwrap();
+    fs.forget(link.attr.ino, 1);
+    // Its target cannot be looked for: the others are given, each once, and the error by itself.
+    let (links, away) = (fs.backing.path().join("private/links"), fs.backing.path().join("away"));
+    std::fs::rename(&links, &away).unwrap();
+    std::fs::write(&links, "in the way").unwrap();
+    for at_once in [1, 3, 1000] {
+        let (names, errors, ended) = listed_by(&fs, true, at_once);
+        assert_eq!((names, errors.len(), errors[0].1, ended), (expected.clone(), 1, libc::EIO, true), "{at_once}");
+    }
+    std::fs::remove_file(&links).unwrap();
+    std::fs::rename(&away, &links).unwrap();
+    expected.push(b"link".to_vec());
+    expected.sort();
+    for (with_attributes, at_once) in [(false, 1), (false, 1000), (true, 3), (true, 1000)] {
+        assert_eq!(listed_by(&fs, with_attributes, at_once), (expected.clone(), vec![], true));
+    }
+    // What does not open is said at the end, and as often as that is asked for.
+    std::fs::write(fs.backing.path().join("tree/no sealed name"), "x").unwrap();
+    for (with_attributes, at_once) in [(false, 1), (false, 1000), (true, 3), (true, 1000)] {
+        let found = listed_by(&fs, with_attributes, at_once);
+        assert_eq!(found, (expected.clone(), vec![(expected.len(), libc::EIO)], false), "{with_attributes}, {at_once}");
+    }
 }
 
 #[test]
