@@ -133,6 +133,8 @@ enum Command {
 struct Context {
     /// -1 quiet, 0 usual, 1 and more verbose.
     verbosity: i8,
+    /// Of whoever called: mount(8) and umount(8) say nothing of what went well.
+    is_silent_on_success: bool,
     /// Where the vault's configuration lies, if that is apart from the vault.
     config: Option<PathBuf>,
 }
@@ -158,7 +160,7 @@ impl Context {
 
     /// A result that nobody asked for: what was done.
     fn say(&self, text: &str) {
-        if self.verbosity >= 0 {
+        if self.verbosity >= i8::from(self.is_silent_on_success) {
             self.print(text);
         }
     }
@@ -178,7 +180,7 @@ pub fn run() -> std::process::ExitCode {
     let role = helper::role_of(&line);
     match helper::understand(line) {
         Ok((role, _)) if role.is_excused() => role.exit_code(ExitCode::Ok),
-        Ok((role, line)) => role.exit_code(run_line(line)),
+        Ok((role, line)) => role.exit_code(run_line(line, role.is_silent_on_success())),
         Err(failure) => {
             let _ = writeln!(std::io::stderr().lock(), "sero: {failure}");
             role.exit_code(failure.code)
@@ -186,7 +188,7 @@ pub fn run() -> std::process::ExitCode {
     }
 }
 
-fn run_line(line: Vec<OsString>) -> ExitCode {
+fn run_line(line: Vec<OsString>, is_silent_on_success: bool) -> ExitCode {
     let arguments = match Arguments::try_parse_from(line) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -197,6 +199,7 @@ fn run_line(line: Vec<OsString>) -> ExitCode {
     };
     let context = Context {
         verbosity: if arguments.quiet { -1 } else { i8::try_from(arguments.verbose).unwrap_or(i8::MAX) },
+        is_silent_on_success,
         config: arguments.config,
     };
     match dispatch(&arguments.command, &context) {

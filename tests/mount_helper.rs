@@ -104,6 +104,24 @@ fn the_command_line_of_mount() {
 }
 
 #[test]
+fn what_went_well_is_not_said_unless_asked_for() {
+    can_mount();
+    for (flags, said) in [("", ["", ""]), ("-v", ["is mounted on", "is sealed"])] {
+        let fixture = Fixture::new();
+        let script = format!(
+            "exec 3>\"$VAULT.mounted\" 4>\"$VAULT.sealed\"
+             /sbin/mount.sero \"$VAULT\" \"$MOUNTPOINT\" {flags} -o passfile=\"$PASSFILE\" >&3 2>&3
+             /sbin/umount.sero \"$MOUNTPOINT\" {flags} >&4 2>&4"
+        );
+        with_helpers(&fixture, "", &variables(&fixture, &script)).ok();
+        for (what, said) in ["mounted", "sealed"].into_iter().zip(said) {
+            let found = fs::read_to_string(fixture.vault.with_extension(what)).unwrap();
+            assert!(if said.is_empty() { found.is_empty() } else { found.contains(said) }, "{what} {flags}: {found:?}");
+        }
+    }
+}
+
+#[test]
 fn what_is_wrong_is_named_with_the_exit_codes_of_mount() {
     can_mount();
     let fixture = Fixture::new();

@@ -51,6 +51,11 @@ impl Role {
         }
     }
 
+    /// Whether only what went wrong is said, unless `-v` asks for more.
+    pub(super) fn is_silent_on_success(&self) -> bool {
+        matches!(self, Self::Helper { .. })
+    }
+
     /// Whether there is nothing to do.
     pub(super) fn is_excused(&self) -> bool {
         match self {

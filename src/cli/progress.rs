@@ -144,7 +144,7 @@ impl Drop for Progress {
 mod tests {
     use super::*;
 
-    const QUIET: Context = Context { verbosity: -1, config: None };
+    const QUIET: Context = Context { verbosity: -1, is_silent_on_success: false, config: None };
 
     #[test]
     fn a_plain_line_has_amounts_rate_and_time_left() {
