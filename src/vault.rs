@@ -28,6 +28,7 @@ mod journal;
 mod keyring;
 mod keyslots;
 pub mod lock;
+mod lost;
 pub mod measure;
 mod place;
 mod recovery;

@@ -16,6 +16,8 @@ use sero::vault::{
 };
 use tempfile::TempDir;
 
+#[path = "integrity/kept.rs"]
+mod kept;
 #[path = "integrity/repair.rs"]
 mod repair;
 #[path = "integrity/salvage.rs"]

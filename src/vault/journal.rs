@@ -34,7 +34,10 @@ pub(crate) const FIRST_CAPACITY: u32 = 512;
 /// What the two segments of a new journal take: whoever mounts for writing needs that much room.
 pub const ROOM_TO_MOUNT_BYTES: u64 = 2 * FIRST_CAPACITY as u64 * PAGE_BYTES;
 /// The largest a segment grows to (64 MiB).
-pub(crate) const LAST_CAPACITY: u32 = 16 * 1024;
+const LAST_CAPACITY: u32 = 16 * 1024;
+
+/// Blocks of the largest segment: one to which a recovery appended its checkpoint.
+pub(crate) const SEGMENT_MAX: u32 = LAST_CAPACITY * 4;
 
 /// Where an image is in the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

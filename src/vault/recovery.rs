@@ -16,7 +16,8 @@ use super::directory::{Directory, Location};
 use super::error::{Result, VaultError};
 use super::file::replay::{Plan, PlanBase, Refused, Step};
 use super::file::{Keys, VaultFile};
-use super::journal::{self, Journal, LAST_CAPACITY, Resume, SEGMENT_NAMES, SegmentKey, Slot, remove_segments};
+use super::journal::{self, Journal, Resume, SEGMENT_MAX, SEGMENT_NAMES, SegmentKey, Slot, remove_segments};
+use super::lost;
 use super::switches;
 use super::windows::CrashWindow;
 use crate::format::geometry::{BlockIndex, HEADER_LEN, PAGE_BYTES, PAGE_LEN, PageIndex, page_block};
@@ -27,9 +28,6 @@ use segments::{Segment, read_segments};
 
 pub(crate) mod places;
 mod segments;
-
-/// Blocks of the largest segment: one to which a recovery appended its checkpoint.
-const SEGMENT_MAX: u32 = LAST_CAPACITY * 4;
 
 /// What a recovery found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +42,15 @@ pub struct Recovery {
     pub stale: Vec<String>,
     /// What shows that the journal itself was damaged after it was written.
     pub damage: Vec<String>,
+    /// A copy of the journal was kept in `private/lost`, as not all of it could be replayed.
+    pub copy_kept: bool,
+}
+
+impl Recovery {
+    /// Not all of the journal was replayed, as far as can be told.
+    const fn left_something_out(&self) -> bool {
+        !self.stale.is_empty() || !self.damage.is_empty()
+    }
 }
 
 impl fmt::Display for Recovery {
@@ -57,6 +64,9 @@ impl fmt::Display for Recovery {
         }
         if !self.damage.is_empty() {
             write!(out, "; the journal is damaged, synced changes may be lost: {}", self.damage.join("; "))?;
+        }
+        if self.copy_kept {
+            write!(out, "; a copy of the journal is kept in private/lost")?;
         }
         Ok(())
     }
@@ -96,6 +106,11 @@ pub(crate) fn recover<S: Storage>(core: &Arc<VaultCore<S>>, root: &Arc<Directory
         let plans = fold(core, &segments, &mut report)?;
         core.set_journal(Some(resume(segments)?));
         replay(core, root, plans, &mut report)?;
+    }
+    if report.left_something_out() && !core.is_read_only() {
+        // Before anything is changed.
+        lost::keep_journal(&core.storage, core.tree.private())?;
+        report.copy_kept = true;
     }
     for problem in report.stale.iter().chain(&report.damage) {
         warn!("{problem}");

@@ -3,8 +3,8 @@
 //! A [`RepairPlan`] is made of findings alone and can be looked at; [`apply`] carries it out, in steps that can each be
 //! done again: a crash between any two leaves a vault that the same repair goes on with.
 //!
-//! 1. The vault's own files, so that it can be opened: a state that does not open is put aside, a damaged journal copied.
-//! 2. In an ordinary session (which replays a journal): lengths, holes. These go through the engine and its journal.
+//! 1. The vault's own files, so that it can be opened: a state that does not open is put aside.
+//! 2. In an ordinary session (which replays a journal, and keeps a copy of a damaged one): lengths, holes. These go through the engine and its journal.
 //! 3. With the vault sealed and locked: names, by renames and removals in the backing.
 //!
 //! Nothing that cannot be read is deleted. What has content but no name goes to `lost+found`, in plain view; what has a
@@ -22,21 +22,18 @@ use super::directory::{Directory, Location, NewInode, PRIVATE, TREE};
 use super::error::{Result, VaultError};
 use super::file::VaultFile;
 use super::file::open::StartError;
-use super::journal::SEGMENT_NAMES;
 use super::keyring::LiveKeys;
 use super::lock::VaultLock;
+use super::lost::{self, ignoring};
 use super::verify::{Extent, Finding, FindingKind, Severity};
 use super::{Mode, Vault};
 use crate::crypto::entropy;
 use crate::format::geometry::home_len;
 use crate::format::names::{EntryForm, sidecar_of};
-use crate::storage::{Access, RenameMode, SetTime, Storage, Target, read_into, write_from};
+use crate::storage::{RenameMode, SetTime, Storage, Target, write_from};
 
-const LOST: &str = "lost";
 /// In plain view, at the top.
 const LOST_FOUND: &[u8] = b"lost+found";
-/// Entries of one directory with the same sealed name, at most.
-const NAME_BYTES_MAX: usize = 200;
 
 /// What is done about a finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,11 +189,6 @@ fn own_files<S: Storage>(storage: &S, plan: &RepairPlan, told: &mut dyn FnMut(&R
     for step in &plan.steps {
         match step.repair {
             Repair::PutAside if !is_in_tree(&step.backing) => told(step, put_aside(storage, &step.backing)),
-            Repair::Replay { keep_copy: true } => {
-                for name in SEGMENT_NAMES {
-                    copy_aside(storage, &private, name)?;
-                }
-            }
             _ => {}
         }
     }
@@ -382,7 +374,7 @@ fn put_aside<S: Storage>(storage: &S, backing: &OsStr) -> Result<()> {
 fn put_one_aside<S: Storage>(storage: &S, backing: &OsStr) -> Result<()> {
     let (handle, entry) = open_parent(storage, backing)?;
     let lost = lost_folder(storage)?;
-    let moved = storage.rename(&handle, &entry, &lost, &aside_name(&entry), RenameMode::NoReplace);
+    let moved = storage.rename(&handle, &entry, &lost, &lost::name_for(&entry), RenameMode::NoReplace);
     ignoring(libc::ENOENT, moved).map_err(|e| VaultError::io("put something aside", e))
 }
 
@@ -394,51 +386,13 @@ fn drop_xattrs<S: Storage>(storage: &S, backing: &OsStr) -> Result<()> {
     let attribute = OsStr::new(table_attribute(storage.stat(target).map_err(io)?.kind()));
     let value = storage.xattr(target, attribute).map_err(io)?;
     let lost = lost_folder(storage)?;
-    let file = storage.create_file(&lost, &aside_name("xattrs".as_ref()), 0o600).map_err(io)?;
+    let file = storage.create_file(&lost, &lost::name_for("xattrs".as_ref()), 0o600).map_err(io)?;
     write_from(storage, &file, &value, 0).and_then(|()| storage.sync_file(&file)).map_err(io)?;
     storage.remove_xattr(target, attribute).map_err(io)
 }
 
-/// A copy, as the original is about to be used.
-fn copy_aside<S: Storage>(storage: &S, folder: &S::Dir, name: &str) -> Result<()> {
-    let io = |e| VaultError::io("keep a copy of the journal", e);
-    let file = match storage.open_file(folder, name.as_ref(), Access::Read) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
-        opened => opened.map_err(io)?,
-    };
-    let lost = lost_folder(storage)?;
-    let copy = storage.create_file(&lost, &aside_name(name.as_ref()), 0o600).map_err(io)?;
-    let mut buffer = vec![0; 1 << 20];
-    let mut at = 0_u64;
-    loop {
-        let read = read_into(storage, &file, &mut buffer, at).map_err(io)?;
-        if read == 0 {
-            return storage.sync_file(&copy).map_err(io);
-        }
-        write_from(storage, &copy, buffer.get(..read).unwrap_or_default(), at).map_err(io)?;
-        at = at.saturating_add(read as u64);
-    }
-}
-
 fn lost_folder<S: Storage>(storage: &S) -> Result<S::Dir> {
-    let io = |e| VaultError::io("open the folder of what is put aside", e);
-    let private = open_path(storage, PRIVATE.as_ref())?;
-    ignoring(libc::EEXIST, storage.make_dir(&private, LOST.as_ref(), 0o700)).map_err(io)?;
-    storage.open_dir(&private, LOST.as_ref()).map_err(io)
-}
-
-fn aside_name(entry: &OsStr) -> OsString {
-    let mut name = HEXLOWER.encode(&entropy::array::<8>()).into_bytes();
-    name.push(b'-');
-    name.extend(entry.as_bytes().iter().take(NAME_BYTES_MAX));
-    OsString::from_vec(name)
-}
-
-fn ignoring(errno: i32, outcome: std::io::Result<()>) -> std::io::Result<()> {
-    match outcome {
-        Err(error) if error.raw_os_error() == Some(errno) => Ok(()),
-        other => other,
-    }
+    lost::folder(storage, &open_path(storage, PRIVATE.as_ref())?)
 }
 
 // --- paths of the backing ---

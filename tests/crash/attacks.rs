@@ -267,12 +267,15 @@ fn taken_away() -> Result<(), Violation> {
         }
         drop(vault);
         let tampered = disk.snapshot();
+        // Nothing that was not replayed is gone, whenever the recovery crashed.
+        let newer = tampered.to_disk().raw_read(SEGMENTS[1]).map_err(|error| error.to_string())?;
+        let is_kept = |disk: &SimDisk| kept(disk).iter().any(|(_, copy)| *copy == newer);
         for step in 1.. {
             let disk = tampered.to_disk();
             disk.set_crash_at(step);
             if let Ok(vault) = prepared().open(&disk) {
-                if !said(vault.recovery()) {
-                    return Err(format!("the older segment {way}, and a mount says nothing"));
+                if !said(vault.recovery()) || !is_kept(&disk) {
+                    return Err(format!("the older segment {way}, and a mount says nothing, or keeps no copy"));
                 }
                 break;
             }
@@ -285,9 +288,37 @@ fn taken_away() -> Result<(), Violation> {
             if is_there && !said(vault.recovery()) {
                 return Err(format!("the older segment {way}: nothing is said after a crash at step {step}"));
             }
+            if !is_kept(&after) {
+                return Err(format!("the older segment {way}: no copy is kept after a crash at step {step}"));
+            }
         }
     }
     Ok(())
+}
+
+/// What is in `private/lost`.
+fn kept(disk: &SimDisk) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let entries = disk.raw_list().into_iter().filter(|entry| entry.path.starts_with("private/lost"));
+    entries.filter_map(|entry| Some((entry.path.clone(), disk.raw_read(&entry.path).ok()?))).collect()
+}
+
+/// "Where there is no room for the copy, the vault is not mounted for writing."
+#[test]
+fn without_room_for_a_copy_a_damaged_journal_stays() {
+    let (snapshot, _) = both_count();
+    let disk = snapshot.to_disk();
+    disk.raw_remove(SEGMENTS[0]).expect("it is there");
+    let newer = disk.raw_read(SEGMENTS[1]).expect("it is there");
+    for pages in [4, 100, 500] {
+        disk.set_capacity(Some(disk.used_bytes() + pages * 4096));
+        let refused = prepared().open(&disk).err();
+        assert!(matches!(refused, Some(sero::vault::VaultError::Io { .. })), "{pages} pages: {refused:?}");
+        assert!(disk.raw_read(SEGMENTS[1]).is_ok_and(|bytes| bytes == newer) && kept(&disk).is_empty());
+    }
+    disk.set_capacity(None);
+    let vault = prepared().open(&disk).expect("there is room");
+    assert!(vault.recovery().is_some_and(|recovery| recovery.copy_kept));
+    assert!(kept(&disk).iter().map(|(_, copy)| copy).eq([&newer]));
 }
 
 /// What the mutation check needs of this.

@@ -9,7 +9,7 @@ use sero::vault::repair::{Repair, RepairPlan, apply};
 use super::*;
 
 /// Repairs until there is nothing left to do; returns what was done.
-fn repair(sample: &Sample, holes: bool) -> Vec<Repair> {
+pub fn repair(sample: &Sample, holes: bool) -> Vec<Repair> {
     let mut done = Vec::new();
     for _ in 0..4 {
         let plan = RepairPlan::of(&sample.verify().1, holes);

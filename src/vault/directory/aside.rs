@@ -7,17 +7,14 @@
 
 use std::ffi::{OsStr, OsString};
 
-use data_encoding::HEXLOWER;
 use log::warn;
 
 use super::{Directory, Location};
-use crate::crypto::entropy;
 use crate::format::names::EntryForm;
 use crate::storage::{RenameMode, Stat, Storage, Target};
 use crate::vault::core::VaultCore;
 use crate::vault::error::{Result, VaultError};
-
-const LOST: &str = "lost";
+use crate::vault::lost::{self, LOST};
 
 /// Puts everything that is listed in a directory without IV aside. False: no crash explains it.
 pub(super) fn put_all<S: Storage>(directory: &Directory<S>, handle: &S::Dir, listed: &S::Dir) -> Result<bool> {
@@ -60,18 +57,11 @@ fn is_explained<S: Storage>(core: &VaultCore<S>, stat: &Stat) -> bool {
 }
 
 fn put<S: Storage>(core: &VaultCore<S>, handle: &S::Dir, entry: &OsStr, path: &str) -> Result<()> {
-    let storage = &core.storage;
-    let io = |e| VaultError::io("put aside what a crash left unreadable", e);
-    match storage.make_dir(core.tree.private(), LOST.as_ref(), 0o700) {
-        Err(error) if error.raw_os_error() != Some(libc::EEXIST) => return Err(io(error)),
-        _ => {}
-    }
-    let lost = storage.open_dir(core.tree.private(), LOST.as_ref()).map_err(io)?;
-    // Equal sealed names of two directories do not occur, but may be copied.
-    let mut name = OsString::from(HEXLOWER.encode(&entropy::array::<8>()));
-    name.push("-");
-    name.push(entry);
-    storage.rename(handle, entry, &lost, &name, RenameMode::NoReplace).map_err(io)?;
+    let lost = lost::folder(&core.storage, core.tree.private())?;
+    let name = lost::name_for(entry);
+    core.storage
+        .rename(handle, entry, &lost, &name, RenameMode::NoReplace)
+        .map_err(|e| VaultError::io("put aside what a crash left unreadable", e))?;
     warn!(
         "{path}/{}: its name was lost in a crash before it was synced; it is now private/{LOST}/{}",
         entry.display(),

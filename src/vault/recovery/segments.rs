@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{Recovery, SEGMENT_MAX};
+use super::Recovery;
 use crate::crypto::aead::{AeadKey, Tag};
 use crate::format::geometry::{PAGE_BYTES, PAGE_LEN};
 use crate::format::record::{JournalId, Lsn, Operation, Record, SegmentHeader, SegmentSeq};
 use crate::storage::{Access, Storage, Target, read_into};
 use crate::vault::core::VaultCore;
 use crate::vault::error::{Result, VaultError};
-use crate::vault::journal::{FIRST_CAPACITY, SEGMENT_NAMES};
+use crate::vault::journal::{FIRST_CAPACITY, SEGMENT_MAX, SEGMENT_NAMES};
 use crate::vault::switches;
 
 pub(super) struct Segment<S: Storage> {

@@ -9,6 +9,7 @@ use crate::storage::{Access, FileKind, Storage, Target, read_into};
 use crate::vault::directory::{PRIVATE, TREE};
 use crate::vault::journal::SEGMENT_NAMES;
 use crate::vault::lock;
+use crate::vault::lost::{self, LOST};
 use crate::vault::place::{BACKUP_SUFFIX, TEMPORARY_SUFFIX};
 use crate::vault::rotate;
 
@@ -25,7 +26,6 @@ fn is_backup(name: &str) -> bool {
 /// The same, in the private folder.
 pub(in super::super) const PRIVATE_TEMPORARIES: [&str; 2] = ["state.new", "iv.new"];
 pub(in super::super) const LINKS: &str = "links";
-pub(in super::super) const LOST: &str = "lost";
 
 /// Reports what is wrong with the vault's own files, and what is left over among them.
 pub(super) fn check<S: Storage>(shared: &Shared<'_, S>) {
@@ -137,7 +137,12 @@ fn private_entry<S: Storage>(
     if text == LOST {
         let folder = storage.open_dir(private, name)?;
         return list(shared, &folder, |entry, _| {
-            leftover(shared, FindingKind::Lost, path(entry), "put aside: it lost its name, or does not open");
+            let reason = if lost::is_journal(entry) {
+                "a copy of a journal of which not all could be replayed"
+            } else {
+                "put aside: it lost its name, or does not open"
+            };
+            leftover(shared, FindingKind::Lost, path(entry), reason);
             Ok(())
         });
     }
