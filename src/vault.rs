@@ -59,6 +59,7 @@ pub use journal::ROOM_TO_MOUNT_BYTES;
 pub use keyring::{LiveKeys, VersionKeys};
 pub use keyslots::{NewKeyslot, Removal, Removed, add_keyslot, change_keyslot, remove_keyslots};
 pub use lock::{holder, is_in_use};
+pub use lost::count_put_aside;
 pub use place::{Before, ConfigurationPlace, has_folders};
 pub use recovery::Recovery;
 pub use recovery::is_sealed;

@@ -71,6 +71,11 @@ impl Backing {
         vault::is_sealed(&self.storage).map_err(|error| self.about(error))
     }
 
+    /// How much was put aside in it.
+    pub(super) fn put_aside(&self) -> Result<usize> {
+        vault::count_put_aside(&self.storage).map_err(|error| self.about(error))
+    }
+
     /// Fails if somebody else's mount is in the way: a writer's always, readers' if this is to be a writer.
     /// Opening will take the lock itself.
     pub(super) fn check_free(&self, mode: Mode) -> Result<()> {

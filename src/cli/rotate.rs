@@ -23,6 +23,7 @@ use super::findings::shown;
 use super::opening::Opening;
 use super::progress::{Progress, Unit};
 use super::unlocking::UnlockArguments;
+use super::words::count;
 use crate::vault::rotate::{Phase, RotationControl, RotationEnd, RotationProblem, RotationProgress, configuration};
 use crate::vault::{Configuration, Mode, UnlockedKeys};
 pub(super) use wire::{KeysText, RotationFacts, RotationState};
@@ -75,6 +76,16 @@ pub(super) fn run(arguments: &RotateArguments, context: &Context) -> Result<()> 
     }
     if facts.state == RotationState::Running {
         return Err(crate::vault::VaultError::RotationRunning.into());
+    }
+    let put_aside = opening.put_aside()?;
+    if put_aside > 0 {
+        let what = count(put_aside as u64, "entry", "entries");
+        let then = if arguments.keep_old {
+            "it opens with the old key, which is kept"
+        } else {
+            "without the old key nothing opens it"
+        };
+        context.note(&format!("private/lost ({what}) is not brought under the new key: {then}"));
     }
     let rotated = match endpoint {
         Some(endpoint) => online(arguments, context, &opening, &endpoint),

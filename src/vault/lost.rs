@@ -7,6 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
+use super::directory::PRIVATE;
 use super::error::{Result, VaultError};
 use super::journal::{SEGMENT_MAX, SEGMENT_NAMES};
 use crate::crypto::entropy;
@@ -25,6 +26,23 @@ pub(crate) fn folder<S: Storage>(storage: &S, private: &S::Dir) -> Result<S::Dir
     let made = ignoring(libc::EEXIST, storage.make_dir(private, LOST.as_ref(), 0o700));
     made.and_then(|()| storage.open_dir(private, LOST.as_ref()))
         .map_err(|e| VaultError::io("open the folder of what is put aside", e))
+}
+
+/// How many entries the folder of the vault in `storage` has. A rotation does not bring them over.
+pub fn count_put_aside<S: Storage>(storage: &S) -> Result<usize> {
+    let mut count = 0;
+    let listed = storage
+        .open_root()
+        .and_then(|top| storage.open_dir(&top, PRIVATE.as_ref()))
+        .and_then(|private| storage.open_dir(&private, LOST.as_ref()))
+        .and_then(|lost| {
+            storage.read_dir(&lost, 0, &mut |_| {
+                count += 1;
+                true
+            })
+        });
+    ignoring(libc::ENOENT, listed).map_err(|e| VaultError::io("look into private/lost", e))?;
+    Ok(count)
 }
 
 /// A name in the folder: equal sealed names of two directories do not occur, but may be copied.
