@@ -21,7 +21,7 @@ step_lint() {
 }
 
 # With overflow checks and debug assertions.
-step_debug() { limit 20 cargo test --features logind --no-fail-fast; }
+step_debug() { limit 30 cargo test --features logind --no-fail-fast; }
 
 # The crash suite, optimised: it looks at as many states as it has time for.
 step_crash() {

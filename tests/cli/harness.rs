@@ -14,7 +14,7 @@ use sero::fuse::mountinfo::{self, Mount};
 use tempfile::TempDir;
 
 /// Nothing here takes nearly as long, unless it hangs.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(240);
 
 pub const PASSPHRASE: &str = "correct horse battery staple";
 
