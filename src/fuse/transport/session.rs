@@ -30,7 +30,8 @@ const THREADS: usize = 4;
 const LARGE_BYTES: u32 = 32 << 10;
 /// A sync that takes longer, on the average, is done while another thread reads.
 const SLOW_SYNC: Duration = Duration::from_micros(150);
-/// After so many requests that were there already, another thread reads while this one works.
+/// After so many requests that were there already, each of another caller than the one before, another thread reads while
+/// this one works.
 const BACKLOG: u32 = 4;
 /// How long the next request is looked for before the reader sleeps.
 const GAZE: Duration = Duration::from_micros(40);
@@ -104,7 +105,7 @@ impl<F: Filesystem> Session<F> {
         let mut buffer = Zeroizing::new(vec![0; room]);
         let mut gaze = Gaze::new(self.gazes);
         while let Some(turn) = self.seat.take() {
-            let mut at_once = 0;
+            let mut backlog = Backlog::default();
             while self.seat.has(turn) {
                 let received = match self.receive(&mut buffer, &mut gaze) {
                     Ok(Some(received)) => received,
@@ -121,8 +122,8 @@ impl<F: Filesystem> Session<F> {
                     log::error!("the kernel sent {} bytes that are no request", received.len);
                     continue;
                 };
-                at_once = if received.waited { 0 } else { at_once + 1 };
-                if self.takes_long(&request, fields, received.len) || at_once > BACKLOG {
+                backlog.came(&request, received.waited);
+                if self.takes_long(&request, fields, received.len) || backlog.is_long() {
                     self.seat.leave(turn);
                     self.work(&request, fields);
                     if let Err(error) = self.work_off(&mut buffer) {
@@ -225,6 +226,30 @@ struct Received {
     len: usize,
     /// It was not there at once.
     waited: bool,
+}
+
+/// Whether callers wait for each other. A request that was there already says little by itself: where the caller shares the
+/// reader's CPU, its next one always is. But nobody can have waited if the same caller is back before any other.
+#[derive(Default)]
+struct Backlog {
+    last_caller: u32,
+    others: u32,
+}
+
+impl Backlog {
+    fn came(&mut self, request: &Request, waited: bool) {
+        // What nobody waits for.
+        if matches!(request.opcode, opcode::FORGET | opcode::BATCH_FORGET | opcode::RELEASE | opcode::RELEASEDIR) {
+            return;
+        }
+        let is_same = request.pid != 0 && request.pid == self.last_caller;
+        self.last_caller = request.pid;
+        self.others = if waited || is_same { 0 } else { self.others.saturating_add(1) };
+    }
+
+    fn is_long(&self) -> bool {
+        self.others > BACKLOG
+    }
 }
 
 /// Whether to look for the next request for a moment. A look that finds one saves the time to wake up. One that does not
@@ -353,6 +378,36 @@ fn answer(agreement: &Agreement, readahead: u32) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn request(opcode: u32, pid: u32) -> Request {
+        Request { opcode, unique: 7, node: 1, uid: 0, gid: 0, pid }
+    }
+
+    #[test]
+    fn one_caller_is_no_backlog() {
+        let mut backlog = Backlog::default();
+        for _ in 0..100 {
+            backlog.came(&request(opcode::UNLINK, 5), false);
+            backlog.came(&request(opcode::FORGET, 0), false);
+            backlog.came(&request(opcode::RELEASE, 0), false);
+            assert!(!backlog.is_long());
+        }
+    }
+
+    #[test]
+    fn callers_by_turns_are() {
+        // The kernel, writing back, says no caller.
+        for callers in [[5, 6], [0, 0]] {
+            let mut backlog = Backlog::default();
+            for turn in 0..BACKLOG as usize + 1 {
+                assert!(!backlog.is_long());
+                backlog.came(&request(opcode::WRITE, callers[turn % 2]), false);
+            }
+            assert!(backlog.is_long());
+            backlog.came(&request(opcode::WRITE, callers[0]), true);
+            assert!(!backlog.is_long(), "nobody was waiting");
+        }
+    }
 
     fn looks(gaze: &mut Gaze) -> bool {
         gaze.goes_on(Duration::ZERO)
