@@ -8,11 +8,11 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
@@ -35,6 +35,8 @@ const SLOW_SYNC: Duration = Duration::from_micros(150);
 const BACKLOG: u32 = 4;
 /// How long the next request is looked for before the reader sleeps.
 const GAZE: Duration = Duration::from_micros(40);
+/// A read that took longer waited for its request.
+const AT_ONCE: Duration = Duration::from_micros(4);
 
 /// What was agreed with the kernel.
 pub(crate) struct Agreement {
@@ -57,6 +59,8 @@ pub(crate) struct Session<F> {
     /// Nanoseconds that a sync takes, on the average.
     sync_nanos: AtomicU64,
     gazes: bool,
+    /// A read of the device waits for a request. Changed by who has the seat.
+    blocks: AtomicBool,
 }
 
 impl<F: Filesystem> Session<F> {
@@ -64,11 +68,18 @@ impl<F: Filesystem> Session<F> {
     pub fn begin(filesystem: F, connection: OwnedFd, settle: impl FnOnce(&mut Agreement)) -> io::Result<Self> {
         let device = Arc::new(connection);
         let max_write_bytes = agree(&device, settle)?;
-        // Whoever sleeps does so in poll(2).
         fcntl_setfl(&device, OFlags::NONBLOCK)?;
         let gazes = thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
         let filesystem = Arc::new(filesystem);
-        Ok(Self { filesystem, device, max_write_bytes, seat: Seat::default(), sync_nanos: AtomicU64::new(0), gazes })
+        Ok(Self {
+            filesystem,
+            device,
+            max_write_bytes,
+            seat: Seat::default(),
+            sync_nanos: AtomicU64::new(0),
+            gazes,
+            blocks: AtomicBool::new(false),
+        })
     }
 
     /// The way to the kernel, for notifications.
@@ -142,8 +153,11 @@ impl<F: Filesystem> Session<F> {
 
     /// Does what is there already, beside who has the seat: nobody has to be woken for it.
     fn work_off(&self, buffer: &mut [u8]) -> io::Result<()> {
-        // The end is for who has the seat to find.
-        while let Polled::Received(len) = self.poll_once(buffer)? {
+        // The end is for who has the seat to find. Where a read waits and another was faster, this one is a second reader
+        // until the next request.
+        while (!self.blocks.load(Ordering::Relaxed) || self.has_request()?)
+            && let Polled::Received(len) = self.poll_once(buffer)?
+        {
             if let Some((request, fields)) = buffer.get(..len).and_then(Request::parse) {
                 self.work(&request, fields);
             }
@@ -176,6 +190,25 @@ impl<F: Filesystem> Session<F> {
 
     /// The next request; None: the mount is gone.
     fn receive(&self, buffer: &mut [u8], gaze: &mut Gaze) -> io::Result<Option<Received>> {
+        if gaze.pauses() {
+            // One call, and not three.
+            self.set_blocking(true)?;
+            let since = Instant::now();
+            match self.poll_once(buffer)? {
+                Polled::Received(len) => {
+                    let waited = since.elapsed() > AT_ONCE;
+                    if waited {
+                        gaze.sleeps();
+                    }
+                    gaze.found();
+                    return Ok(Some(Received { len, waited }));
+                }
+                // Another reader came to look.
+                Polled::Nothing => {}
+                Polled::Ended => return Ok(None),
+            }
+        }
+        self.set_blocking(false)?;
         let mut since = None;
         loop {
             match self.poll_once(buffer)? {
@@ -198,7 +231,22 @@ impl<F: Filesystem> Session<F> {
         }
     }
 
-    /// Looks for a request, and does not wait for one.
+    fn set_blocking(&self, blocks: bool) -> io::Result<()> {
+        if self.blocks.swap(blocks, Ordering::Relaxed) != blocks {
+            fcntl_setfl(&self.device, if blocks { OFlags::empty() } else { OFlags::NONBLOCK })?;
+        }
+        Ok(())
+    }
+
+    fn has_request(&self) -> io::Result<bool> {
+        match poll(&mut [PollFd::new(&*self.device, PollFlags::IN)], Some(&Timespec::default())) {
+            Ok(ready) => Ok(ready > 0),
+            Err(Errno::INTR) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Reads a request; waits for one only where reads wait.
     fn poll_once(&self, buffer: &mut [u8]) -> io::Result<Polled> {
         loop {
             return match rustix::io::read(&*self.device, &mut *buffer) {
@@ -273,9 +321,14 @@ impl Gaze {
         Self { allowed, pause: 0, vain: 0, looked: false, slept: false }
     }
 
+    /// Whether the next request is waited for without a look.
+    fn pauses(&self) -> bool {
+        !self.allowed || self.pause > 0
+    }
+
     /// Nothing was there since this time; true to look again.
     fn goes_on(&mut self, waited: Duration) -> bool {
-        if !self.allowed || self.pause > 0 || self.slept || waited >= GAZE {
+        if self.pauses() || self.slept || waited >= GAZE {
             return false;
         }
         self.looked = true;
