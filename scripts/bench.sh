@@ -138,12 +138,16 @@ mount_cryfs() {
     cryfs --allow-replaced-filesystem "$1" "$2" -- -o allow_other <"$secret"
 }
 
-# The daemons are the processes of this script that have /dev/fuse open; they are known by a mark in their environment.
+# The daemons are the processes of this script that have /dev/fuse open; they are known by a mark in their environment, or, as
+# sero's does not inherit that, by the backing that they have open.
 export BENCH_MARK=$SCRATCH
 marked_daemons() {
   local pid
   for pid in $({ find /proc/[0-9]*/fd -lname /dev/fuse 2>/dev/null || true; } | cut -d/ -f3 | sort -u); do
-    if grep -qzxs "BENCH_MARK=$BENCH_MARK" "/proc/$pid/environ"; then printf '%s ' "$pid"; fi
+    if grep -qzxs "BENCH_MARK=$BENCH_MARK" "/proc/$pid/environ" ||
+      [[ -n $(find "/proc/$pid/fd" \( -lname "$backing" -o -lname "$backing/*" \) -print -quit 2>/dev/null) ]]; then
+      printf '%s ' "$pid"
+    fi
   done
 }
 
