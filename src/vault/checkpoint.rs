@@ -32,6 +32,13 @@ pub(crate) struct Unfinished<S: Storage> {
     removed: bool,
 }
 
+/// What a checkpoint concerns.
+struct Collected<S: Storage> {
+    applied: Vec<Applied<S>>,
+    /// Closed, and without a name: they are left out.
+    unlinked: Vec<(FileId, Arc<VaultFile<S>>)>,
+}
+
 impl<S: Storage> Unfinished<S> {
     /// What was removed and closed since is not brought home any more: its space may be what the others need.
     fn let_go_of_the_removed(&mut self, journaled: &BTreeMap<FileId, Arc<VaultFile<S>>>) {
@@ -59,7 +66,7 @@ impl<S: Storage> VaultCore<S> {
         let begun = {
             let _gate = self.gate.write();
             let segment = journal.current();
-            let (applied, removed) = self.collect()?;
+            let Collected { applied, unlinked } = self.collect()?;
             self.append(&[(Operation::CheckpointEnd, &[])])?;
             let end = journal.end();
             // Half a switch cannot be gone on with: what was sealed for this checkpoint counts in the old segment alone.
@@ -67,7 +74,7 @@ impl<S: Storage> VaultCore<S> {
                 .switch(&self.storage, self.segment_key(), self.session_mark())
                 .map_err(|error| self.switch_failed(error))?;
             applied.iter().for_each(|applied| applied.file.taken_by_checkpoint());
-            Unfinished { segment, end, applied, removed }
+            Unfinished { segment, end, applied, removed: self.let_go(unlinked) }
         };
         self.bring_home(begun, pressed, &mut unfinished)
     }
@@ -113,9 +120,9 @@ impl<S: Storage> VaultCore<S> {
     pub fn apply_recovered(self: &Arc<Self>) -> Result<()> {
         let (applied, removed) = {
             let _gate = self.gate.write();
-            let collected = self.collect()?;
+            let Collected { applied, unlinked } = self.collect()?;
             self.append(&[(Operation::CheckpointEnd, &[])])?;
-            collected
+            (applied, self.let_go(unlinked))
         };
         let journal = self.journal()?;
         self.write_homes(journal.end(), &applied, removed)?;
@@ -135,26 +142,32 @@ impl<S: Storage> VaultCore<S> {
     }
 
     /// Every file that has something in the journal, its nodes and header sealed into it.
-    /// And whether one was left out that has no name any more.
-    fn collect(self: &Arc<Self>) -> Result<(Vec<Applied<S>>, bool)> {
-        let mut files = Vec::new();
-        let mut removed = false;
+    fn collect(self: &Arc<Self>) -> Result<Collected<S>> {
+        let mut collected = Collected { applied: Vec::new(), unlinked: Vec::new() };
         let journaled: Vec<_> = self.journaled.lock().iter().map(|(id, file)| (*id, file.clone())).collect();
         for (id, file) in journaled {
             // Known to this list, to the table's own count, and to nobody else: it is closed and its name is gone.
             if file.is_unlinked() && Arc::strong_count(&file) == 2 {
-                file.abandon();
-                self.journaled.lock().remove(&id);
-                removed = true;
+                collected.unlinked.push((id, file));
                 continue;
             }
             if let Some(applied) = file.seal_for_checkpoint()? {
-                files.push(applied);
+                collected.applied.push(applied);
             } else {
                 self.journaled.lock().remove(&id);
             }
         }
-        Ok((files, removed))
+        Ok(collected)
+    }
+
+    /// Forgets files that have no name any more, now that a checkpoint leaves them out: were it given up before, the next
+    /// must know of them. Whether there are any.
+    fn let_go(&self, unlinked: Vec<(FileId, Arc<VaultFile<S>>)>) -> bool {
+        for (id, file) in &unlinked {
+            file.abandon();
+            self.journaled.lock().remove(id);
+        }
+        !unlinked.is_empty()
     }
 
     /// Runs `work`; where the backing has no room for it, once more after a checkpoint that gives some back. Nothing of

@@ -284,9 +284,21 @@ impl<S: Storage> VaultFile<S> {
     /// Sets the times. They outlive the writes of a later checkpoint.
     pub fn set_times(&self, atime: SetTime, mtime: SetTime) -> Result<()> {
         self.core.ensure_writable()?;
-        let _admission = if self.is_volatile() { None } else { Some(self.core.admit(8)?) };
+        // A background sync may make it durable meanwhile: what is recorded then needs room.
+        match self.set_times_if(self.is_volatile(), atime, mtime)? {
+            Some(()) => Ok(()),
+            None => self.set_times_if(false, atime, mtime).map(drop),
+        }
+    }
+
+    /// None: it was taken for volatile, and is not.
+    fn set_times_if(&self, is_volatile: bool, atime: SetTime, mtime: SetTime) -> Result<Option<()>> {
+        let _admission = if is_volatile { None } else { Some(self.core.admit(8)?) };
         let _gate = self.core.change_gate()?;
         let mut state = self.state.write();
+        if is_volatile && state.base != Base::Volatile {
+            return Ok(None);
+        }
         let mtime = match mtime {
             SetTime::Now => SetTime::To(self.core.storage.now()),
             other => other,
@@ -305,7 +317,10 @@ impl<S: Storage> VaultFile<S> {
             }
         }
         // The journal speaks of the modification time alone. (The kernel's cache sets that before each of its syncs.)
-        if journaled && atime == SetTime::Keep { Ok(()) } else { self.core.attributes_changed(self.ino) }
+        if !journaled || atime != SetTime::Keep {
+            self.core.attributes_changed(self.ino)?;
+        }
+        Ok(Some(()))
     }
 }
 

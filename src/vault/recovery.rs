@@ -28,6 +28,8 @@ use segments::{Segment, read_segments};
 
 pub(crate) mod places;
 mod segments;
+#[cfg(test)]
+mod tests;
 
 /// What a recovery found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -216,6 +218,10 @@ fn fold<S: Storage>(
                     | Operation::Reset { file, .. }
                     | Operation::Punch { file, .. }
                     | Operation::Extending { file } => {
+                        if matches!(operation, Operation::Blob { .. } | Operation::Reset { .. }) {
+                            // Of a checkpoint that was given up: they are of what the file was before.
+                            stash.retain(|(of, _, _)| of != file);
+                        }
                         if let Some(folded) = files.get_mut(file) {
                             step(core, segment, &mut folded.plan, operation, at)?;
                         }

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use sero::storage::{CrashPolicy, FileKind, SetTime, SimDisk, Stat, Timestamp};
+use sero::storage::{CrashPolicy, Fault, FileKind, SetTime, SimDisk, Stat, Timestamp};
 use sero::vault::{Mode, NodeRef, Vault, VaultError};
 
 use super::check::{End, Violation, explain, look, survives};
@@ -144,6 +144,39 @@ fn a_crashed_vault_that_was_copied_is_recovered() {
             }
         }
     }
+}
+
+/// What was reserved for pages in the next segment was given back when a checkpoint set the length of their file.
+#[test]
+fn a_checkpoint_keeps_the_room_for_what_was_appended_meanwhile() {
+    // A checkpoint waits for room, and its file grows; then it comes to its end, and the next has to wait.
+    let waits = |world: &mut World, pages: u64| {
+        world.disk.inject(Fault::NoSpace { after_bytes: pages * 4096 });
+        let waits = world.vault().checkpoint().is_err() && !world.vault().is_read_only();
+        world.disk.clear_faults();
+        waits
+    };
+    let mut tried = 0;
+    for (first, second) in (1..16).flat_map(|first| (1..40).map(move |second| (first, second))) {
+        let mut world = prepared().world();
+        apply(&mut world, &[Op::Write { path: PAGED, at: 5000, len: 100 }, Op::Fsync(PAGED)]);
+        if !waits(&mut world, first) {
+            continue;
+        }
+        apply(&mut world, &[Op::Append { path: PAGED, len: 30_000 }, Op::Fsync(PAGED)]);
+        if !waits(&mut world, second) {
+            continue;
+        }
+        // Somebody else takes all that is free.
+        world.disk.set_capacity(Some(world.disk.used_bytes()));
+        let done = world.vault().checkpoint();
+        assert!(done.is_ok(), "{first} and {second} pages: {done:?}");
+        tried += 1;
+        if tried == 20 {
+            break;
+        }
+    }
+    assert!(tried > 0, "no checkpoint waits");
 }
 
 /// In a copy of a crashed vault, a file whose header was torn by a checkpoint is known by its salt.

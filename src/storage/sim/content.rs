@@ -72,7 +72,8 @@ impl Content {
 
     /// Changes the length; what is cut off is gone, and what is added reads as zeros.
     pub(super) fn set_len(&mut self, len_bytes: u64) {
-        if len_bytes < self.len_bytes {
+        // Also where it does not change: what was reserved beyond it goes, as on ext4.
+        if len_bytes <= self.len_bytes {
             self.zero(len_bytes..u64::MAX);
         }
         self.len_bytes = len_bytes;

@@ -12,8 +12,8 @@ use crate::format::header::Seal;
 use crate::format::record::{Operation, SegmentSeq};
 use crate::format::seals::Sealed;
 use crate::storage::{SetTime, Storage, Target};
-use crate::vault::core::VaultCore;
-use crate::vault::error::Result;
+use crate::vault::core::{VaultCore, is_out_of_space};
+use crate::vault::error::{Result, VaultError};
 use crate::vault::journal::Location;
 use crate::vault::switches;
 
@@ -272,9 +272,19 @@ impl<S: Storage> Applied<S> {
         let extended = state.journal.extending_in.is_some_and(|segment| segment > self.segment);
         let appended = if extended { state.home_len.min(state.wanted_home_len()) } else { 0 };
         let len = self.home_len.max(appended);
-        // Also where the length is right: what was reserved beyond it goes.
-        core.storage.set_len(&state.home.file, len).map_err(|e| core.write_failed("set a file's length", e))?;
-        state.home_len = len;
+        // Also where the length is right: what was reserved beyond it goes, unless pages wait for it that came since.
+        let waiting = if state.journal.touched { state.journal.reserved } else { 0 };
+        if state.home_len != len || waiting <= len {
+            core.storage.set_len(&state.home.file, len).map_err(|e| core.write_failed("set a file's length", e))?;
+            state.home_len = len;
+            if waiting > len {
+                match core.reserve(&state.home.file, len, waiting - len) {
+                    // Somebody else took it at once. Their own checkpoint waits for room.
+                    Err(VaultError::Io { source, .. }) if is_out_of_space(&source) => {}
+                    outcome => outcome?,
+                }
+            }
+        }
         for (first, end) in &self.holes {
             state.punch_where_holes(core, *first, *end)?;
         }
