@@ -136,7 +136,7 @@ impl<S: Storage> Fs<S> {
         let open = self.file(handle)?;
         let outcome = self.write_with(caller, &open, offset_bytes, data, kill_suid, None);
         if let Err(error) = &outcome
-            && open.node.last_attr().nlink > 0
+            && (open.node.last_attr().nlink > 0 || open.file.is_unnamed())
         {
             let end_bytes = offset_bytes.saturating_add(data.len() as u64);
             self.losses.lost(open.node.ino, offset_bytes, end_bytes, error);
@@ -203,7 +203,10 @@ impl<S: Storage> Fs<S> {
     pub fn release(&self, handle: FileHandle) -> Result<()> {
         let (_, open) = self.files.remove(&handle).ok_or(FsError::UnknownHandle)?;
         let outcome = open.commit();
-        drop(open.node.closed());
+        if open.node.closed().is_some_and(|file| file.is_unnamed()) {
+            // Nobody misses anything of it.
+            self.losses.removed(open.node.ino);
+        }
         self.table.release(&open.node);
         outcome.map_err(|error| self.noted(error))
     }

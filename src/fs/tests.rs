@@ -135,6 +135,25 @@ fn a_file_made_without_a_name_gets_one() {
 }
 
 #[test]
+fn what_a_file_without_a_name_lost_is_missed_once_it_has_one() {
+    let fs = mounted();
+    let fails_to_write_back = |handle| {
+        assert_eq!(errno(fs.write_back(&ROOT, handle, i64::MAX as u64, b"content", false)), Err(libc::EFBIG));
+    };
+    let (_, handle) = fs.create_unnamed(&ROOT, TOP, 0o600, 0).unwrap();
+    fails_to_write_back(handle);
+    assert_eq!(fs.lost().files, 1);
+    fs.release(handle).unwrap();
+    assert_eq!(fs.lost().files, 0, "it is gone");
+
+    let (entry, handle) = fs.create_unnamed(&ROOT, TOP, 0o600, 0).unwrap();
+    fails_to_write_back(handle);
+    fs.link(entry.attr.ino, TOP, b"a").unwrap();
+    fs.release(handle).unwrap();
+    assert_eq!(fs.lost().files, 1);
+}
+
+#[test]
 fn an_open_file_that_is_replaced_keeps_its_content() {
     let fs = mounted();
     let (old, handle) = fs.create(&ROOT, TOP, b"old", 0o644, 0, libc::O_RDWR).unwrap();

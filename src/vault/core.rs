@@ -47,7 +47,8 @@ pub(crate) struct VaultCore<S: Storage> {
     /// Held shared while the journal is told a file's name, alone from the intent of a rename until it is done. Taken
     /// after the gate.
     pub naming: RwLock<()>,
-    /// Held shared while the table of an inode's extended attributes is replaced, alone while a rotation does so.
+    /// Held shared while the table of an inode's extended attributes is replaced, alone while a rotation does so. Taken
+    /// before the state of the file whose table it is.
     pub xattrs: RwLock<()>,
     /// One rotation at a time.
     pub rotating: Mutex<()>,

@@ -249,13 +249,15 @@ impl<S: Storage> VaultFile<S> {
         } else {
             *self.other_name.lock() = Some(location);
         }
-        if self.unnamed.swap(false, Ordering::AcqRel) {
+        if self.is_unnamed() {
+            // In this order: at no moment does it seem to have lost its last name.
             self.unlinked.store(false, Ordering::Release);
+            self.unnamed.store(false, Ordering::Release);
         }
     }
 
     /// Whether it was made without a name and has not got one yet.
-    pub(crate) fn is_unnamed(&self) -> bool {
+    pub fn is_unnamed(&self) -> bool {
         self.unnamed.load(Ordering::Acquire)
     }
 

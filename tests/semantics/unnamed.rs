@@ -201,7 +201,7 @@ fn walk(folder: &Path) -> usize {
     listed(folder).iter().map(|path| 1 + if path.is_dir() { walk(path) } else { 0 }).sum()
 }
 
-/// > What a file holds when it gets its first name is in it after a crash, if the name is; `fsync` makes the name durable, as of every file.
+/// > What was synced of a file before it got its first name is in it after a crash, if the name is; `fsync` makes the name durable, as of every file.
 #[test]
 fn a_crash_after_the_first_name() {
     needs_mount!();

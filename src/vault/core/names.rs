@@ -10,6 +10,7 @@ use crate::format::record::Operation;
 use crate::storage::{FileKind, RenameMode, Stat, Storage};
 use crate::vault::directory::{Directory, Location, RenamePlan};
 use crate::vault::error::Result;
+use crate::vault::file::VaultFile;
 use crate::vault::switches;
 
 /// More renamed inodes than this are made durable all at once.
@@ -191,16 +192,17 @@ impl<S: Storage> VaultCore<S> {
         }
     }
 
-    /// Before an inode gets a name.
-    pub fn before_link(&self, stat: &Stat) -> Result<()> {
+    /// Before an inode gets a name. Returns the file if it is the first: it is to be synced by that name, too.
+    pub fn before_link(&self, stat: &Stat) -> Result<Option<Arc<VaultFile<S>>>> {
         if stat.nlink > 0 {
-            return Ok(());
+            return Ok(None);
         }
         match self.file(stat.ino).filter(|file| file.is_unnamed()) {
             Some(file) if !switches::holds("link.first-name-is-of-a-durable-file", false) => {
-                file.sync_before_first_name()
+                file.sync_before_first_name()?;
+                Ok(Some(file))
             }
-            _ => Ok(()),
+            Some(_) | None => Ok(None),
         }
     }
 

@@ -172,8 +172,8 @@ impl<S: Storage> Directory<S> {
         link: impl FnOnce(&S::Dir, &OsStr) -> Result<io::Result<()>>,
     ) -> Result<Stat> {
         let _moving = self.core.moved.gate.read_recursive();
-        self.make(name, |dir, entry| {
-            self.core.before_link(source)?;
+        let (stat, first_name_of) = self.make(name, |dir, entry| {
+            let unnamed = self.core.before_link(source)?;
             self.settle_for(source)?;
             link(dir, entry)?.map_err(|e| VaultError::io("make a hard link", e))?;
             let location = Location { directory: self.clone(), entry: entry.to_owned() };
@@ -181,8 +181,12 @@ impl<S: Storage> Directory<S> {
             self.core.linked(&location, &stat);
             self.core.moved.name_in(self);
             location.present(&mut stat)?;
-            Ok(stat)
-        })
+            Ok((stat, unnamed))
+        })?;
+        if let Some(file) = first_name_of {
+            file.sync_after_first_name()?;
+        }
+        Ok(stat)
     }
 
     /// Makes an entry by `make`, its sidecar before it.

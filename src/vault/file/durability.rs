@@ -65,7 +65,9 @@ impl<S: Storage> VaultFile<S> {
     /// `fsync(2)`: when it returns, the content, the size and the name survive a power cut.
     pub fn sync(&self) -> Result<()> {
         self.core.ensure_writable()?;
-        if self.is_unlinked() { Ok(()) } else { self.become_synced() }
+        // What never gets a name is not missed. One that just gets its first is durable already, and must stay it.
+        let is_needed = !self.is_unlinked() || (self.is_unnamed() && !self.is_volatile());
+        if is_needed { self.become_synced() } else { Ok(()) }
     }
 
     /// Before a file that was made without a name gets its first: a crash shows it whole or not at all. What was synced
@@ -74,6 +76,13 @@ impl<S: Storage> VaultFile<S> {
     pub(crate) fn sync_before_first_name(&self) -> Result<()> {
         self.core.ensure_writable()?;
         self.become_synced()
+    }
+
+    /// After it got its first name: btrfs keeps nothing of the sync of a file that has none, and of one whose directory is
+    /// synced no more than that it is there.
+    pub(crate) fn sync_after_first_name(&self) -> Result<()> {
+        let state = self.state.read();
+        self.core.storage.sync_file(&state.home.file).map_err(|e| self.core.sync_failed("sync a file", e))
     }
 
     fn become_synced(&self) -> Result<()> {

@@ -61,6 +61,7 @@ impl<S: Storage> Vault<S> {
             let outcome = file.reseal(&mut |bytes| run.control.step(0, bytes));
             run.note_by(outcome, |_| None)?;
             if file.is_unlinked() {
+                let _alone = self.core.xattrs.write();
                 let outcome = file.with_backing(|home| {
                     let path = || file.location().backing_path();
                     self.reseal_table_of(Target::File(home), FileKind::Regular, &path)
@@ -75,16 +76,18 @@ impl<S: Storage> Vault<S> {
 
     fn reseal_table(&self, location: &Location<S>, kind: FileKind) -> Result<()> {
         let directory = location.directory.handle()?;
+        let _alone = self.core.xattrs.write();
         self.reseal_table_of(Target::Entry(&*directory, &location.entry), kind, &|| location.backing_path())
     }
 
     fn reseal_directory_table(&self, directory: &Directory<S>) -> Result<()> {
         let handle = directory.handle()?;
+        let _alone = self.core.xattrs.write();
         self.reseal_table_of(Target::Dir(&*handle), FileKind::Directory, &|| directory.backing_path())
     }
 
+    /// Nobody else changes tables meanwhile: the caller holds `xattrs` alone.
     fn reseal_table_of(&self, target: Target<'_, S>, kind: FileKind, path: &dyn Fn() -> String) -> Result<()> {
-        let _alone = self.core.xattrs.write();
         let Some(sealed) = self.sealed_table(target, kind)? else { return Ok(()) };
         let live = self.core.keys.live();
         if Table::open(live.active.xattr(), &sealed).is_ok() {
