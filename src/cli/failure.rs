@@ -44,7 +44,7 @@ impl From<VaultError> for Failure {
     fn from(error: VaultError) -> Self {
         let mut message = error.to_string();
         let is_full = is_full(&error);
-        if is_full {
+        if is_full && matches!(error, VaultError::Io { .. }) {
             message.push_str(&format!("; make room where the vault lies, {} MiB at least", ROOM_TO_MOUNT_BYTES >> 20));
         }
         Self { is_full, ..Self::new(code_of(&error), message) }
@@ -53,7 +53,11 @@ impl From<VaultError> for Failure {
 
 /// Whether the filesystem under the vault has no room.
 pub(super) fn is_full(error: &VaultError) -> bool {
-    matches!(error, VaultError::Io { source, .. } if matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)))
+    match error {
+        VaultError::Io { source, .. } => matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)),
+        VaultError::NoRoomForCopy { .. } => true,
+        _ => false,
+    }
 }
 
 fn code_of(error: &VaultError) -> ExitCode {
@@ -72,7 +76,10 @@ fn code_of(error: &VaultError) -> ExitCode {
         | VaultError::ForeignConfiguration
         | VaultError::Integrity(_) => ExitCode::Integrity,
         VaultError::RotationUnfinished | VaultError::RotationRunning => ExitCode::RotationRefused,
-        VaultError::Io { .. } | VaultError::ReadOnly | VaultError::NoSpace { .. } => ExitCode::BackingIo,
+        VaultError::Io { .. }
+        | VaultError::ReadOnly
+        | VaultError::NoSpace { .. }
+        | VaultError::NoRoomForCopy { .. } => ExitCode::BackingIo,
         VaultError::InvalidName
         | VaultError::NameTooLong
         | VaultError::TooLarge
@@ -122,5 +129,19 @@ impl From<FuseError> for Failure {
 impl From<UnknownOption> for Failure {
     fn from(error: UnknownOption) -> Self {
         Self::new(ExitCode::Usage, format!("{error}; `sero mount --help` lists those that are"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_copy_of_the_journal_takes_is_said_and_nothing_else() {
+        let source = io::Error::from_raw_os_error(libc::ENOSPC);
+        let failure = Failure::from(VaultError::NoRoomForCopy { needed_bytes: (68 << 20) + 1, source });
+        assert!(failure.is_full && failure.code == ExitCode::BackingIo);
+        assert!(failure.message.contains("make room where the vault lies, 69 MiB at least"), "{failure}");
+        assert!(failure.message.contains("--read-only") && failure.message.matches("MiB").count() == 1, "{failure}");
     }
 }

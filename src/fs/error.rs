@@ -130,6 +130,7 @@ pub(super) fn vault_errno(error: &VaultError) -> i32 {
         | VaultError::ConfigurationExists
         | VaultError::KdfRefused(_)
         | VaultError::AlreadyMounted { .. }
+        | VaultError::NoRoomForCopy { .. }
         | VaultError::RotationUnfinished
         | VaultError::RotationRunning
         | VaultError::Interrupted

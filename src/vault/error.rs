@@ -89,6 +89,13 @@ pub enum VaultError {
     /// Not the backing's space is used up, but room that the format has.
     #[error("no room for {what}")]
     NoSpace { what: &'static str },
+    /// A journal that cannot be replayed as a whole is not replayed at all before there is a copy of it.
+    #[error(
+        "could not keep a copy of the damaged journal in private/lost: {source}; make room where the vault lies, \
+         {} MiB at least, or read what is there with `sero mount --read-only` or `sero cat`: these change nothing",
+        .needed_bytes.div_ceil(1 << 20)
+    )]
+    NoRoomForCopy { needed_bytes: u64, source: io::Error },
     /// Empty, ".", "..", or with a '/' or NUL in it.
     #[error("the name is not one that a file can have")]
     InvalidName,

@@ -26,6 +26,7 @@ use crate::format::record::{FileId, Operation, Placement};
 use crate::storage::{FileKind, Storage, Target, Timestamp, read_into};
 use segments::{Segment, read_segments};
 
+mod copies;
 pub(crate) mod places;
 mod segments;
 #[cfg(test)]
@@ -103,15 +104,25 @@ pub(crate) fn recover<S: Storage>(core: &Arc<VaultCore<S>>, root: &Arc<Directory
     }
     let mut report = Recovery::default();
     let segments = read_segments(core, &mut report)?;
+    let resumed = segments.last().map(copies::resumed);
     if !segments.is_empty() {
-        remember_window(core, &segments)?;
+        remember_window(core, &segments).map_err(|error| {
+            if report.damage.is_empty() {
+                error
+            } else {
+                lost::or_no_room_for_copies(&core.storage, core.tree.private(), error)
+            }
+        })?;
         let plans = fold(core, &segments, &mut report)?;
         core.set_journal(Some(resume(segments)?));
         replay(core, root, plans, &mut report)?;
     }
     if report.left_something_out() && !core.is_read_only() {
         // Before anything is changed.
-        lost::keep_journal(&core.storage, core.tree.private())?;
+        let unsaid = lost::keep_journal(&core.storage, core.tree.private(), resumed.as_ref())?;
+        if let (Some(resumed), Some(copy)) = (&resumed, unsaid) {
+            copies::say(core, resumed.slot, &copy)?;
+        }
         report.copy_kept = true;
     }
     for problem in report.stale.iter().chain(&report.damage) {

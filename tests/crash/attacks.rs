@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use sero::storage::sim::Snapshot;
 use sero::storage::{Fault, SimDisk};
-use sero::vault::Mode;
+use sero::vault::{Mode, ROOM_TO_MOUNT_BYTES, VaultError};
 
 use super::budget::scale;
 use super::check::{End, Violation, explain, look};
@@ -267,7 +267,8 @@ fn taken_away() -> Result<(), Violation> {
         }
         drop(vault);
         let tampered = disk.snapshot();
-        // Nothing that was not replayed is gone, whenever the recovery crashed.
+        // Nothing that was not replayed is gone, whenever the recovery crashed, and nothing is kept twice.
+        let before = SEGMENTS.map(|segment| tampered.to_disk().raw_read(segment).unwrap_or_default());
         let newer = tampered.to_disk().raw_read(SEGMENTS[1]).map_err(|error| error.to_string())?;
         let is_kept = |disk: &SimDisk| kept(disk).iter().any(|(_, copy)| *copy == newer);
         for step in 1.. {
@@ -291,6 +292,10 @@ fn taken_away() -> Result<(), Violation> {
             if !is_kept(&after) {
                 return Err(format!("the older segment {way}: no copy is kept after a crash at step {step}"));
             }
+            let copies = kept(&after).len();
+            if copies != before.iter().filter(|segment| !segment.is_empty()).count() {
+                return Err(format!("the older segment {way}: {copies} copies after a crash at step {step}"));
+            }
         }
     }
     Ok(())
@@ -309,16 +314,59 @@ fn without_room_for_a_copy_a_damaged_journal_stays() {
     let disk = snapshot.to_disk();
     disk.raw_remove(SEGMENTS[0]).expect("it is there");
     let newer = disk.raw_read(SEGMENTS[1]).expect("it is there");
-    for pages in [4, 100, 500] {
+    let mut needed_bytes = 0;
+    for pages in [0, 4, 100, 500] {
         disk.set_capacity(Some(disk.used_bytes() + pages * 4096));
         let refused = prepared().open(&disk).err();
-        assert!(matches!(refused, Some(sero::vault::VaultError::Io { .. })), "{pages} pages: {refused:?}");
+        let Some(VaultError::NoRoomForCopy { needed_bytes: bytes, .. }) = refused else {
+            panic!("{pages} pages: {refused:?}");
+        };
+        let text = refused.map(|error| error.to_string()).unwrap_or_default();
+        assert!(text.contains(&format!("{} MiB at least", bytes.div_ceil(1 << 20))), "{text}");
+        assert!(text.contains("--read-only"), "{text}");
         assert!(disk.raw_read(SEGMENTS[1]).is_ok_and(|bytes| bytes == newer) && kept(&disk).is_empty());
+        assert!((newer.len() as u64..=newer.len() as u64 + ROOM_TO_MOUNT_BYTES).contains(&bytes), "{bytes}");
+        needed_bytes = bytes;
+        // The way out that it names.
+        let vault = prepared().open_as(&disk, Mode::ReadOnly).expect("it takes no room");
+        look(&vault).expect("it can be read");
     }
-    disk.set_capacity(None);
+    // What it says is enough.
+    disk.set_capacity(Some(disk.used_bytes() + needed_bytes));
     let vault = prepared().open(&disk).expect("there is room");
     assert!(vault.recovery().is_some_and(|recovery| recovery.copy_kept));
     assert!(kept(&disk).iter().map(|(_, copy)| copy).eq([&newer]));
+}
+
+/// "A mount that is killed, or fails, and is tried again keeps no second copy of the same."
+#[test]
+fn a_recovery_that_fails_again_and_again_keeps_one_copy() {
+    let (snapshot, _) = both_count();
+    let disk = snapshot.to_disk();
+    disk.raw_remove(SEGMENTS[0]).expect("it is there");
+    let newer = disk.raw_read(SEGMENTS[1]).expect("it is there");
+    let mut snapshot = disk.snapshot();
+    let mut changed = 0;
+    for step in 1.. {
+        let disk = snapshot.to_disk();
+        disk.set_crash_at(step);
+        let is_open = prepared().open(&disk).is_ok();
+        let copies = kept(&disk);
+        if is_open {
+            assert!(copies.iter().map(|(_, copy)| copy).eq([&newer]), "the journal as it was before the first of them");
+            break;
+        }
+        // Each goes on with what the one before has left.
+        let after = disk.crash(&POLICIES[step as usize % POLICIES.len()].1, step);
+        let is_changed = after.raw_read(SEGMENTS[1]).is_ok_and(|bytes| bytes != newer);
+        changed += usize::from(is_changed);
+        let names =
+            kept(&after).into_iter().filter(|(path, _)| !path.ends_with("copy.new") && path.extension().is_some());
+        let names: Vec<_> = names.map(|(path, _)| path).collect();
+        assert!(names.len() <= 1, "step {step}: {names:?}");
+        snapshot = after.snapshot();
+    }
+    assert!(changed > 1, "it is seldom that a recovery finds a changed segment");
 }
 
 /// What the mutation check needs of this.
@@ -381,7 +429,7 @@ fn a_journal_of_an_older_session_excuses_no_damage() {
         let vault = prepared().open(&disk).expect("it opens");
         // Not of the blob: the journal has the whole of it, as it was then.
         let read = vault.root().open_file(PAGED.as_bytes()).and_then(|file| file.read(0, &mut [0; 100]));
-        assert!(matches!(read, Err(sero::vault::VaultError::Integrity(_))), "byte {at}: {read:?}");
+        assert!(matches!(read, Err(VaultError::Integrity(_))), "byte {at}: {read:?}");
     }
 }
 

@@ -86,6 +86,39 @@ fn a_mount_keeps_a_copy_of_what_it_cannot_replay() {
     assert!(summary.is_whole() && findings.is_empty(), "{findings:#?}");
 }
 
+/// The copy of an earlier state of the same journal does not stand for a later one, which has more.
+#[test]
+fn a_later_state_of_the_same_journal_is_kept_too() {
+    let sample = Sample::empty();
+    sample.with(|vault| {
+        put(&vault.root(), b"one", &pattern(9, 300_000));
+        put(&vault.root(), b"two", &pattern(2, 300_000));
+    });
+    let older = fs::read(sample.backing("one")).unwrap();
+    sample.with(|vault| {
+        vault.root().open_file(b"one").unwrap().write(0, &pattern(1, 300_000)).unwrap();
+    });
+    let vault = Vault::open(sample.storage(), sample.keys(), Mode::ReadWrite).unwrap();
+    let states = [b"one", b"two"].map(|name| {
+        let file = vault.root().open_file(name).unwrap();
+        file.write(5000, b"changed").unwrap();
+        file.sync().unwrap();
+        segments(&sample)
+    });
+    drop(vault);
+    assert!(states[0][0][..4096] == states[1][0][..4096] && states[0][0] != states[1][0]);
+    for state in &states {
+        for (segment, content) in SEGMENTS.iter().zip(state) {
+            fs::write(sample.vault.join("private").join(segment), content).unwrap();
+        }
+        fs::write(sample.backing("one"), &older).unwrap();
+        sample.with(|vault| assert!(vault.recovery().unwrap().copy_kept));
+    }
+    for state in states.as_flattened() {
+        assert!(kept(&sample).iter().any(|(_, content)| content == state));
+    }
+}
+
 /// "A copy of a damaged journal goes to `private/lost` first."
 #[test]
 fn a_repair_keeps_one_copy() {

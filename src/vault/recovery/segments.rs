@@ -57,7 +57,7 @@ pub(super) fn read_segments<S: Storage>(core: &VaultCore<S>, report: &mut Recove
     if let [older, newer] = segments.as_slice()
         && newer.header.seq.0 > older.header.seq.0.saturating_add(1)
     {
-        // The one between was synced before the newer was begun: this file was put back since.
+        // The header of the one between was durable before the newer was begun: this file was put back since.
         report.damage.push(format!("{}: it is of an earlier use of the journal, and left out", name_of(older.slot)));
         segments.remove(0);
     }
@@ -88,8 +88,10 @@ pub(super) fn read_segments<S: Storage>(core: &VaultCore<S>, report: &mut Recove
     Ok(segments)
 }
 
-/// A segment is begun when the one before it is synced, and that one is not used again nor removed before its retirement
-/// is recorded here, and synced. So where neither it nor that record is, it was taken away or damaged.
+/// A segment is not used again nor removed before its retirement is recorded in the next one, and synced. So where neither
+/// it nor that record is, it was taken away or damaged. That its header was durable before this segment was begun follows
+/// from the same: this one's header went over the segment two before, once that one's retirement was synced in the one
+/// between, and the header of that with it. The first one's was synced when the journal was made.
 fn missing_before<S: Storage>(oldest: &Segment<S>) -> Option<String> {
     let before = SegmentSeq(oldest.header.seq.0.checked_sub(1).filter(|seq| *seq > 0)?);
     let mut operations = oldest.records.iter().flat_map(|(_, record)| &record.operations);
