@@ -43,20 +43,11 @@ impl fmt::Display for Failure {
 impl From<VaultError> for Failure {
     fn from(error: VaultError) -> Self {
         let mut message = error.to_string();
-        let is_full = is_full(&error);
+        let is_full = error.is_full();
         if is_full && matches!(error, VaultError::Io { .. }) {
             message.push_str(&format!("; make room where the vault lies, {} MiB at least", ROOM_TO_MOUNT_BYTES >> 20));
         }
         Self { is_full, ..Self::new(code_of(&error), message) }
-    }
-}
-
-/// Whether the filesystem under the vault has no room.
-pub(super) fn is_full(error: &VaultError) -> bool {
-    match error {
-        VaultError::Io { source, .. } => matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)),
-        VaultError::NoRoomForCopy { .. } => true,
-        _ => false,
     }
 }
 

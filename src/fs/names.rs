@@ -68,19 +68,24 @@ impl<S: Storage> Fs<S> {
         }
     }
 
-    /// Finds or makes the node of an inode at a name, and counts one reference of the kernel. True if it is new.
-    /// The directory's names are locked.
-    fn enter(&self, parent: &Arc<Node<S>>, name: &[u8], found: Found<S>) -> Result<(Arc<Node<S>>, bool)> {
+    /// Finds or makes the node of an inode, and counts one reference of the kernel. True if it is new.
+    fn enter_inode(&self, found: Found<S>) -> Result<(Arc<Node<S>>, bool)> {
         table::check_number(&found.stat)?;
         let attr = Attr::new(self.table.number(found.stat.ino), &found.stat);
         let created = found.removals.is_none();
         if created {
             self.losses.removed(attr.ino);
         }
-        let (node, is_new) = self.table.enter(&attr, created, || {
+        Ok(self.table.enter(&attr, created, || {
             Node::new(attr, self.table.generation(found.stat.btime), found.knowledge, found.directory)
-        });
-        if is_new && found.removals.is_some_and(|before| before != self.table.removals()) {
+        }))
+    }
+
+    /// The same of an inode at a name. The directory's names are locked.
+    fn enter(&self, parent: &Arc<Node<S>>, name: &[u8], found: Found<S>) -> Result<(Arc<Node<S>>, bool)> {
+        let removals = found.removals;
+        let (node, is_new) = self.enter_inode(found)?;
+        if is_new && removals.is_some_and(|before| before != self.table.removals()) {
             // Its node may have gone after `stat` was read, and with it a change of the attributes.
             node.touch();
             let attr = self.attr_at(&node, self.directory(parent)?, name);
@@ -194,11 +199,8 @@ impl<S: Storage> Fs<S> {
         let parent = self.directory_node(parent)?;
         let (inode, knowledge) = self.new_inode(caller, &parent, libc::S_IFREG | mode & 0o7777, umask)?;
         let (stat, file) = self.directory(&parent)?.make_unnamed(&inode)?;
-        table::check_number(&stat)?;
-        let attr = Attr::new(self.table.number(stat.ino), &stat);
-        self.losses.removed(attr.ino);
-        let generation = self.table.generation(stat.btime);
-        let (node, _) = self.table.enter(&attr, true, || Node::new(attr, generation, knowledge, None));
+        let (node, _) = self.enter_inode(Found { stat, removals: None, knowledge, directory: None })?;
+        let attr = node.last_attr();
         // As of what lost its last name while it is open.
         node.state().set_anchor(Anchor::File(file.clone()));
         Ok((Entry { attr, generation: node.generation }, self.new_file_handle(caller, &node, file, true)))

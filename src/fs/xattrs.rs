@@ -81,8 +81,9 @@ fn may_have(kind: FileKind, name: &[u8]) -> bool {
     matches!(kind, FileKind::Regular | FileKind::Directory) || !name.starts_with(b"user.")
 }
 
-/// What is said of an attribute that is not there. A label of SELinux is kept if somebody sets it, but nobody goes by it on a FUSE filesystem,
-/// and this error has programs that show labels (`ls -l`) ask once for each filesystem instead of once for each file.
+/// What is said of an attribute that is not there. A label of SELinux is kept if somebody sets it, but nobody goes by it on
+/// a FUSE filesystem, and this error has programs that show labels (`ls -l`) ask once for each filesystem instead of once
+/// for each file.
 fn absent(name: &[u8]) -> FsError {
     match name {
         b"security.selinux" => FsError::NotSupported,

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::checkpoint::Unfinished;
 use super::directory::Tree;
-use super::error::{Degraded, Result, VaultError};
+use super::error::{Degraded, Result, VaultError, is_full};
 use super::file::VaultFile;
 use super::journal::{self, Appended, Journal, SegmentKey, SessionMark};
 use super::keyring::KeyRing;
@@ -435,7 +435,7 @@ impl<S: Storage> VaultCore<S> {
 }
 
 pub(crate) fn is_out_of_space(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG))
+    is_full(error) || error.raw_os_error() == Some(libc::EFBIG)
 }
 
 pub(crate) fn time(time: Time) -> Timestamp {

@@ -150,10 +150,24 @@ impl VaultError {
         matches!(self, Self::Io { source, .. } if source.raw_os_error() == Some(errno))
     }
 
+    /// Whether the filesystem under the vault has no room.
+    pub(crate) fn is_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => is_full(source),
+            Self::NoRoomForCopy { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Makes and logs an [`IntegrityError`].
     pub(crate) fn integrity(path: impl Into<String>, reason: impl fmt::Display) -> Self {
         Self::Integrity(IntegrityError::report(path, None, reason))
     }
+}
+
+/// Whether a filesystem has no room, or a quota leaves none.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }
 
 impl From<ConfigurationError> for VaultError {

@@ -8,7 +8,7 @@ use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 use super::directory::PRIVATE;
-use super::error::{Result, VaultError};
+use super::error::{Result, VaultError, is_full};
 use super::journal::{ROOM_TO_MOUNT_BYTES, SEGMENT_MAX, SEGMENT_NAMES};
 use crate::crypto::entropy;
 use crate::format::geometry::{PAGE_BYTES, PAGE_LEN};
@@ -108,9 +108,9 @@ pub(crate) fn keep_journal<S: Storage>(
     let mut needed_bytes =
         missing.iter().map(|segment| segment.len_bytes).fold(ROOM_TO_MOUNT_BYTES, u64::saturating_add);
     for segment in missing {
-        copy(storage, &lost, &segment).map_err(|error| match error.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT) => VaultError::NoRoomForCopy { needed_bytes, source: error },
-            _ => not_kept(error),
+        copy(storage, &lost, &segment).map_err(|error| match is_full(&error) {
+            true => VaultError::NoRoomForCopy { needed_bytes, source: error },
+            false => not_kept(error),
         })?;
         needed_bytes = needed_bytes.saturating_sub(segment.len_bytes);
     }
@@ -121,7 +121,7 @@ pub(crate) fn keep_journal<S: Storage>(
 /// An error of what comes before the copies: where there is no room even for that, all of it is asked for at once.
 pub(crate) fn or_no_room_for_copies<S: Storage>(storage: &S, private: &S::Dir, error: VaultError) -> VaultError {
     match error {
-        VaultError::Io { source, .. } if matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
+        VaultError::Io { source, .. } if is_full(&source) => {
             let sizes = SEGMENT_NAMES.iter().filter_map(|name| {
                 let stat = storage.stat(Target::Entry(private, name.as_ref())).ok()?;
                 Some(stat.size_bytes.min(u64::from(SEGMENT_MAX) * PAGE_BYTES))

@@ -4,7 +4,8 @@
 //! done again: a crash between any two leaves a vault that the same repair goes on with.
 //!
 //! 1. The vault's own files, so that it can be opened: a state that does not open is put aside.
-//! 2. In an ordinary session (which replays a journal, and keeps a copy of a damaged one): lengths, holes. These go through the engine and its journal.
+//! 2. In an ordinary session (which replays a journal, and keeps a copy of a damaged one): lengths, holes. These go through
+//!    the engine and its journal.
 //! 3. With the vault sealed and locked: names, by renames and removals in the backing.
 //!
 //! Nothing that cannot be read is deleted. What has content but no name goes to `lost+found`, in plain view; what has a

@@ -307,13 +307,19 @@ fn kept(disk: &SimDisk) -> Vec<(std::path::PathBuf, Vec<u8>)> {
     entries.filter_map(|entry| Some((entry.path.clone(), disk.raw_read(&entry.path).ok()?))).collect()
 }
 
-/// "Where there is no room for the copy, the vault is not mounted for writing."
-#[test]
-fn without_room_for_a_copy_a_damaged_journal_stays() {
+/// A disk with the newer of two segments that count, and what that holds.
+fn older_taken_away() -> (SimDisk, Vec<u8>) {
     let (snapshot, _) = both_count();
     let disk = snapshot.to_disk();
     disk.raw_remove(SEGMENTS[0]).expect("it is there");
     let newer = disk.raw_read(SEGMENTS[1]).expect("it is there");
+    (disk, newer)
+}
+
+/// "Where there is no room for the copy, the vault is not mounted for writing."
+#[test]
+fn without_room_for_a_copy_a_damaged_journal_stays() {
+    let (disk, newer) = older_taken_away();
     let mut needed_bytes = 0;
     for pages in [0, 4, 100, 500] {
         disk.set_capacity(Some(disk.used_bytes() + pages * 4096));
@@ -341,10 +347,7 @@ fn without_room_for_a_copy_a_damaged_journal_stays() {
 /// "A mount that is killed, or fails, and is tried again keeps no second copy of the same."
 #[test]
 fn a_recovery_that_fails_again_and_again_keeps_one_copy() {
-    let (snapshot, _) = both_count();
-    let disk = snapshot.to_disk();
-    disk.raw_remove(SEGMENTS[0]).expect("it is there");
-    let newer = disk.raw_read(SEGMENTS[1]).expect("it is there");
+    let (disk, newer) = older_taken_away();
     let mut snapshot = disk.snapshot();
     let mut changed = 0;
     for step in 1.. {

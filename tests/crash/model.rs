@@ -212,16 +212,9 @@ impl Model {
     }
 
     pub fn create(&mut self, path: &str) -> FileNo {
-        let file = self.files.len();
-        self.files.push(FileModel {
-            versions: vec![Version { bytes: Arc::default(), grown_from: None }],
-            first: 0,
-            durable: None,
-            must_exist: false,
-            at_birthplace: true,
-            names: 1,
-            committed: false,
-        });
+        let file = self.create_unnamed();
+        self.files[file].at_birthplace = true;
+        self.files[file].names = 1;
         self.set(path, Some(Node::File(file)), None);
         file
     }

@@ -6,9 +6,8 @@ use super::*;
 
 const SEGMENTS: [&str; 2] = ["journal.0", "journal.1"];
 
-/// A vault that was killed after two files were changed and synced; and what stood in the backing file of the first
-/// before its last change but one.
-fn killed() -> (Sample, Vec<u8>) {
+/// A vault with two files; and what stood in the backing file of the first before its last change.
+fn sealed() -> (Sample, Vec<u8>) {
     let sample = Sample::empty();
     sample.with(|vault| {
         put(&vault.root(), b"one", &pattern(9, 300_000));
@@ -18,6 +17,12 @@ fn killed() -> (Sample, Vec<u8>) {
     sample.with(|vault| {
         vault.root().open_file(b"one").unwrap().write(0, &pattern(1, 300_000)).unwrap();
     });
+    (sample, older)
+}
+
+/// The same, killed after both files were changed and synced.
+fn killed() -> (Sample, Vec<u8>) {
+    let (sample, older) = sealed();
     let vault = Vault::open(sample.storage(), sample.keys(), Mode::ReadWrite).unwrap();
     for name in [b"one", b"two"] {
         let file = vault.root().open_file(name).unwrap();
@@ -89,15 +94,7 @@ fn a_mount_keeps_a_copy_of_what_it_cannot_replay() {
 /// The copy of an earlier state of the same journal does not stand for a later one, which has more.
 #[test]
 fn a_later_state_of_the_same_journal_is_kept_too() {
-    let sample = Sample::empty();
-    sample.with(|vault| {
-        put(&vault.root(), b"one", &pattern(9, 300_000));
-        put(&vault.root(), b"two", &pattern(2, 300_000));
-    });
-    let older = fs::read(sample.backing("one")).unwrap();
-    sample.with(|vault| {
-        vault.root().open_file(b"one").unwrap().write(0, &pattern(1, 300_000)).unwrap();
-    });
+    let (sample, older) = sealed();
     let vault = Vault::open(sample.storage(), sample.keys(), Mode::ReadWrite).unwrap();
     let states = [b"one", b"two"].map(|name| {
         let file = vault.root().open_file(name).unwrap();

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 
 use super::ticker::spawn;
-use crate::cli::failure::{Failure, Result, is_full};
+use crate::cli::failure::{Failure, Result};
 use crate::cli::opening::Opening;
 use crate::cli::rotate::{RotationFacts, RotationState};
 use crate::vault::rotate::{RotationControl, configuration};
@@ -83,7 +83,7 @@ impl Rotation {
                 Ok(Ok(end)) => RotationFacts::ended(end, its_control.progress()),
                 Ok(Err(error)) => {
                     log::error!("the rotation of the key stopped: {error}");
-                    let state = if is_full(&error) { RotationState::Full } else { RotationState::Failed };
+                    let state = if error.is_full() { RotationState::Full } else { RotationState::Failed };
                     RotationFacts::at(state, its_control.progress(), vec![error.to_string()])
                 }
                 Err(_) => {

@@ -300,8 +300,5 @@ fn data_from(file: &File, at: u64, len: u64) -> io::Result<Option<(u64, u64)>> {
 
 /// An error that the next file would get, too.
 fn is_fatal(error: &VaultError, vault: &Vault<PosixStorage>) -> bool {
-    vault.is_read_only()
-        || matches!(error, VaultError::NoSpace { .. })
-        || matches!(error, VaultError::Io { source, .. }
-            if matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EIO)))
+    vault.is_read_only() || matches!(error, VaultError::NoSpace { .. }) || error.is_full() || error.is_errno(libc::EIO)
 }

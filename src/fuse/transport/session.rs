@@ -155,7 +155,7 @@ impl<F: Filesystem> Session<F> {
     fn work_off(&self, buffer: &mut [u8]) -> io::Result<()> {
         // The end is for who has the seat to find. Where a read waits and another was faster, this one is a second reader
         // until the next request.
-        while (!self.blocks.load(Ordering::Relaxed) || self.has_request()?)
+        while (!self.blocks.load(Ordering::Relaxed) || self.has_request(Some(&Timespec::default()))?)
             && let Polled::Received(len) = self.poll_once(buffer)?
         {
             if let Some((request, fields)) = buffer.get(..len).and_then(Request::parse) {
@@ -220,10 +220,7 @@ impl<F: Filesystem> Session<F> {
                     let since = *since.get_or_insert_with(Instant::now);
                     if !gaze.goes_on(since.elapsed()) {
                         gaze.sleeps();
-                        match poll(&mut [PollFd::new(&*self.device, PollFlags::IN)], None) {
-                            Ok(_) | Err(Errno::INTR) => {}
-                            Err(errno) => return Err(errno.into()),
-                        }
+                        self.has_request(None)?;
                     }
                 }
                 Polled::Ended => return Ok(None),
@@ -238,8 +235,9 @@ impl<F: Filesystem> Session<F> {
         Ok(())
     }
 
-    fn has_request(&self) -> io::Result<bool> {
-        match poll(&mut [PollFd::new(&*self.device, PollFlags::IN)], Some(&Timespec::default())) {
+    /// Waits for so long at most, or for ever, and less if a signal comes.
+    fn has_request(&self, timeout: Option<&Timespec>) -> io::Result<bool> {
+        match poll(&mut [PollFd::new(&*self.device, PollFlags::IN)], timeout) {
             Ok(ready) => Ok(ready > 0),
             Err(Errno::INTR) => Ok(false),
             Err(errno) => Err(errno.into()),
