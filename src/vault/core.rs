@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
 
 use log::error;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
@@ -25,9 +25,11 @@ mod files;
 mod moved;
 mod names;
 mod scratch;
+mod table;
 
 use moved::Moved;
 pub(crate) use scratch::Scratch;
+use table::FileTable;
 
 /// Seals under the page keys of one session before the next session begins: far below the 2^32 that
 /// NIST SP 800-38D allows for random nonces under one key.
@@ -67,7 +69,7 @@ pub(crate) struct VaultCore<S: Storage> {
     seals: AtomicU64,
     seal_limit: AtomicU64,
     epoch: Mutex<Epoch>,
-    files: Mutex<HashMap<u64, Weak<VaultFile<S>>>>,
+    files: FileTable<S>,
     volatile: Mutex<HashMap<u64, Volatile>>,
     uncommitted: Mutex<HashMap<u64, Arc<VaultFile<S>>>>,
     synced: Mutex<HashSet<u64>>,
@@ -81,8 +83,6 @@ pub(crate) struct VaultCore<S: Storage> {
     admitted: Mutex<u32>,
     pub checkpoint: Mutex<Option<Unfinished<S>>>,
     pub windows: RwLock<Windows>,
-    /// One leftover of a crash is settled at a time.
-    settling: Mutex<()>,
 }
 
 /// Background durability: files made in epochs up to `durable` survive a power cut.
@@ -144,7 +144,7 @@ impl<S: Storage> VaultCore<S> {
             seals: AtomicU64::new(0),
             seal_limit: AtomicU64::new(SEALS_PER_SESSION),
             epoch: Mutex::new(Epoch { current: 1, durable: 0, began }),
-            files: Mutex::default(),
+            files: FileTable::default(),
             volatile: Mutex::default(),
             uncommitted: Mutex::default(),
             synced: Mutex::default(),
@@ -157,7 +157,6 @@ impl<S: Storage> VaultCore<S> {
             admitted: Mutex::new(0),
             checkpoint: Mutex::new(None),
             windows: RwLock::new(windows),
-            settling: Mutex::default(),
         }
     }
 

@@ -162,7 +162,6 @@ impl<S: Storage> VaultFile<S> {
         if stat.nlink == 0 {
             made.unnamed = AtomicBool::new(true);
             made.unlinked = AtomicBool::new(true);
-            made.lost = AtomicBool::new(true);
         }
         made
     }
@@ -240,6 +239,11 @@ impl<S: Storage> VaultFile<S> {
         } else {
             *self.other_name.lock() = Some(location);
         }
+    }
+
+    /// What it was known by may not be its name any more.
+    pub(crate) fn lost_its_name(&self) {
+        self.lost.store(true, Ordering::Release);
     }
 
     /// It got another name.
@@ -336,6 +340,9 @@ impl<S: Storage> Drop for VaultFile<S> {
             && !self.core.is_read_only()
         {
             let _ = state.commit_home(&self.core);
+            // A background sync that began before does not cover it.
+            self.core.remember_written(self.ino);
         }
+        self.core.file_left(self);
     }
 }

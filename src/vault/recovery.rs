@@ -428,7 +428,7 @@ fn replay_at<S: Storage>(
                 match VaultFile::replayed(core, id, location, &stat, plan) {
                     Ok(file) => {
                         let file = Arc::new(file);
-                        core.enter_file(&file);
+                        core.enter_recovered(&file);
                         core.journaled.lock().insert(id, file);
                         report.files += 1;
                     }

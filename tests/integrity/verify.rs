@@ -2,9 +2,10 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use sero::vault::FindingKind;
+use sero::vault::{FindingKind, RenameMode, VaultError};
 
 use super::*;
 
@@ -262,6 +263,15 @@ fn copy_tree(from: &Path, to: &Path) {
     assert!(status.success());
 }
 
+/// Ends the workers, also when the test fails.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_vault_in_use_is_never_said_to_be_damaged() {
     let sample = Sample::full();
@@ -282,7 +292,7 @@ fn a_vault_in_use_is_never_said_to_be_damaged() {
                     match round % 5 {
                         0 => file.sync().unwrap(),
                         1 => file.truncate((round % 17) as u64 * 9000).unwrap(),
-                        2 => drop(top.rename(name.as_bytes(), &top, b"other", sero::vault::RenameMode::Replace)),
+                        2 => drop(top.rename(name.as_bytes(), &top, b"other", RenameMode::Replace)),
                         3 => file.punch_hole(4096, 60_000).unwrap(),
                         _ => vault.checkpoint().unwrap(),
                     }
@@ -292,14 +302,14 @@ fn a_vault_in_use_is_never_said_to_be_damaged() {
                 }
             });
         }
+        let _end = End(&is_over);
         for _ in 0..6 {
             let (_, findings) = verify_open(&vault, &[]);
             assert_eq!(findings, [], "beside ordinary work");
         }
-        // And damage is noticed, also in what is cached: the file was read before.
-        read(&vault, "large");
-        is_over.store(true, Ordering::Relaxed);
     });
+    // And damage is noticed, also in what is cached: the file was read before.
+    read(&vault, "large");
     let home = sample.vault.join("tree");
     let large = fs::read_dir(home)
         .unwrap()
@@ -313,6 +323,67 @@ fn a_vault_in_use_is_never_said_to_be_damaged() {
     assert_eq!(findings[0].kind, FindingKind::Node);
     flip(&large.path(), FIRST_NODE + 9);
     drop(keep_open);
+    vault.seal().unwrap();
+    drop(vault);
+    let (_, findings) = sample.verify();
+    assert_eq!(findings, []);
+}
+
+#[test]
+fn a_file_is_in_memory_once_however_it_is_opened_written_and_let_go() {
+    let sample = Sample::full();
+    let vault = Vault::open(sample.storage(), sample.keys(), Mode::ReadWrite).unwrap();
+    let top = vault.root().make_dir(b"busy", &DIR).unwrap().1;
+    let len = 40 * PAGE as usize;
+    for (name, is_durable) in [("volatile", false), ("durable", true)] {
+        let file = put(&top, name.as_bytes(), &vec![0; len]);
+        if is_durable {
+            file.sync().unwrap()
+        } else {
+            file.commit().unwrap()
+        }
+        drop(file);
+        let (is_over, opened) = (AtomicBool::new(false), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            let _end = End(&is_over);
+            scope.spawn(|| {
+                let mut content = vec![0; len];
+                while !is_over.load(Ordering::Relaxed) {
+                    let file = match top.open_file(name.as_bytes()) {
+                        Ok(file) => file,
+                        // It has the other name just now.
+                        Err(VaultError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => continue,
+                        Err(error) => panic!("{error}"),
+                    };
+                    assert_eq!(file.read(0, &mut content).unwrap(), len);
+                    for page in content.chunks(PAGE as usize) {
+                        assert!(page.iter().all(|byte| *byte == page[0]), "{name}: a page of two rounds");
+                    }
+                    drop(file);
+                    opened.fetch_add(1, Ordering::Relaxed);
+                    // Most of the time nobody has it.
+                    std::thread::sleep(Duration::from_micros(100));
+                }
+            });
+            let mut round = 0_u8;
+            while opened.load(Ordering::Relaxed) < 1000 {
+                round = round.wrapping_add(1);
+                let file = top.open_file(name.as_bytes()).unwrap();
+                file.punch_hole(PAGE, len as u64 - PAGE).unwrap();
+                file.write(PAGE, &vec![round; len - PAGE as usize]).unwrap();
+                // Without being committed: the last one who has it does so.
+                drop(file);
+                if round.is_multiple_of(8) {
+                    top.rename(name.as_bytes(), &top, b"other", RenameMode::NoReplace).unwrap();
+                    top.rename(b"other", &top, name.as_bytes(), RenameMode::NoReplace).unwrap();
+                    vault.checkpoint().unwrap();
+                }
+                let mut content = vec![0; len];
+                assert_eq!(top.open_file(name.as_bytes()).unwrap().read(0, &mut content).unwrap(), len);
+                assert!(content[PAGE as usize..].iter().all(|byte| *byte == round), "{name}: not the newest round");
+            }
+        });
+    }
     vault.seal().unwrap();
     drop(vault);
     let (_, findings) = sample.verify();

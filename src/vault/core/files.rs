@@ -1,9 +1,8 @@
 //! The files in memory, and what is known of the durability of those that are not.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
-use parking_lot::MutexGuard;
-
+use super::table::Found;
 use super::{VaultCore, Volatile};
 use crate::format::geometry::{self, HEADER_LEN};
 use crate::format::header::Header;
@@ -17,28 +16,31 @@ use crate::vault::windows::CrashWindow;
 impl<S: Storage> VaultCore<S> {
     /// The file of a backing inode, if it is in memory.
     pub fn file(&self, ino: u64) -> Option<Arc<VaultFile<S>>> {
-        self.files.lock().get(&ino).and_then(Weak::upgrade)
+        match self.files.find(ino) {
+            Found::Open(file) => Some(file),
+            Found::Nothing | Found::Busy => None,
+        }
     }
 
     /// All files in memory.
     pub fn all_files(&self) -> Vec<Arc<VaultFile<S>>> {
-        self.files.lock().values().filter_map(Weak::upgrade).collect()
+        self.files.all()
     }
 
     /// How many files are in memory.
     pub fn file_count(&self) -> usize {
-        self.files.lock().values().filter(|file| file.strong_count() > 0).count()
+        self.files.count()
     }
 
-    pub fn enter_file(&self, file: &Arc<VaultFile<S>>) {
-        let mut files = self.files.lock();
-        files.insert(file.ino(), Arc::downgrade(file));
-        if files.len() > 1024 && files.len().is_power_of_two() {
-            files.retain(|_, file| file.strong_count() > 0);
-        }
-        drop(files);
-        // A rotation changes the versions first, and then the files that are listed.
+    /// A file that recovery has opened, before anybody else can.
+    pub fn enter_recovered(&self, file: &Arc<VaultFile<S>>) {
+        self.files.insert(file);
         file.follow_versions();
+    }
+
+    /// A file that is dropped has written what it had to.
+    pub fn file_left(&self, file: &VaultFile<S>) {
+        self.files.leave(file);
     }
 
     /// A file that was just made at `location`, or without a name.
@@ -48,11 +50,21 @@ impl<S: Storage> VaultCore<S> {
         file: S::File,
         stat: Stat,
     ) -> Result<Arc<VaultFile<S>>> {
+        let mut claim = match self.files.claim(stat.ino) {
+            Ok(claim) => claim,
+            // Whoever was looking for what a crash left has made it one that is empty.
+            Err(found) => return Ok(found),
+        };
         self.synced.lock().remove(&stat.ino);
         // In one step for the background sync: it knows of the inode and has the file, or neither.
         let mut volatile = self.volatile.lock();
         let made = Arc::new(VaultFile::new_empty(self, location, file, &stat));
-        self.enter_file(&made);
+        while let Err(again) = claim.enter(&made) {
+            made.lost_its_name();
+            claim = again;
+        }
+        // A rotation changes the versions first, and then the files that are listed.
+        made.follow_versions();
         // The one that stands in its header: an epoch that ends meanwhile must know all that were born in it.
         let epoch = made.birth().epoch;
         if made.is_unnamed() {
@@ -66,52 +78,52 @@ impl<S: Storage> VaultCore<S> {
 
     /// The file at `location`: the one in memory, or opened from the backing.
     pub fn open_file(self: &Arc<Self>, location: Location<S>, stat: &Stat) -> Result<Arc<VaultFile<S>>> {
-        if let Some(file) = self.file(stat.ino) {
-            if file.is_lost() {
-                file.moved(location);
-            }
-            return Ok(file);
+        let file = self.open_once(stat.ino, || Ok((location.open_backing(stat)?, location.clone())))?;
+        if file.is_lost() {
+            file.moved(location);
         }
-        self.open_once(stat, || Ok((location.open_backing(stat)?, location)))
+        Ok(file)
     }
 
-    /// Opens a file that is not in memory.
+    /// The file in memory, or else opened. One thread opens it, and what that reads is the newest: nobody else has the
+    /// file meanwhile, or changes what a crash left of it.
     fn open_once(
         self: &Arc<Self>,
-        stat: &Stat,
-        open: impl FnOnce() -> Result<(S::File, Location<S>)>,
+        ino: u64,
+        open: impl Fn() -> Result<(S::File, Location<S>)>,
     ) -> Result<Arc<VaultFile<S>>> {
-        let settling = self.settling(stat);
-        if settling.is_some()
-            && let Some(file) = self.file(stat.ino)
-        {
-            return Ok(file);
+        loop {
+            let claim = match self.files.claim(ino) {
+                Ok(claim) => claim,
+                Err(file) => return Ok(file),
+            };
+            let (file, location) = open()?;
+            let stat = self.storage.stat(Target::File(&file)).map_err(|e| VaultError::io("open a file", e))?;
+            if stat.ino != ino {
+                // The name is another file's since it was looked at.
+                return Err(VaultError::errno("open a file", libc::ENOENT));
+            }
+            let opened = Arc::new(VaultFile::open(self, location, file, &stat)?);
+            if stat.nlink == 0 {
+                opened.set_unlinked();
+            }
+            match claim.enter(&opened) {
+                Ok(()) => {
+                    opened.follow_versions();
+                    return Ok(opened);
+                }
+                // In this order: as long as it is there, nobody else reads its home.
+                Err(claim) => {
+                    drop(opened);
+                    drop(claim);
+                }
+            }
         }
-        let (file, location) = open()?;
-        let stat = match settling {
-            Some(_) => self.storage.stat(Target::File(&file)).map_err(|e| VaultError::io("open a file", e))?,
-            None => *stat,
-        };
-        let opened = VaultFile::open(self, location, file, &stat)?;
-        if stat.nlink == 0 {
-            opened.set_unlinked();
-        }
-        self.enter_opened(opened)
-    }
-
-    /// Held while what a crash may have left of a file is opened: that cuts off what does not verify, so it is one
-    /// thread's at a time, and what others found before is looked up anew. None: this file is not in question.
-    fn settling(&self, stat: &Stat) -> Option<MutexGuard<'_, ()>> {
-        let in_question = self.windows.read().covers(stat).is_some();
-        in_question.then(|| self.settling.lock())
     }
 
     /// The file behind a pin, which may have no name any more.
     pub fn open_pinned(self: &Arc<Self>, pin: &S::Pin, stat: &Stat) -> Result<Arc<VaultFile<S>>> {
-        if let Some(file) = self.file(stat.ino) {
-            return Ok(file);
-        }
-        self.open_once(stat, || {
+        self.open_once(stat.ino, || {
             let access = if self.is_read_only() { Access::Read } else { Access::ReadWrite };
             let file = self.storage.open_pinned(pin, access).map_err(|e| VaultError::io("open a file", e))?;
             Ok((file, Location::nameless(Directory::root(self)?)))
@@ -128,19 +140,6 @@ impl<S: Storage> VaultCore<S> {
         let read = read_into(&self.storage, &file, &mut header, 0).map_err(|e| VaultError::io("read a file", e))?;
         let Ok(salt) = Header::salt(&header) else { return Ok(false) };
         Ok(read == HEADER_LEN && Keys::found(self, salt).is_under(&header, version))
-    }
-
-    fn enter_opened(&self, opened: VaultFile<S>) -> Result<Arc<VaultFile<S>>> {
-        let opened = Arc::new(opened);
-        let mut files = self.files.lock();
-        // Somebody else may have opened it meanwhile: there is one of each.
-        if let Some(first) = files.get(&opened.ino()).and_then(Weak::upgrade) {
-            return Ok(first);
-        }
-        files.insert(opened.ino(), Arc::downgrade(&opened));
-        drop(files);
-        opened.follow_versions();
-        Ok(opened)
     }
 
     /// The plain size of a regular file, from its backing attributes or from memory.
@@ -217,7 +216,13 @@ impl<S: Storage> VaultCore<S> {
     pub fn settle_volatile(&self, ino: u64, epoch: u32) {
         let mut volatile = self.volatile.lock();
         let untouched = volatile.get(&ino).is_some_and(|volatile| volatile.written <= epoch);
-        if untouched && self.file(ino).is_none_or(|file| !file.is_volatile()) {
+        let is_settled = match self.files.find(ino) {
+            Found::Nothing => true,
+            // As what it was opened, and whether more is written to it, is not known yet.
+            Found::Busy => false,
+            Found::Open(file) => !file.is_volatile(),
+        };
+        if untouched && is_settled {
             volatile.remove(&ino);
             drop(volatile);
             self.remember_synced(ino);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use parking_lot::RwLockWriteGuard;
 
 use super::VaultCore;
+use super::table::Held;
 use crate::format::record::Operation;
 use crate::storage::{FileKind, RenameMode, Stat, Storage};
 use crate::vault::directory::{Directory, Location, RenamePlan};
@@ -133,17 +134,23 @@ impl<S: Storage> VaultCore<S> {
             self.note_renamed(&replaced);
         }
         let (from, to) = ((plan.from, plan.from_entry), (plan.to, plan.to_entry));
-        if let Some(file) = self.file(plan.source.ino) {
+        if let Some(file) = self.files.find_renamed(plan.source.ino) {
             file.name_moved(from, to);
         }
         let Some(replaced) = plan.replaced else { return };
         if exchange {
-            if let Some(file) = self.file(replaced.ino) {
+            if let Some(file) = self.files.find_renamed(replaced.ino) {
                 file.name_moved(to, from);
             }
         } else if replaced.ino != plan.source.ino {
             self.unlinked(plan.to, plan.to_entry, &replaced);
         }
+    }
+
+    /// To be held while an inode's name goes, until everybody has been told: what is said of its number is said of this
+    /// file, and of none that is made at once and gets the number next.
+    pub fn hold_number(&self, stat: &Stat) -> Option<Held<'_, S>> {
+        (stat.kind() == FileKind::Regular).then(|| self.files.hold(stat.ino))
     }
 
     /// Before a name other than a directory's goes: a file with other names is brought home first if the journal
@@ -169,14 +176,14 @@ impl<S: Storage> VaultCore<S> {
         if stat.nlink > 1 {
             self.note_renamed(stat);
         }
-        if let Some(file) = self.file(stat.ino) {
+        if let Some(file) = self.files.find_renamed(stat.ino) {
             file.name_went(directory, entry);
         }
     }
 
     fn name_is_gone(&self, stat: &Stat) {
         if stat.kind() == FileKind::Regular && stat.nlink <= 1 {
-            if let Some(file) = self.file(stat.ino) {
+            if let Some(file) = self.files.find_renamed(stat.ino) {
                 file.set_unlinked();
             }
             // What could not be completed for want of space need not be any more.
@@ -209,7 +216,7 @@ impl<S: Storage> VaultCore<S> {
     /// After a file got another name: it is known by that one from here on.
     pub fn linked(&self, to: &Location<S>, stat: &Stat) {
         self.note_renamed(stat);
-        if let Some(file) = self.file(stat.ino) {
+        if let Some(file) = self.files.find_renamed(stat.ino) {
             file.got_name(to.clone());
         }
     }

@@ -22,10 +22,17 @@ impl<S: Storage> Clone for Location<S> {
     }
 }
 
+/// No sealed name has these letters.
+const NAMELESS: &str = "(unlinked)";
+
 impl<S: Storage> Location<S> {
-    /// What stands for a file that has no name.
+    /// What stands for a file that has no name, or whose name is not known.
     pub fn nameless(directory: Arc<Directory<S>>) -> Self {
-        Self { directory, entry: "(unlinked)".into() }
+        Self { directory, entry: NAMELESS.into() }
+    }
+
+    pub fn is_nameless(&self) -> bool {
+        self.entry == NAMELESS
     }
 
     /// Whether this is the place of that entry in that directory.

@@ -45,8 +45,11 @@ impl<S: Storage> Directory<S> {
         self.core.before_unlink(&this, &location.entry, &stat)?;
         let durable = !self.core.is_volatile(stat.ino);
         let dir = self.handle()?;
-        self.core.storage.unlink(&dir, &location.entry).map_err(|e| VaultError::io("remove a file", e))?;
-        self.core.unlinked(&this, &location.entry, &stat);
+        {
+            let _number = self.core.hold_number(&stat);
+            self.core.storage.unlink(&dir, &location.entry).map_err(|e| VaultError::io("remove a file", e))?;
+            self.core.unlinked(&this, &location.entry, &stat);
+        }
         if location.is_long() && durable {
             // The name must be gone for good before what it is read from is.
             self.core.storage.sync_dir(&dir).map_err(|e| self.core.sync_failed("sync a directory", e))?;

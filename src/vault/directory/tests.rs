@@ -73,6 +73,34 @@ fn without_unnamed_files_in_the_backing_there_are_none() {
     assert!(vault.root().make_unnamed(&FILE).is_ok());
 }
 
+/// The backing may give the number of a removed inode to the next one at once: ext4 does.
+#[test]
+fn what_is_said_of_a_removed_file_is_said_of_no_other() {
+    let (_backing, vault) = on_disk();
+    std::thread::scope(|scope| {
+        for worker in 0..3_u8 {
+            let vault = &vault;
+            scope.spawn(move || {
+                let top = vault.root().make_dir(&[b'w', b'0' + worker], &DIR).unwrap().1;
+                for round in 0..2000_u32 {
+                    for name in [b"a", b"b"] {
+                        let made = top.make_file(name, &FILE).unwrap().1;
+                        std::thread::yield_now();
+                        let is_known = !made.is_unlinked() && vault.core.is_volatile(made.ino());
+                        assert!(is_known, "worker {worker}, round {round}");
+                    }
+                    if round.is_multiple_of(2) {
+                        top.rename(b"a", &top, b"b", RenameMode::Replace).unwrap();
+                    } else {
+                        top.unlink(b"a").unwrap();
+                    }
+                    top.unlink(b"b").unwrap();
+                }
+            });
+        }
+    });
+}
+
 /// Each keeps its space in memory as long as it is open, and no longer.
 #[test]
 fn nothing_is_remembered_of_files_that_never_got_a_name() {

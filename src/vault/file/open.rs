@@ -55,11 +55,11 @@ impl<S: Storage> VaultFile<S> {
         Self {
             core: core.clone(),
             ino,
-            location: RwLock::new(location),
             other_name: Mutex::new(None),
             unlinked: AtomicBool::new(false),
             unnamed: AtomicBool::new(false),
-            lost: AtomicBool::new(false),
+            lost: AtomicBool::new(location.is_nameless()),
+            location: RwLock::new(location),
             volatile: AtomicBool::new(state.base == Base::Volatile),
             state: RwLock::new(state),
         }
