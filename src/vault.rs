@@ -71,6 +71,8 @@ pub use verify::{Extent, Finding, FindingKind, Severity, VerifyObserver, VerifyO
 const TICKS_PER_SYNC: u32 = 3;
 /// After so many ticks without a checkpoint, what is in the journal is brought home even if there is room.
 const TICKS_PER_CHECKPOINT: u32 = 15;
+/// How often a sync of everything looks again for files that were not durable after it.
+const SYNC_ATTEMPTS: usize = 3;
 
 /// So often is brought home what others write while a vault is sealed.
 const SEAL_ROUNDS: usize = 32;
@@ -188,7 +190,14 @@ impl<S: Storage> Vault<S> {
 
     /// Makes everything written so far durable (`syncfs(2)` of the mount).
     pub fn sync(&self) -> Result<()> {
-        self.core.make_durable()?;
+        let until = self.core.birth().epoch;
+        for _ in 0..SYNC_ATTEMPTS {
+            self.core.make_durable()?;
+            // One that somebody was just opening is taken the next time.
+            if !self.core.has_volatile_until(until) {
+                break;
+            }
+        }
         let attributes = self.core.all_changed_attributes();
         self.core.storage.sync_all().map_err(|e| self.core.sync_failed("sync the backing", e))?;
         self.core.attributes_synced(&attributes);

@@ -162,6 +162,7 @@ impl<S: Storage> VaultFile<S> {
         if stat.nlink == 0 {
             made.unnamed = AtomicBool::new(true);
             made.unlinked = AtomicBool::new(true);
+            made.lost = AtomicBool::new(true);
         }
         made
     }
@@ -332,17 +333,31 @@ impl<S: Storage> VaultFile<S> {
 
 impl<S: Storage> Drop for VaultFile<S> {
     fn drop(&mut self) {
+        // Also where a panic ends it: nobody waits for a file for ever.
+        let _leaving = Leaving { core: self.core.clone(), ino: self.ino, file: std::ptr::from_ref(self) };
+        let is_unlinked = *self.unlinked.get_mut();
         let state = self.state.get_mut();
         // Whoever had it open commits; this is for those who could not.
-        if state.base == Base::Volatile
-            && (state.stale || state.mtime_due)
-            && !*self.unlinked.get_mut()
-            && !self.core.is_read_only()
+        if state.base == Base::Volatile && (state.stale || state.mtime_due) && !is_unlinked && !self.core.is_read_only()
         {
             let _ = state.commit_home(&self.core);
             // A background sync that began before does not cover it.
             self.core.remember_written(self.ino);
+        } else if state.base == Base::Volatile && is_unlinked {
+            self.core.forget_volatile(self.ino);
         }
-        self.core.file_left(self);
+    }
+}
+
+/// A file on its way out of the table.
+struct Leaving<S: Storage> {
+    core: Arc<VaultCore<S>>,
+    ino: u64,
+    file: *const VaultFile<S>,
+}
+
+impl<S: Storage> Drop for Leaving<S> {
+    fn drop(&mut self) {
+        self.core.file_left(self.ino, self.file);
     }
 }

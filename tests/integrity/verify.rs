@@ -365,6 +365,12 @@ fn a_file_is_in_memory_once_however_it_is_opened_written_and_let_go() {
                     std::thread::sleep(Duration::from_micros(100));
                 }
             });
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    vault.sync().unwrap();
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            });
             let mut round = 0_u8;
             while opened.load(Ordering::Relaxed) < 1000 {
                 round = round.wrapping_add(1);

@@ -39,8 +39,8 @@ impl<S: Storage> VaultCore<S> {
     }
 
     /// A file that is dropped has written what it had to.
-    pub fn file_left(&self, file: &VaultFile<S>) {
-        self.files.leave(file);
+    pub fn file_left(&self, ino: u64, file: *const VaultFile<S>) {
+        self.files.leave(ino, file);
     }
 
     /// A file that was just made at `location`, or without a name.
@@ -55,34 +55,45 @@ impl<S: Storage> VaultCore<S> {
             // Whoever was looking for what a crash left has made it one that is empty.
             Err(found) => return Ok(found),
         };
-        self.synced.lock().remove(&stat.ino);
         // In one step for the background sync: it knows of the inode and has the file, or neither.
         let mut volatile = self.volatile.lock();
+        self.synced.lock().remove(&stat.ino);
         let made = Arc::new(VaultFile::new_empty(self, location, file, &stat));
+        // The one that stands in its header: an epoch that ends meanwhile must know all that were born in it.
+        let epoch = made.birth().epoch;
         while let Err(again) = claim.enter(&made) {
             made.lost_its_name();
             claim = again;
         }
-        // A rotation changes the versions first, and then the files that are listed.
-        made.follow_versions();
-        // The one that stands in its header: an epoch that ends meanwhile must know all that were born in it.
-        let epoch = made.birth().epoch;
         if made.is_unnamed() {
             // No epoch waits for it: it is durable before it has a name.
             volatile.remove(&stat.ino);
         } else {
             volatile.insert(stat.ino, Volatile { born: epoch, written: epoch });
         }
+        drop(volatile);
+        // A rotation changes the versions first, and then the files that are listed.
+        made.follow_versions();
         Ok(made)
     }
 
     /// The file at `location`: the one in memory, or opened from the backing.
     pub fn open_file(self: &Arc<Self>, location: Location<S>, stat: &Stat) -> Result<Arc<VaultFile<S>>> {
         let file = self.open_once(stat.ino, || Ok((location.open_backing(stat)?, location.clone())))?;
-        if file.is_lost() {
-            file.moved(location);
-        }
+        self.seen_at(&file, &location);
         Ok(file)
+    }
+
+    /// A file of whose names none is known has been found by one.
+    fn seen_at(&self, file: &VaultFile<S>, location: &Location<S>) {
+        if !file.is_lost() {
+            return;
+        }
+        // Nobody renames it between the look and the note.
+        let _naming = self.naming.read();
+        if location.stat().is_ok_and(|stat| stat.ino == file.ino()) {
+            file.moved(location.clone());
+        }
     }
 
     /// The file in memory, or else opened. One thread opens it, and what that reads is the newest: nobody else has the
@@ -104,8 +115,10 @@ impl<S: Storage> VaultCore<S> {
                 return Err(VaultError::errno("open a file", libc::ENOENT));
             }
             let opened = Arc::new(VaultFile::open(self, location, file, &stat)?);
-            if stat.nlink == 0 {
-                opened.set_unlinked();
+            match (stat.nlink, opened.location().is_nameless()) {
+                (0, _) => opened.set_unlinked(),
+                (_, true) => opened.lost_its_name(),
+                (_, false) => {}
             }
             match claim.enter(&opened) {
                 Ok(()) => {
@@ -145,9 +158,7 @@ impl<S: Storage> VaultCore<S> {
     /// The plain size of a regular file, from its backing attributes or from memory.
     pub fn plain_size(self: &Arc<Self>, location: &Location<S>, stat: &Stat) -> Result<u64> {
         if let Some(file) = self.file(stat.ino) {
-            if file.is_lost() {
-                file.moved(location.clone());
-            }
+            self.seen_at(&file, location);
             return Ok(file.len_bytes());
         }
         if self.windows.read().covers(stat).is_some() && !self.is_volatile(stat.ino) {
@@ -203,9 +214,12 @@ impl<S: Storage> VaultCore<S> {
     /// Inodes made in epochs up to `epoch` that are not known to be durable. Open files without a name do not count:
     /// nothing of them has to survive.
     pub fn volatile_until(&self, epoch: u32) -> Vec<u64> {
-        let volatile = self.volatile.lock();
-        let until = volatile.iter().filter(|(_, volatile)| volatile.born <= epoch).map(|(ino, _)| *ino);
-        until.filter(|ino| self.file(*ino).is_none_or(|file| !file.is_unlinked())).collect()
+        let until = |volatile: &Volatile| volatile.born <= epoch;
+        let mut inodes: Vec<u64> =
+            self.volatile.lock().iter().filter(|(_, volatile)| until(volatile)).map(|(ino, _)| *ino).collect();
+        // With nothing locked: whoever lets a file go last writes what is left of it.
+        inodes.retain(|ino| self.file(*ino).is_none_or(|file| !file.is_unlinked()));
+        inodes
     }
 
     pub fn is_synced(&self, ino: u64) -> bool {
@@ -214,9 +228,12 @@ impl<S: Storage> VaultCore<S> {
 
     /// A background sync has covered this inode, unless it was written again since the sync began.
     pub fn settle_volatile(&self, ino: u64, epoch: u32) {
+        // Let go after the lock: whoever lets a file go last writes what is left of it.
+        let found;
         let mut volatile = self.volatile.lock();
         let untouched = volatile.get(&ino).is_some_and(|volatile| volatile.written <= epoch);
-        let is_settled = match self.files.find(ino) {
+        found = self.files.find(ino);
+        let is_settled = match &found {
             Found::Nothing => true,
             // As what it was opened, and whether more is written to it, is not known yet.
             Found::Busy => false,
@@ -224,7 +241,6 @@ impl<S: Storage> VaultCore<S> {
         };
         if untouched && is_settled {
             volatile.remove(&ino);
-            drop(volatile);
             self.remember_synced(ino);
         }
     }
@@ -254,7 +270,8 @@ impl<S: Storage> VaultCore<S> {
 
     pub fn remember_uncommitted(&self, ino: u64) {
         if let Some(file) = self.file(ino) {
-            self.uncommitted.lock().insert(ino, file);
+            let before = self.uncommitted.lock().insert(ino, file);
+            drop(before);
         }
     }
 

@@ -17,10 +17,17 @@ use crate::vault::switches;
 /// More renamed inodes than this are made durable all at once.
 const RENAMED_MAX: usize = 1 << 16;
 
+/// Held from the intent of a rename until everybody has been told of it.
+pub(crate) struct Renaming<'a, S: Storage> {
+    _naming: RwLockWriteGuard<'a, ()>,
+    /// Of the file that is replaced.
+    _number: Option<Held<'a, S>>,
+}
+
 impl<S: Storage> VaultCore<S> {
     /// Before a rename: the source is durable if it replaces something, and what the journal holds for anything that
     /// moves can still be found. Nobody names a file in the journal until the guard is dropped, after the rename.
-    pub fn journal_rename(self: &Arc<Self>, plan: &RenamePlan<'_, S>) -> Result<RwLockWriteGuard<'_, ()>> {
+    pub fn journal_rename(self: &Arc<Self>, plan: &RenamePlan<'_, S>) -> Result<Renaming<'_, S>> {
         self.ensure_writable()?;
         let unsettled = {
             let renamed = self.renamed.lock();
@@ -39,6 +46,8 @@ impl<S: Storage> VaultCore<S> {
         if let Some(replaced) = plan.replaced.filter(|other| replaces && other.ino != plan.source.ino) {
             self.before_unlink(plan.to, plan.to_entry, &replaced)?;
         }
+        // Before the lock of names, which whoever is opening the file may need, and with no other held.
+        let number = plan.replaced.filter(|_| replaces).and_then(|replaced| self.hold_number(&replaced));
         let _admission = self.admit(8)?;
         let gate = self.change_gate()?;
         let naming = self.naming.write();
@@ -53,7 +62,7 @@ impl<S: Storage> VaultCore<S> {
                 self.sync_journal(appended.lsn)?;
             }
         }
-        Ok(naming)
+        Ok(Renaming { _naming: naming, _number: number })
     }
 
     /// Before the journal speaks of a file by its name: what could give it another name after a crash is made

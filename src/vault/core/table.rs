@@ -123,12 +123,12 @@ impl<S: Storage> FileTable<S> {
     }
 
     /// A file that is dropped has written what it had to.
-    pub fn leave(&self, file: &VaultFile<S>) {
+    pub fn leave(&self, ino: u64, file: *const VaultFile<S>) {
         let mut slots = self.slots.lock();
         // One that never came in has nothing to leave.
         let is_its_own = |slot: &Slot<S>| matches!(slot, Slot::Open(known) if std::ptr::eq(known.as_ptr(), file));
-        if slots.get(&file.ino()).is_some_and(is_its_own) {
-            slots.remove(&file.ino());
+        if slots.get(&ino).is_some_and(is_its_own) {
+            slots.remove(&ino);
             drop(slots);
             self.settled.notify_all();
         }

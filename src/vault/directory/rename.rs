@@ -126,8 +126,6 @@ impl<S: Storage> Step<'_, S> {
             source: self.source,
             replaced: self.replaced,
         };
-        // Before the lock of names, which whoever is opening the file may need.
-        let _number = self.replaced.filter(|_| !exchange).and_then(|replaced| core.hold_number(&replaced));
         let _naming = core.journal_rename(&plan)?;
         // The directory that is replaced must be empty for the backing, too.
         let emptied = match replaced_dir.filter(|_| !exchange) {

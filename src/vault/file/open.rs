@@ -55,11 +55,11 @@ impl<S: Storage> VaultFile<S> {
         Self {
             core: core.clone(),
             ino,
+            location: RwLock::new(location),
             other_name: Mutex::new(None),
             unlinked: AtomicBool::new(false),
             unnamed: AtomicBool::new(false),
-            lost: AtomicBool::new(location.is_nameless()),
-            location: RwLock::new(location),
+            lost: AtomicBool::new(false),
             volatile: AtomicBool::new(state.base == Base::Volatile),
             state: RwLock::new(state),
         }
@@ -203,7 +203,8 @@ impl<S: Storage> VaultFile<S> {
         }
         this.volatile = AtomicBool::new(!core.is_read_only());
         if !core.is_read_only() {
-            this.commit()?;
+            // Opened again, it is in question still.
+            this.commit().inspect_err(|_| core.forget_volatile(stat.ino))?;
         }
         Ok(this)
     }
