@@ -132,9 +132,10 @@ impl<S: Storage> Fs<S> {
         if size_bytes > MAX_FILE_LEN {
             return Err(FsError::TooLarge);
         }
-        let in_use = node.state().open().is_some();
         let file = self.vault_file(node)?;
         self.truncate_file(caller, node, &file, size_bytes)?;
+        // Looked at after the change: whoever has it open now commits that, too.
+        let in_use = node.state().open().is_some();
         if !in_use {
             file.commit()?;
         }
