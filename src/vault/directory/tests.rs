@@ -99,6 +99,7 @@ fn what_is_said_of_a_removed_file_is_said_of_no_other() {
             });
         }
     });
+    assert_eq!(vault.core.file_count(), 0, "nobody has one, and none keeps its place");
 }
 
 /// Each keeps its space in memory as long as it is open, and no longer.
