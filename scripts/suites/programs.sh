@@ -189,7 +189,7 @@ postgres_again() {
 
 # A collection removes empty folders of objects, also those that an addition is just about to write to, which then fails:
 # on ext4 as well (three times in a minute of both).
-once_more() { "$@" || "$@" || "$@"; }
+in_three_tries() { "$@" || "$@" || "$@"; }
 
 git_gc() {
   local repository=$PLACE/repository number
@@ -201,8 +201,8 @@ git_gc() {
   # Collected while commits are made.
   for number in $(seq $((seconds * 15))); do
     seq "$number" "$((number * 40))" >"file $((number % 20))"
-    once_more git add -A
-    once_more git commit -q -m "$number"
+    in_three_tries git add -A
+    in_three_tries git commit -q -m "$number"
     # Two at a time refuse each other.
     ((number % 10)) || { git gc -q || true; } &
   done

@@ -338,13 +338,16 @@ impl<S: Storage> Drop for VaultFile<S> {
         let is_unlinked = *self.unlinked.get_mut();
         let state = self.state.get_mut();
         // Whoever had it open commits; this is for those who could not.
-        if state.base == Base::Volatile && (state.stale || state.mtime_due) && !is_unlinked && !self.core.is_read_only()
-        {
-            let _ = state.commit_home(&self.core);
-            // A background sync that began before does not cover it.
-            self.core.remember_written(self.ino);
-        } else if state.base == Base::Volatile && is_unlinked {
-            self.core.forget_volatile(self.ino);
+        match state.base {
+            Base::Durable { .. } => {}
+            Base::Volatile if is_unlinked => self.core.forget_volatile(self.ino),
+            Base::Volatile => {
+                if (state.stale || state.mtime_due) && !self.core.is_read_only() {
+                    let _ = state.commit_home(&self.core);
+                    // A background sync that began before does not cover it.
+                    self.core.remember_written(self.ino);
+                }
+            }
         }
     }
 }

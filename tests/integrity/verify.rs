@@ -347,6 +347,8 @@ fn a_file_is_in_memory_once_however_it_is_opened_written_and_let_go() {
         std::thread::scope(|scope| {
             let _end = End(&is_over);
             scope.spawn(|| {
+                // The writer waits for it.
+                let _end = End(&is_over);
                 let mut content = vec![0; len];
                 while !is_over.load(Ordering::Relaxed) {
                     let file = match top.open_file(name.as_bytes()) {
@@ -372,7 +374,7 @@ fn a_file_is_in_memory_once_however_it_is_opened_written_and_let_go() {
                 }
             });
             let mut round = 0_u8;
-            while opened.load(Ordering::Relaxed) < 1000 {
+            while opened.load(Ordering::Relaxed) < 1000 && !is_over.load(Ordering::Relaxed) {
                 round = round.wrapping_add(1);
                 let file = top.open_file(name.as_bytes()).unwrap();
                 file.punch_hole(PAGE, len as u64 - PAGE).unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use parking_lot::RwLockWriteGuard;
 
 use super::VaultCore;
-use super::table::Held;
+use super::table::Claim;
 use crate::format::record::Operation;
 use crate::storage::{FileKind, RenameMode, Stat, Storage};
 use crate::vault::directory::{Directory, Location, RenamePlan};
@@ -17,11 +17,14 @@ use crate::vault::switches;
 /// More renamed inodes than this are made durable all at once.
 const RENAMED_MAX: usize = 1 << 16;
 
+/// Keeps an inode's number from every other file: the inode is open, or whoever makes a file with that number waits.
+pub(crate) type HeldNumber<'a, S> = std::result::Result<Claim<'a, S>, Arc<VaultFile<S>>>;
+
 /// Held from the intent of a rename until everybody has been told of it.
 pub(crate) struct Renaming<'a, S: Storage> {
     _naming: RwLockWriteGuard<'a, ()>,
     /// Of the file that is replaced.
-    _number: Option<Held<'a, S>>,
+    _number: Option<HeldNumber<'a, S>>,
 }
 
 impl<S: Storage> VaultCore<S> {
@@ -158,8 +161,8 @@ impl<S: Storage> VaultCore<S> {
 
     /// To be held while an inode's name goes, until everybody has been told: what is said of its number is said of this
     /// file, and of none that is made at once and gets the number next.
-    pub fn hold_number(&self, stat: &Stat) -> Option<Held<'_, S>> {
-        (stat.kind() == FileKind::Regular).then(|| self.files.hold(stat.ino))
+    pub fn hold_number(&self, stat: &Stat) -> Option<HeldNumber<'_, S>> {
+        (stat.kind() == FileKind::Regular).then(|| self.files.claim(stat.ino))
     }
 
     /// Before a name other than a directory's goes: a file with other names is brought home first if the journal
@@ -179,32 +182,24 @@ impl<S: Storage> VaultCore<S> {
         }
     }
 
-    /// After a name went.
+    /// After a name went, while its number is held.
     pub fn unlinked(&self, directory: &Arc<Directory<S>>, entry: &OsStr, stat: &Stat) {
-        self.name_is_gone(stat);
-        if stat.nlink > 1 {
-            self.note_renamed(stat);
-        }
-        if let Some(file) = self.files.find_renamed(stat.ino) {
-            file.name_went(directory, entry);
-        }
-    }
-
-    fn name_is_gone(&self, stat: &Stat) {
+        let file = self.files.find_renamed(stat.ino);
         if stat.kind() == FileKind::Regular && stat.nlink <= 1 {
-            if let Some(file) = self.files.find_renamed(stat.ino) {
-                file.set_unlinked();
+            match &file {
+                // It is forgotten with the last who has it open.
+                Some(file) => file.set_unlinked(),
+                None => self.forget_volatile(stat.ino),
             }
             // What could not be completed for want of space need not be any more.
             let uncompleted = self.uncommitted.lock().remove(&stat.ino);
             drop(uncompleted);
-            self.forget_volatile_unless_open(stat.ino);
         }
-    }
-
-    fn forget_volatile_unless_open(&self, ino: u64) {
-        if self.file(ino).is_none() {
-            self.forget_volatile(ino);
+        if stat.nlink > 1 {
+            self.note_renamed(stat);
+        }
+        if let Some(file) = file {
+            file.name_went(directory, entry);
         }
     }
 

@@ -32,22 +32,19 @@ pub(super) enum Found<S: Storage> {
     Open(Arc<VaultFile<S>>),
 }
 
-/// Keeps the number of an inode that loses its last name: no other file gets it as long as this is there.
-pub(crate) struct Held<'a, S: Storage> {
-    _by: By<'a, S>,
-}
-
-enum By<'a, S: Storage> {
-    /// It is open, and so the backing keeps it.
-    File { _file: Arc<VaultFile<S>> },
-    /// Whoever makes a file with this number waits.
-    Claim { _claim: Claim<'a, S> },
-}
-
 /// The right to open an inode, which nobody else does meanwhile.
-pub(super) struct Claim<'a, S: Storage> {
+pub(crate) struct Claim<'a, S: Storage> {
     table: &'a FileTable<S>,
     ino: u64,
+}
+
+impl<S: Storage> Slot<S> {
+    fn file(&self) -> Option<Arc<VaultFile<S>>> {
+        match self {
+            Self::Opening { .. } => None,
+            Self::Open(file) => file.upgrade(),
+        }
+    }
 }
 
 impl<S: Storage> Default for FileTable<S> {
@@ -58,31 +55,25 @@ impl<S: Storage> Default for FileTable<S> {
 
 impl<S: Storage> FileTable<S> {
     pub fn find(&self, ino: u64) -> Found<S> {
-        match self.slots.lock().get(&ino) {
+        match self.slots.lock().get(&ino).map(Slot::file) {
             None => Found::Nothing,
-            Some(Slot::Opening { .. }) => Found::Busy,
-            Some(Slot::Open(file)) => file.upgrade().map_or(Found::Busy, Found::Open),
+            Some(None) => Found::Busy,
+            Some(Some(file)) => Found::Open(file),
         }
     }
 
     /// The file, if it is in memory, after one of its names changed: who is just opening it begins again.
     pub fn find_renamed(&self, ino: u64) -> Option<Arc<VaultFile<S>>> {
-        match self.slots.lock().get_mut(&ino)? {
-            Slot::Opening { renamed } => {
-                *renamed = true;
-                None
-            }
-            Slot::Open(file) => file.upgrade(),
+        let mut slots = self.slots.lock();
+        let slot = slots.get_mut(&ino)?;
+        if let Slot::Opening { renamed } = slot {
+            *renamed = true;
         }
+        slot.file()
     }
 
     pub fn all(&self) -> Vec<Arc<VaultFile<S>>> {
-        let slots = self.slots.lock();
-        let open = slots.values().filter_map(|slot| match slot {
-            Slot::Opening { .. } => None,
-            Slot::Open(file) => file.upgrade(),
-        });
-        open.collect()
+        self.slots.lock().values().filter_map(Slot::file).collect()
     }
 
     pub fn count(&self) -> usize {
@@ -93,27 +84,14 @@ impl<S: Storage> FileTable<S> {
     pub fn claim(&self, ino: u64) -> Result<Claim<'_, S>, Arc<VaultFile<S>>> {
         let mut slots = self.slots.lock();
         loop {
-            match slots.get(&ino) {
+            match slots.get(&ino).map(Slot::file) {
                 None => break,
-                Some(Slot::Opening { .. }) => {}
-                Some(Slot::Open(file)) => {
-                    if let Some(file) = file.upgrade() {
-                        return Err(file);
-                    }
-                }
+                Some(Some(file)) => return Err(file),
+                Some(None) => self.settled.wait(&mut slots),
             }
-            self.settled.wait(&mut slots);
         }
         slots.insert(ino, Slot::Opening { renamed: false });
         Ok(Claim { table: self, ino })
-    }
-
-    pub fn hold(&self, ino: u64) -> Held<'_, S> {
-        let by = match self.claim(ino) {
-            Ok(claim) => By::Claim { _claim: claim },
-            Err(file) => By::File { _file: file },
-        };
-        Held { _by: by }
     }
 
     /// A file that nobody else can be opening.
