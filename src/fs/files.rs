@@ -253,11 +253,13 @@ impl<S: Storage> Fs<S> {
     }
 }
 
-/// Whether `then` was at most so many nanoseconds (less than a second) ago.
+/// Whether two times are at most so many nanoseconds (less than a second) apart. What the kernel told may be later than
+/// our clock, which moves with its ticks: since Linux 6.13 the kernel's own is ahead of it once somebody has looked at a
+/// time that was just set.
 fn is_within(then: Timestamp, now: Timestamp, nanoseconds: u32) -> bool {
     let seconds = now.seconds.saturating_sub(then.seconds);
     let passed = seconds.saturating_mul(1_000_000_000).saturating_add(i64::from(now.nanoseconds));
-    (0..=i64::from(nanoseconds)).contains(&passed.saturating_sub(i64::from(then.nanoseconds)))
+    passed.saturating_sub(i64::from(then.nanoseconds)).unsigned_abs() <= u64::from(nanoseconds)
 }
 
 /// Whether Linux, with its default `relatime`, writes the access time for a read now.
@@ -265,4 +267,28 @@ fn renews_access_time(attr: &Attr, now: Timestamp) -> bool {
     attr.atime <= attr.mtime
         || attr.atime <= attr.ctime
         || now.seconds.saturating_sub(attr.atime.seconds) >= ACCESS_TIME_KEPT_SECONDS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_near_on_either_side() {
+        let time = |seconds, nanoseconds| Timestamp { seconds, nanoseconds };
+        for (now, near) in [
+            (time(7, 500), true),
+            (time(7, 600), true),
+            (time(7, 601), false),
+            (time(7, 400), true),
+            (time(7, 399), false),
+            (time(8, 500), false),
+            (time(6, 500), false),
+            (time(i64::MAX, 0), false),
+            (time(i64::MIN, 0), false),
+        ] {
+            assert_eq!(is_within(time(7, 500), now, 100), near, "{now:?}");
+        }
+        assert!(is_within(time(7, 0), time(6, 999_999_999), 1), "across a second");
+    }
 }
