@@ -247,8 +247,11 @@ if [[ -z ${FS:-}${ROWS:-} || -n ${WRITE:-} ]]; then
     chart=performance-$name.svg
     command="BENCH_DISK=DIRECTORY $command"
   fi
-  about="\`$command\`, $(date +%Y-%m-%d): $name, $(nproc) CPUs ($cpu), Linux $(uname -r | cut -d- -f1), $rounds rounds ($slow_rounds for EncFS and \
-CryFS, \`cargo build\`, PostgreSQL and the mount): median and half the range; gocryptfs $(dpkg-query -W -f='${Version}' gocryptfs), securefs $(dpkg-query -W -f='${Version}' securefs), EncFS \
+  how='one round'
+  if ((rounds > 1)); then
+    how="median and half the range of $rounds rounds ($slow_rounds for EncFS and CryFS, \`cargo build\`, PostgreSQL and the mount)"
+  fi
+  about="\`$command\`, $(date +%Y-%m-%d): $name, $(nproc) CPUs ($cpu), Linux $(uname -r | cut -d- -f1), $how; gocryptfs $(dpkg-query -W -f='${Version}' gocryptfs), securefs $(dpkg-query -W -f='${Version}' securefs), EncFS \
 $(dpkg-query -W -f='${Version}' encfs), CryFS $(dpkg-query -W -f='${Version}' cryfs), libfuse $(dpkg-query -W -f='${Version}' fuse3)."
   report+=(--document "$PROJECT/docs/performance.md" --chart "$PROJECT/docs/$chart" --name "$name" --about "$about")
 fi
