@@ -10,6 +10,7 @@
 //! | `through` | files that are written past the kernel's cache while the backing is nearly full |
 //! | `session` | [`serve`]: mount, answer until the end, unmount |
 //! | `mount`, `fusermount` | the mount itself: mount(2) as root, the set-user-id helper as an ordinary user |
+//! | `io_uring` | has the kernel offer FUSE over io_uring |
 //! | `options` | what `-o` accepts |
 //! | `mountinfo`, `users` | which mounts there are, and who keeps one busy |
 
@@ -17,6 +18,7 @@ mod activity;
 mod adapter;
 mod error;
 mod fusermount;
+mod io_uring;
 mod mount;
 pub mod mountinfo;
 mod negotiate;
@@ -30,7 +32,7 @@ mod users;
 pub use crate::fs::{Fs, FsOptions, Lost, Usage};
 pub use activity::{Activity, ActivityCount, ErrorCount};
 pub use error::FuseError;
-pub use mount::{MountRequest, Unmount, begin_detaching, check_available, unmount};
+pub use mount::{MountRequest, Unmount, begin_detaching, check_available, is_dead, look, unmount};
 pub use mountinfo::DeviceNumber;
 pub use options::{AccessTime, MountOptions, UnknownOption};
 pub use session::{Held, MountedSession, serve};

@@ -17,7 +17,7 @@
 //!
 //! `docs/architecture.md` follows a write and a read through them; `docs/format.md` is the format.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod cli;
 pub mod crypto;

@@ -23,6 +23,9 @@ const LAYERS: &[(&str, &[&str])] = &[
 
 const MAX_LINES: usize = 650;
 
+/// The only file that may have unsafe code.
+const UNSAFE: &str = "src/fuse/transport/uring/ring.rs";
+
 /// Modules that read bytes of the disk and of users: there, nothing may panic on them.
 const NO_PANIC: &[&str] = &["format", "vault", "fs"];
 
@@ -119,13 +122,14 @@ fn nothing_panics_on_foreign_bytes() {
 }
 
 #[test]
-fn there_is_no_unsafe_code() {
+fn unsafe_code_is_in_one_file() {
     let mut report = Report::default();
-    for source in Source::all_of("src").chain(Source::all_of("tests")) {
+    let elsewhere = |source: &Source| source.shown != UNSAFE;
+    for source in Source::all_of("src").chain(Source::all_of("tests")).filter(elsewhere) {
         report.each_word(&source, &source.code(), "unsafe", "unsafe code");
     }
     report.finish();
-    assert!(read(&root().join("src/lib.rs")).contains("#![forbid(unsafe_code)]"));
+    assert!(read(&root().join("src/lib.rs")).contains("#![deny(unsafe_code)]"));
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! `sero mount VAULT MOUNTPOINT`.
 
-use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,6 +38,7 @@ Examples:
 Options for -o, as in mount(8):
   ro rw  allow_other  nonempty  nosuid suid nodev dev  noexec exec
   noatime relatime strictatime nodiratime lazytime  sync dirsync
+  no_io_uring (requests come through /dev/fuse alone)
 and, as fstab has no other place for them:
   passfile=FILE  keyfile=FILE  config=FILE  idle=TIME  max_session=TIME
   seal_on=suspend  seal_on=lock")]
@@ -236,8 +236,7 @@ fn span(given: Option<Duration>) -> Option<Duration> {
 
 /// A mount whose daemon has died is in the way: on a terminal its removal is offered, elsewhere it is an error.
 fn offer_cleanup(mountpoint: &Path, context: &Context) -> Result<()> {
-    let is_dead = |path: &Path| fs::metadata(path).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN));
-    if !is_dead(mountpoint) || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+    if !fuse::is_dead(mountpoint) || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Ok(());
     }
     let Some(place) = paths::canonical_parent(mountpoint) else { return Ok(()) };

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
-use crate::fuse::mountinfo;
+use crate::fuse::{self, mountinfo};
 
 /// The mountpoint's canonical path, if the vault (a canonical path, too) can be mounted there.
 pub(super) fn check(mountpoint: &Path, vault: &Path, nonempty: bool) -> Result<PathBuf> {
     let shown = mountpoint.display();
     let unusable = |what: &str| Failure::new(ExitCode::MountpointUnusable, format!("{shown} {what}"));
-    let metadata = fs::metadata(mountpoint).map_err(|error| match error.raw_os_error() {
+    let metadata = fuse::look(mountpoint).map_err(|error| match error.raw_os_error() {
         Some(libc::ENOENT) => unusable("does not exist; make the directory first"),
         Some(libc::ENOTCONN) => unusable(&format!(
             "holds a mount whose process has died; `sero seal {shown}` cleans it up, then mount again"

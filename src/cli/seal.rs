@@ -132,7 +132,7 @@ impl Daemon {
             Ok(_) => Self::Unknown,
             Err(Unreachable::Silent) => Self::Silent,
             // Only now is the mount itself asked: nobody may answer there.
-            Err(_) if is_disconnected(&mount.mountpoint) => Self::Dead,
+            Err(_) if fuse::is_dead(&mount.mountpoint) => Self::Dead,
             Err(_) => Self::Unknown,
         }
     }
@@ -155,10 +155,6 @@ fn unmount(mounts: &[Mount], mount: &Mount, how: Unmount) -> Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-fn is_disconnected(mountpoint: &Path) -> bool {
-    fs::metadata(mountpoint).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
 }
 
 fn clean_up(mount: &Mount, context: &Context) -> Result<()> {

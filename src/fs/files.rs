@@ -90,18 +90,14 @@ impl<S: Storage> Fs<S> {
         self.files.get(&handle).map(|file| file.value().clone()).ok_or(FsError::UnknownHandle)
     }
 
-    /// Reads up to `len_bytes`, fewer only at the end of the file. `out` is replaced by what was read; what it
-    /// held before is overwritten, and spares clearing memory if it was as long.
-    pub fn read(&self, handle: FileHandle, offset_bytes: u64, len_bytes: usize, out: &mut Vec<u8>) -> Result<()> {
+    /// Reads into `out`, less than it takes only at the end of the file; returns how many bytes.
+    pub fn read(&self, handle: FileHandle, offset_bytes: u64, out: &mut [u8]) -> Result<usize> {
         let open = self.file(handle)?;
-        out.resize(len_bytes, 0);
-        let outcome = open.file.read(offset_bytes, out);
-        out.truncate(*outcome.as_ref().unwrap_or(&0));
-        outcome?;
+        let read = open.file.read(offset_bytes, out)?;
         if !open.read.swap(true, Ordering::Relaxed) {
             self.note_access(&open.node);
         }
-        Ok(())
+        Ok(read)
     }
 
     /// Where a read renews the access time at the backing, it is to be asked for again.

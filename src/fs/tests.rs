@@ -53,8 +53,9 @@ impl Mounted {
 
     fn content(&self, ino: InodeNo) -> Vec<u8> {
         let handle = self.open(&ROOT, ino, libc::O_RDONLY).unwrap();
-        let mut content = Vec::new();
-        self.read(handle, 0, 1 << 20, &mut content).unwrap();
+        let mut content = vec![0; 1 << 20];
+        let read = self.read(handle, 0, &mut content).unwrap();
+        content.truncate(read);
         self.release(handle).unwrap();
         content
     }

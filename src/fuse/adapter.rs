@@ -4,13 +4,10 @@
 //! mount nor leave a process waiting. Errors are logged here, once, without names or content.
 
 use std::any::Any;
-use std::cell::RefCell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-
-use zeroize::Zeroizing;
 
 use super::activity::Activity;
 use super::seeking::{Seeking, is_for_writing};
@@ -19,11 +16,6 @@ use super::transport::{
     self, Agreement, Device, Filesystem, List, Making, Range, Rename, Reply, Request, Writing, node_at_work,
 };
 use crate::fs::{self, Attr, Caller, FileHandle, FileKind, Fs, FsError, InodeNo, SetAttr, Storage};
-
-thread_local! {
-    /// The plaintext of the read that this thread is answering; wiped when the thread ends.
-    static READ_BUFFER: RefCell<Zeroizing<Vec<u8>>> = RefCell::default();
-}
 
 /// An errno, as the kernel is told it.
 type Outcome<T> = Result<T, i32>;
@@ -399,14 +391,10 @@ impl<S: Storage> Filesystem for Adapter<S> {
     fn read(&self, _request: &Request, range: Range, reply: Reply) {
         // Never more than the kernel has room for, so that it fits.
         let len_bytes = usize::try_from(range.len_bytes).unwrap_or(usize::MAX);
-        READ_BUFFER.with_borrow_mut(|buffer| {
-            match self.answer("read", |fs| fs.read(FileHandle(range.handle), range.offset_bytes, len_bytes, buffer)) {
-                Ok(()) => {
-                    self.activity.read(buffer.len());
-                    reply.data(buffer);
-                }
-                Err(errno) => reply.error(errno),
-            }
+        reply.fill(len_bytes, |room| {
+            let read = self.answer("read", |fs| fs.read(FileHandle(range.handle), range.offset_bytes, room))?;
+            self.activity.read(read);
+            Ok(read)
         });
     }
 
@@ -461,17 +449,21 @@ impl<S: Storage> Filesystem for Adapter<S> {
             return reply.error(libc::ENXIO);
         };
         self.activity.requested();
-        if !self.seeking.can_tell(request.node) {
-            // From here on the kernel takes everything in every file for data.
-            return reply.error(libc::ENOSYS);
-        }
         let (fs, activity) = (Arc::clone(&self.fs), Arc::clone(&self.activity));
-        self.seeking.when_written_back(request.node, move || {
-            match answer(&fs, &activity, "lseek", |fs| fs.lseek(FileHandle(handle), offset_bytes, whence)) {
-                Ok(found) => reply.offset(found),
-                Err(errno) => reply.error(errno),
-            }
-        });
+        let seek = move |reply: Reply| match answer(&fs, &activity, "lseek", |fs| {
+            fs.lseek(FileHandle(handle), offset_bytes, whence)
+        }) {
+            Ok(found) => reply.offset(found),
+            Err(errno) => reply.error(errno),
+        };
+        if !self.seeking.has_writer(request.node) {
+            seek(reply);
+        } else if self.seeking.can_write_back() && reply.defer() {
+            self.seeking.when_written_back(request.node, move || seek(reply));
+        } else {
+            // From here on the kernel takes everything in every file for data.
+            reply.error(libc::ENOSYS);
+        }
     }
 
     fn ioctl(&self, _request: &Request, reply: Reply) {

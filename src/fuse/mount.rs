@@ -1,10 +1,13 @@
 //! Making and ending the mount itself.
 
 use std::ffi::CString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
@@ -16,6 +19,9 @@ use super::mountinfo::{self, DeviceNumber, FILESYSTEM_TYPE};
 use super::options::MountOptions;
 
 const DEVICE: &str = "/dev/fuse";
+/// How long the kernel may take to find out that a daemon is gone.
+const GOING: Duration = Duration::from_secs(2);
+const GOING_POLL: Duration = Duration::from_millis(5);
 
 /// What is to be mounted, where and how. Both paths are absolute and canonical.
 #[derive(Clone, Debug)]
@@ -119,6 +125,28 @@ pub(super) fn begin(command: &mut Command, mountpoint: &Path) -> Result<(), Fuse
             message: format!("umount could not be started: {error}"),
         }
     })
+}
+
+/// What is at a mountpoint; ENOTCONN if it is a mount whose daemon is gone. That takes the kernel a few milliseconds to find out
+/// after the daemon's end, in which it cancels requests.
+pub fn look(mountpoint: &Path) -> io::Result<Metadata> {
+    let deadline = Instant::now() + GOING;
+    loop {
+        match fs::metadata(mountpoint) {
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::ECANCELED | libc::ECONNABORTED))
+                    && Instant::now() < deadline =>
+            {
+                thread::sleep(GOING_POLL);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Whether there is a mount whose daemon is gone.
+pub fn is_dead(mountpoint: &Path) -> bool {
+    look(mountpoint).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
 }
 
 /// The device number of the vault that is uppermost at this path.

@@ -34,7 +34,7 @@ const ACCESS_CONTROL_LISTS: u64 = init::POSIX_ACL | init::DONT_MASK;
 // content).
 
 /// Answers the kernel's offer.
-pub(super) fn settle(agreement: &mut Agreement, caching: Caching) {
+pub(super) fn settle(agreement: &mut Agreement, caching: Caching, io_uring: bool) {
     for wanted in WANTED {
         want(agreement, wanted);
     }
@@ -44,6 +44,9 @@ pub(super) fn settle(agreement: &mut Agreement, caching: Caching) {
         Caching::Exclusive => want(agreement, init::WRITEBACK_CACHE),
         // What a writer beside us changed is read again.
         Caching::Shared => want(agreement, init::AUTO_INVAL_DATA),
+    }
+    if io_uring {
+        want(agreement, init::OVER_IO_URING);
     }
     // Without MAX_PAGES the kernel keeps to 128 KiB.
     agreement.max_write_bytes = if agreement.offered & init::MAX_PAGES != 0 { MAX_WRITE_BYTES } else { 128 << 10 };

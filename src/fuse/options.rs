@@ -31,6 +31,8 @@ pub struct MountOptions {
     pub nodiratime: bool,
     /// Times are written lazily.
     pub lazytime: bool,
+    /// Requests come over io_uring where the kernel can do that.
+    pub io_uring: bool,
 }
 
 /// When reading updates the access time (mount(8)).
@@ -58,6 +60,7 @@ impl Default for MountOptions {
             access_time: AccessTime::Relative,
             nodiratime: false,
             lazytime: false,
+            io_uring: true,
         }
     }
 }
@@ -95,9 +98,11 @@ impl MountOptions {
             "nodiratime" => self.nodiratime = true,
             "lazytime" => self.lazytime = true,
             "nolazytime" => self.lazytime = false,
+            "io_uring" => self.io_uring = true,
+            "no_io_uring" => self.io_uring = false,
             "defaults" => {
-                let Self { allow_other, nonempty, .. } = *self;
-                *self = Self { allow_other, nonempty, ..Self::default() };
+                let Self { allow_other, nonempty, io_uring, .. } = *self;
+                *self = Self { allow_other, nonempty, io_uring, ..Self::default() };
             }
             // Always so.
             "default_permissions" => {}
@@ -174,6 +179,12 @@ mod tests {
     fn lines_of_fstab_are_understood() {
         let options = parsed("defaults,noauto,nofail,x-systemd.automount,_netdev,allow_other").unwrap();
         assert_eq!(options, MountOptions { allow_other: true, ..MountOptions::default() });
+    }
+
+    #[test]
+    fn defaults_are_those_of_mount_8() {
+        let options = parsed("nosuid,no_io_uring,allow_other,defaults").unwrap();
+        assert_eq!(options, MountOptions { allow_other: true, io_uring: false, ..MountOptions::default() });
     }
 
     #[test]

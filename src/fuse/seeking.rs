@@ -51,10 +51,15 @@ impl Seeking {
         move |agreement| waits.store(agreement.minor >= WAITS_FOR_WRITES, Ordering::Relaxed)
     }
 
-    /// Whether data and holes of a file can be told at all. Before Linux 6.16 a page counts as written when its request is
+    /// Whether somebody has the file open for writing, so that the daemon may not know all of it.
+    pub(super) fn has_writer(&self, node: u64) -> bool {
+        self.writers.contains_key(&node)
+    }
+
+    /// Whether the kernel can be made to write a file back. Before Linux 6.16 a page counts as written when its request is
     /// sent: whoever waits for the pages does not wait for that, and would be told of holes where data is on its way.
-    pub(super) fn can_tell(&self, node: u64) -> bool {
-        self.waits.load(Ordering::Relaxed) || !self.writers.contains_key(&node)
+    pub(super) fn can_write_back(&self) -> bool {
+        self.waits.load(Ordering::Relaxed)
     }
 
     /// A handle was opened.
@@ -93,11 +98,8 @@ impl Seeking {
         }
     }
 
-    /// Runs `answer` when the daemon knows all of the file: at once, or in the thread after a write-back.
+    /// Has the kernel write a file back, and runs `answer` in the thread.
     pub(super) fn when_written_back(&self, node: u64, answer: impl FnOnce() + Send + 'static) {
-        if !self.writers.contains_key(&node) {
-            return answer();
-        }
         // Without its thread the job is dropped, and with it the reply, which then says EIO.
         self.run(move |device| {
             if let Some(device) = device
@@ -120,24 +122,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_files_that_are_open_for_writing_wait() {
+    fn files_that_are_open_for_writing_are_known() {
         let seeking = Seeking::start().unwrap();
         let node = 7;
-        let answered_by = || {
-            let (sender, receiver) = mpsc::channel();
-            seeking.when_written_back(node, move || sender.send(thread::current().id()).unwrap());
-            receiver.recv().unwrap()
-        };
-        let here = thread::current().id();
         seeking.opened(node, libc::O_RDONLY);
-        assert_eq!(answered_by(), here);
+        assert!(!seeking.has_writer(node));
         seeking.opened(node, libc::O_RDWR);
         seeking.opened(node, libc::O_WRONLY);
         seeking.released(node, libc::O_RDWR);
-        assert_ne!(answered_by(), here);
+        assert!(seeking.has_writer(node) && !seeking.has_writer(8));
         seeking.released(node, libc::O_WRONLY);
         seeking.released(node, libc::O_RDONLY);
-        assert_eq!(answered_by(), here);
-        assert!(seeking.writers.is_empty());
+        assert!(!seeking.has_writer(node) && seeking.writers.is_empty());
+    }
+
+    #[test]
+    fn another_thread_answers() {
+        let (sender, receiver) = mpsc::channel();
+        let seeking = Seeking::start().unwrap();
+        seeking.when_written_back(7, move || sender.send(thread::current().id()).unwrap());
+        assert_ne!(receiver.recv().unwrap(), thread::current().id());
     }
 }

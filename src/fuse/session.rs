@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::activity::Activity;
 use super::adapter::{Adapter, Caching};
 use super::error::FuseError;
+use super::io_uring;
 use super::mount::{self, MountRequest, Unmount};
 use super::mountinfo::DeviceNumber;
 use super::negotiate;
@@ -39,11 +40,13 @@ pub fn serve<S: Storage>(
     ended: impl FnOnce(io::Result<()>) + Send + 'static,
 ) -> Result<MountedSession, FuseError> {
     let caching = if request.changes_elsewhere { Caching::Shared } else { Caching::Exclusive };
+    let offered = request.options.io_uring.then(io_uring::offer).flatten();
     let connection = mount::mount(request)?;
     let device = mount::device_at(&request.mountpoint);
     let activity = Arc::<Activity>::default();
     let session = Adapter::new(filesystem, caching, Arc::clone(&activity))
-        .and_then(|adapter| start(adapter, caching, connection, ended));
+        .and_then(|adapter| start(adapter, caching, offered.is_some(), device, connection, ended));
+    drop(offered);
     if let Err(source) = session {
         // Nothing answers there: out of the way with it.
         if let Err(error) = mount::unmount(&request.mountpoint, Unmount::Lazily) {
@@ -60,19 +63,21 @@ pub fn serve<S: Storage>(
 fn start<S: Storage>(
     adapter: Adapter<S>,
     caching: Caching,
+    io_uring: bool,
+    number: Option<DeviceNumber>,
     connection: std::os::fd::OwnedFd,
     ended: impl FnOnce(io::Result<()>) + Send + 'static,
 ) -> io::Result<()> {
     let (device, when_agreed) = (adapter.device(), adapter.when_agreed());
     // INIT is answered in here.
     let session = Session::begin(adapter, connection, |agreement| {
-        negotiate::settle(agreement, caching);
+        negotiate::settle(agreement, caching, io_uring);
         when_agreed(agreement);
     })?;
     // Set once only, here.
     let _ = device.set(session.device());
     thread::Builder::new().name("session".to_owned()).spawn(move || {
-        let outcome = catch_unwind(AssertUnwindSafe(|| session.run()));
+        let outcome = catch_unwind(AssertUnwindSafe(|| session.run(|| abort_or_exit(number))));
         ended(outcome.unwrap_or_else(|_| Err(io::Error::other("the session stopped by a bug in sero"))));
     })?;
     Ok(())
@@ -116,15 +121,27 @@ impl MountedSession {
     /// Cuts the connection: whoever still uses the mount gets ENOTCONN, and the session ends. False if the
     /// kernel does not let us; the end of this process does the same.
     pub fn abort(&self) -> bool {
-        let Some(device) = self.device else { return false };
-        let control = format!("/sys/fs/fuse/connections/{}/abort", device.minor);
-        match fs::write(control, "1") {
-            Ok(()) => true,
-            Err(error) => {
-                log::debug!("the connection was not aborted: {error}");
-                false
-            }
+        abort(self.device)
+    }
+}
+
+fn abort(connection: Option<DeviceNumber>) -> bool {
+    let Some(device) = connection else { return false };
+    let control = format!("/sys/fs/fuse/connections/{}/abort", device.minor);
+    match fs::write(control, "1") {
+        Ok(()) => true,
+        Err(error) => {
+            log::debug!("the connection was not aborted: {error}");
+            false
         }
+    }
+}
+
+/// For when a request cannot be answered any more: better no mount than one that hangs.
+fn abort_or_exit(connection: Option<DeviceNumber>) {
+    if !abort(connection) {
+        log::error!("the connection cannot be cut but by the end of this process");
+        std::process::exit(1);
     }
 }
 

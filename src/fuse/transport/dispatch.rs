@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use super::abi::{FSYNC_DATA_ONLY, GETATTR_HANDLE, WRITE_CACHE, WRITE_KILL_SUIDGID, opcode, set};
-use super::reply::{Device, List, Reply};
+use super::reply::{Channel, List, Reply};
 use super::request::{Fields, Request};
 use crate::fs::{SetAttr, SetTime, Timestamp};
 
@@ -91,7 +91,7 @@ pub(in crate::fuse) fn node_at_work() -> u64 {
 }
 
 /// Calls the filesystem. What is not understood, or not known here, is ENOSYS: the kernel does not ask again.
-pub(super) fn dispatch<F: Filesystem>(filesystem: &F, request: &Request, fields: Fields<'_>, device: &Device) {
+pub(super) fn dispatch<F: Filesystem>(filesystem: &F, request: &Request, fields: Fields<'_>, channel: &Channel) {
     NODE.set(request.node);
     // These have no answer.
     match request.opcode {
@@ -99,7 +99,7 @@ pub(super) fn dispatch<F: Filesystem>(filesystem: &F, request: &Request, fields:
         opcode::INTERRUPT | opcode::NOTIFY_REPLY => return,
         _ => {}
     }
-    let mut unanswered = Some(Reply::new(device, request.unique));
+    let mut unanswered = Some(Reply::new(channel, request.unique));
     if call(filesystem, request, fields, &mut unanswered).is_none()
         && let Some(reply) = unanswered
     {

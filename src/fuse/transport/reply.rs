@@ -1,13 +1,17 @@
-//! The answers. Each is one write to the device; one that is dropped unsent says EIO, so that no caller waits for ever.
+//! The answers. Each goes the way that its request came; one that is dropped unsent says EIO, so that no caller waits for
+//! ever.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use zeroize::Zeroizing;
 
 use super::abi::{NOTIFY_INVAL_ENTRY, NOTIFY_INVAL_INODE, OUT_HEADER_LEN};
+use super::uring::Slot;
 use crate::fs::{Attr, Entry, FileKind, Space, Timestamp};
 
 /// What `stat(2)` shows as the preferred size of reads and writes.
@@ -18,19 +22,42 @@ const ENTRY_LEN: usize = 40 + ATTR_LEN;
 const STATX_LEN: usize = 256;
 const DIRENT_LEN: usize = 24;
 
-/// The way to the kernel; any thread may answer.
+thread_local! {
+    /// The plaintext of the read that this thread is answering; wiped when the thread ends.
+    static BUFFER: RefCell<Zeroizing<Vec<u8>>> = RefCell::default();
+}
+
+/// The way to the kernel, for notifications and for answers to what was read from it.
 pub(crate) type Device = Arc<OwnedFd>;
+
+/// Where an answer goes; any thread may send it.
+#[derive(Clone)]
+pub(super) enum Channel {
+    /// One write to the device.
+    Device(Device),
+    /// To the thread that has the request in its ring.
+    Ring(Arc<Slot>),
+}
 
 /// One request's answer.
 pub(crate) struct Reply {
-    device: Device,
+    channel: Channel,
     unique: u64,
     sent: bool,
 }
 
 impl Reply {
-    pub(super) fn new(device: &Device, unique: u64) -> Self {
-        Self { device: device.clone(), unique, sent: false }
+    pub(super) fn new(channel: &Channel, unique: u64) -> Self {
+        Self { channel: channel.clone(), unique, sent: false }
+    }
+
+    /// Asks to answer later, from another thread, perhaps after what the kernel then asks for the same mount. False: too many
+    /// wait for such answers, and this one has to be given at once.
+    pub fn defer(&self) -> bool {
+        match &self.channel {
+            Channel::Device(_) => true,
+            Channel::Ring(slot) => slot.defer(),
+        }
     }
 
     /// Success, with nothing to say.
@@ -46,6 +73,28 @@ impl Reply {
     /// Bytes: of a file, of a link's target, of an attribute.
     pub fn data(self, bytes: &[u8]) {
         self.send(0, bytes);
+    }
+
+    /// Up to `len_bytes` of a file, which `read` puts where they are sent from; it returns how many, or an errno.
+    pub fn fill(mut self, len_bytes: usize, read: impl FnOnce(&mut [u8]) -> Result<usize, i32>) {
+        if let Channel::Ring(slot) = &self.channel
+            && let Some(mut room) = slot.lend()
+        {
+            let (code, len) = match read(room.first_mut(len_bytes)) {
+                Ok(read) => (0, read),
+                Err(errno) => (errno.saturating_neg(), 0),
+            };
+            self.sent = true;
+            slot.put_lent(room, code, self.unique, len);
+            return;
+        }
+        BUFFER.with_borrow_mut(|buffer| {
+            buffer.resize(len_bytes, 0);
+            match read(buffer) {
+                Ok(read) => self.data(buffer.get(..read).unwrap_or_default()),
+                Err(errno) => self.error(errno),
+            }
+        });
     }
 
     /// What a name stands for.
@@ -122,32 +171,43 @@ impl Reply {
 
     fn send(mut self, errno: i32, data: &[u8]) {
         self.sent = true;
-        send(&self.device, errno.saturating_neg(), self.unique, data);
+        send(&self.channel, errno.saturating_neg(), self.unique, data);
     }
 }
 
 impl Drop for Reply {
     fn drop(&mut self) {
         if !self.sent {
-            send(&self.device, -libc::EIO, self.unique, &[]);
+            send(&self.channel, -libc::EIO, self.unique, &[]);
         }
     }
 }
 
-fn send(device: &Device, code: i32, unique: u64, data: &[u8]) {
-    if let Err(error) = write(device, code, unique, data) {
-        // ENOENT: the caller was killed, or the mount is gone.
-        log::debug!("an answer was not taken: {error}");
+fn send(channel: &Channel, code: i32, unique: u64, data: &[u8]) {
+    match channel {
+        Channel::Device(device) => {
+            if let Err(error) = write(device, code, unique, data) {
+                // ENOENT: the caller was killed, or the mount is gone.
+                log::debug!("an answer was not taken: {error}");
+            }
+        }
+        Channel::Ring(slot) => slot.put(code, unique, data),
     }
 }
 
-fn write(device: &Device, code: i32, unique: u64, data: &[u8]) -> io::Result<()> {
-    let len = OUT_HEADER_LEN.saturating_add(data.len());
+/// What an answer begins with.
+pub(super) fn header(code: i32, unique: u64, data_len: usize) -> [u8; OUT_HEADER_LEN] {
+    let len = OUT_HEADER_LEN.saturating_add(data_len);
     let mut head = Out::<OUT_HEADER_LEN>::new();
     head.u32(u32::try_from(len).unwrap_or(u32::MAX)).u32(code.cast_unsigned()).u64(unique);
+    head.bytes
+}
+
+fn write(device: &Device, code: i32, unique: u64, data: &[u8]) -> io::Result<()> {
+    let head = header(code, unique, data.len());
     loop {
         // One call is one answer: the device takes all of it or nothing.
-        match rustix::io::writev(&**device, &[IoSlice::new(&head.bytes), IoSlice::new(data)]) {
+        match rustix::io::writev(&**device, &[IoSlice::new(&head), IoSlice::new(data)]) {
             Err(Errno::INTR) => {}
             outcome => return Ok(outcome.map(|_| ())?),
         }
@@ -337,7 +397,7 @@ mod tests {
     /// What a device would get: a pipe's end takes what is written to it.
     fn answered(answer: impl FnOnce(Reply)) -> (i32, u64, Vec<u8>) {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
-        answer(Reply::new(&Arc::new(writer), 99));
+        answer(Reply::new(&Channel::Device(Arc::new(writer)), 99));
         let mut bytes = vec![0; 4096];
         let len = rustix::io::read(&reader, &mut bytes).unwrap();
         bytes.truncate(len);

@@ -1,7 +1,10 @@
 //! A request as it was read from the kernel, and its fields. A field that is not there makes the request one that is
 //! not understood; nothing is looked at before its length is.
 
-use super::abi::IN_HEADER_LEN;
+use super::abi::{IN_HEADER_LEN, WRITE_CACHE, opcode};
+
+/// Reads and writes from this size on are large.
+const LARGE_BYTES: u32 = 32 << 10;
 
 /// Who asks what about which node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +38,18 @@ impl Request {
         let extensions = usize::from(head.u16()?) * 8;
         let body_len = len.checked_sub(IN_HEADER_LEN)?.checked_sub(extensions)?;
         Some((request, Fields(rest.get(..body_len)?)))
+    }
+
+    /// Whether it reads or writes so much that this takes longer than to have another thread do something meanwhile.
+    pub(super) fn is_large(&self, mut fields: Fields<'_>) -> bool {
+        let is_transfer = matches!(self.opcode, opcode::READ | opcode::WRITE);
+        is_transfer && fields.skip(16).and_then(|()| fields.u32()).is_some_and(|len| len >= LARGE_BYTES)
+    }
+
+    /// Whether it writes back what is in the kernel's cache.
+    pub(super) fn is_from_cache(&self, mut fields: Fields<'_>) -> bool {
+        let flags = fields.skip(20).and_then(|()| fields.u32());
+        self.opcode == opcode::WRITE && flags.is_some_and(|flags| flags & WRITE_CACHE != 0)
     }
 }
 

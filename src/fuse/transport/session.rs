@@ -7,9 +7,9 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -19,15 +19,14 @@ use zeroize::Zeroizing;
 
 use super::abi::{self, IN_HEADER_LEN, MIN_READ_BUFFER, OUT_HEADER_LEN, WRITE_IN_LEN, init, opcode};
 use super::dispatch::{Filesystem, dispatch};
-use super::reply::{Device, Reply};
+use super::reply::{Channel, Device, Reply};
 use super::request::{Fields, Request};
 use super::seat::Seat;
+use super::uring::Rings;
 
 /// Threads that serve one mount. One is enough for what takes microseconds; the others are for what waits for the
 /// backing, and for large reads and writes.
 const THREADS: usize = 4;
-/// Reads and writes from this size on are worth a thread of their own.
-const LARGE_BYTES: u32 = 32 << 10;
 /// A sync that takes longer, on the average, is done while another thread reads.
 const SLOW_SYNC: Duration = Duration::from_micros(150);
 /// After so many requests that were there already, each of another caller than the one before, another thread reads while
@@ -54,7 +53,10 @@ pub(crate) struct Agreement {
 pub(crate) struct Session<F> {
     filesystem: Arc<F>,
     device: Device,
+    channel: Channel,
     max_write_bytes: u32,
+    /// Taken by who serves.
+    rings: Option<Rings>,
     seat: Seat,
     /// Nanoseconds that a sync takes, on the average.
     sync_nanos: AtomicU64,
@@ -67,14 +69,16 @@ impl<F: Filesystem> Session<F> {
     /// Answers INIT, by what `settle` makes of the kernel's offer.
     pub fn begin(filesystem: F, connection: OwnedFd, settle: impl FnOnce(&mut Agreement)) -> io::Result<Self> {
         let device = Arc::new(connection);
-        let max_write_bytes = agree(&device, settle)?;
+        let (max_write_bytes, rings) = agree(&device, settle)?;
         fcntl_setfl(&device, OFlags::NONBLOCK)?;
         let gazes = thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
         let filesystem = Arc::new(filesystem);
         Ok(Self {
             filesystem,
+            channel: Channel::Device(device.clone()),
             device,
             max_write_bytes,
+            rings,
             seat: Seat::default(),
             sync_nanos: AtomicU64::new(0),
             gazes,
@@ -87,27 +91,49 @@ impl<F: Filesystem> Session<F> {
         self.device.clone()
     }
 
-    /// Serves until the mount ends.
-    pub fn run(self) -> io::Result<()> {
+    /// Serves until the mount ends. `abort` ends the connection, where after an error its threads or callers would wait for
+    /// ever.
+    pub fn run(mut self, abort: impl Fn() + Sync) -> io::Result<()> {
+        let failed = OnceLock::new();
+        let fail = |error: io::Error| {
+            log::error!("the mount ends: {error}");
+            let _ = failed.set(error);
+            abort();
+        };
+        let rings = self.rings.take();
+        let queues = rings.map(|rings| rings.share(&*self.filesystem, &self.device, &fail)).unwrap_or_default();
         thread::scope(|scope| {
-            thread::Builder::new().name("watch".to_owned()).spawn_scoped(scope, || self.seat.watch())?;
-            let mut others = Vec::with_capacity(THREADS);
-            let mut outcome = Ok(());
-            for number in 1..THREADS {
-                match thread::Builder::new().name(format!("fuse-{number}")).spawn_scoped(scope, || self.serve()) {
-                    Ok(thread) => others.push(thread),
-                    // With fewer it goes on, too.
-                    Err(error) => log::warn!("a thread was not started: {error}"),
-                }
+            let watch = thread::Builder::new().name("watch".to_owned()).spawn_scoped(scope, || self.seat.watch());
+            let served = watch.and_then(|_| {
+                queues.iter().for_each(|queue| queue.start(scope));
+                self.serve_by_several(scope)
+            });
+            match served {
+                // In here: the queues' threads end with the connection.
+                Err(error) if !queues.is_empty() => fail(error),
+                Err(error) => drop(failed.set(error)),
+                Ok(()) => {}
             }
-            outcome = outcome.and(self.serve());
-            for thread in others {
-                let served =
-                    thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread of the mount ended early")));
-                outcome = outcome.and(served);
+        });
+        drop(queues);
+        failed.into_inner().map_or(Ok(()), Err)
+    }
+
+    fn serve_by_several<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> io::Result<()> {
+        let mut others = Vec::with_capacity(THREADS);
+        for number in 1..THREADS {
+            match thread::Builder::new().name(format!("fuse-{number}")).spawn_scoped(scope, || self.serve()) {
+                Ok(thread) => others.push(thread),
+                // With fewer it goes on, too.
+                Err(error) => log::warn!("a thread was not started: {error}"),
             }
-            outcome
-        })
+        }
+        let mut outcome = self.serve();
+        for thread in others {
+            let served = thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread of the mount ended early")));
+            outcome = outcome.and(served);
+        }
+        outcome
     }
 
     fn serve(&self) -> io::Result<()> {
@@ -134,7 +160,7 @@ impl<F: Filesystem> Session<F> {
                     continue;
                 };
                 backlog.came(&request, received.waited);
-                if self.takes_long(&request, fields, received.len) || backlog.is_long() {
+                if self.takes_long(&request, fields) || backlog.is_long() {
                     self.seat.leave(turn);
                     self.work(&request, fields);
                     if let Err(error) = self.work_off(&mut buffer) {
@@ -165,10 +191,9 @@ impl<F: Filesystem> Session<F> {
         Ok(())
     }
 
-    fn takes_long(&self, request: &Request, mut fields: Fields<'_>, len: usize) -> bool {
+    fn takes_long(&self, request: &Request, fields: Fields<'_>) -> bool {
         match request.opcode {
-            opcode::WRITE => len >= LARGE_BYTES as usize,
-            opcode::READ => fields.skip(16).and_then(|()| fields.u32()).is_some_and(|len| len >= LARGE_BYTES),
+            opcode::READ | opcode::WRITE => request.is_large(fields),
             opcode::FSYNC | opcode::FSYNCDIR => {
                 u128::from(self.sync_nanos.load(Ordering::Relaxed)) > SLOW_SYNC.as_nanos()
             }
@@ -179,7 +204,7 @@ impl<F: Filesystem> Session<F> {
 
     fn work(&self, request: &Request, fields: Fields<'_>) {
         let started = matches!(request.opcode, opcode::FSYNC | opcode::FSYNCDIR).then(Instant::now);
-        dispatch(&*self.filesystem, request, fields, &self.device);
+        dispatch(&*self.filesystem, request, fields, &self.channel);
         if let Some(started) = started {
             let took = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
             // A moving average over about eight; two at once may lose one.
@@ -354,8 +379,8 @@ impl Gaze {
     }
 }
 
-/// Reads INIT and answers it; returns the largest write that was agreed on.
-fn agree(device: &Device, settle: impl FnOnce(&mut Agreement)) -> io::Result<u32> {
+/// Reads INIT and answers it; returns the largest write that was agreed on, and the rings if the kernel is to use them.
+fn agree(device: &Device, settle: impl FnOnce(&mut Agreement)) -> io::Result<(u32, Option<Rings>)> {
     let refused = |what: &str| io::Error::new(io::ErrorKind::Unsupported, what.to_owned());
     let mut buffer = vec![0; MIN_READ_BUFFER];
     loop {
@@ -369,7 +394,7 @@ fn agree(device: &Device, settle: impl FnOnce(&mut Agreement)) -> io::Result<u32
             .and_then(Request::parse)
             .filter(|(request, _)| request.opcode == opcode::INIT)
             .ok_or_else(|| refused("the kernel did not begin with INIT"))?;
-        let reply = Reply::new(device, request.unique);
+        let reply = Reply::new(&Channel::Device(device.clone()), request.unique);
         let mut word = || fields.u32().ok_or_else(|| refused("the kernel's INIT is cut"));
         let (major, minor) = (word()?, word()?);
         if major > abi::MAJOR {
@@ -395,8 +420,28 @@ fn agree(device: &Device, settle: impl FnOnce(&mut Agreement)) -> io::Result<u32
             max_background: 16,
         };
         settle(&mut agreement);
+        let rings = prepare_rings(device, &mut agreement);
         reply.data(&answer(&agreement, readahead));
-        return Ok(agreement.max_write_bytes);
+        return Ok((agreement.max_write_bytes, rings));
+    }
+}
+
+/// What io_uring takes, if it was agreed on; otherwise it is not agreed on.
+fn prepare_rings(device: &Device, agreement: &mut Agreement) -> Option<Rings> {
+    if agreement.taken & init::OVER_IO_URING == 0 {
+        return None;
+    }
+    let payload_len = (agreement.max_write_bytes as usize).max(MIN_READ_BUFFER);
+    match Rings::prepare(device, payload_len) {
+        Ok(rings) => {
+            log::info!("requests come over io_uring");
+            Some(rings)
+        }
+        Err(error) => {
+            log::info!("without io_uring: {error}");
+            agreement.taken &= !init::OVER_IO_URING;
+            None
+        }
     }
 }
 
@@ -405,7 +450,9 @@ fn answer(agreement: &Agreement, readahead: u32) -> Vec<u8> {
     // These say how the protocol is spoken, and are no choice.
     let base = init::ASYNC_READ | init::BIG_WRITES | init::MAX_PAGES | init::INIT_EXT;
     let taken = (agreement.taken | base) & agreement.offered;
-    let pages = u16::try_from(agreement.max_write_bytes.div_ceil(4096)).unwrap_or(u16::MAX);
+    // In the kernel's pages; more than these it would want rings to have room for, too.
+    let pages = (agreement.max_write_bytes as usize).div_ceil(rustix::param::page_size());
+    let pages = u16::try_from(pages).unwrap_or(u16::MAX);
     let mut out = Vec::with_capacity(64);
     let mut put = |bytes: &[u8]| out.extend_from_slice(bytes);
     put(&abi::MAJOR.to_ne_bytes());

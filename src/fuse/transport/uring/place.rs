@@ -1,0 +1,51 @@
+//! [`Place`]: where a thread runs. One that is bound to a caller's CPU is changed over to as soon as the caller waits. But with
+//! what the kernel sends ahead, reading and writing back, the two can work at once, on two CPUs.
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// After so many such requests, one after the other, a thread may run anywhere.
+const STREAM: u32 = 4;
+
+/// See the module's documentation.
+pub(super) struct Place {
+    cpu: u16,
+    anywhere: Option<CpuSet>,
+    ahead: u32,
+}
+
+impl Place {
+    /// Binds the calling thread.
+    pub fn new(cpu: u16) -> Self {
+        let anywhere = sched_getaffinity(None);
+        if let Err(errno) = &anywhere {
+            log::debug!("where a thread may run is not known: {errno}");
+        }
+        let place = Self { cpu, anywhere: anywhere.ok(), ahead: 0 };
+        place.bind();
+        place
+    }
+
+    /// A request came to the thread.
+    pub fn came(&mut self, is_ahead: bool) {
+        let before = self.ahead;
+        self.ahead = if is_ahead { before.saturating_add(1) } else { 0 };
+        match &self.anywhere {
+            Some(anywhere) if before < STREAM && self.ahead == STREAM => self.run_on(anywhere),
+            Some(_) if before >= STREAM && self.ahead == 0 => self.bind(),
+            _ => {}
+        }
+    }
+
+    fn bind(&self) {
+        let mut only = CpuSet::new();
+        only.set(usize::from(self.cpu));
+        self.run_on(&only);
+    }
+
+    fn run_on(&self, cpus: &CpuSet) {
+        // Where that is forbidden it is only slower.
+        if let Err(errno) = sched_setaffinity(None, cpus) {
+            log::debug!("a thread for CPU {} was not moved: {errno}", self.cpu);
+        }
+    }
+}
