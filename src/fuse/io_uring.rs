@@ -29,8 +29,10 @@ pub(super) struct Offered {
 
 /// Has the kernel offer it, if it does not already, and that is ours to say. None: it is not offered.
 pub(super) fn offer() -> Option<Offered> {
-    let offered = if uname().release().to_str().is_ok_and(is_tried) { switch_on() } else { Err(Errno::ACCESS.into()) };
-    match offered.or_else(|_| find()) {
+    let deadline = Instant::now() + PATIENCE;
+    let is_tried = uname().release().to_str().is_ok_and(is_tried);
+    let offered = if is_tried { switch_on(deadline) } else { Err(Errno::ACCESS.into()) };
+    match offered.or_else(|_| find(deadline)) {
         Ok(offered) => offered,
         Err(error) => {
             log::debug!("without FUSE over io_uring: {error}");
@@ -39,9 +41,9 @@ pub(super) fn offer() -> Option<Offered> {
     }
 }
 
-fn switch_on() -> io::Result<Option<Offered>> {
+fn switch_on(deadline: Instant) -> io::Result<Option<Offered>> {
     let parameter = OpenOptions::new().read(true).write(true).open(PARAMETER)?;
-    lock(&parameter, FlockOperation::NonBlockingLockExclusive)?;
+    lock(&parameter, FlockOperation::NonBlockingLockExclusive, deadline)?;
     let switch_off = !is_on(&parameter)?;
     if switch_off {
         parameter.write_all_at(b"Y", 0)?;
@@ -49,16 +51,15 @@ fn switch_on() -> io::Result<Option<Offered>> {
     Ok(Some(Offered { parameter, switch_off }))
 }
 
-fn find() -> io::Result<Option<Offered>> {
+fn find(deadline: Instant) -> io::Result<Option<Offered>> {
     let parameter = File::open(PARAMETER)?;
-    lock(&parameter, FlockOperation::NonBlockingLockShared)?;
+    lock(&parameter, FlockOperation::NonBlockingLockShared, deadline)?;
     Ok(is_on(&parameter)?.then_some(Offered { parameter, switch_off: false }))
 }
 
-fn lock(parameter: &File, operation: FlockOperation) -> io::Result<()> {
-    let since = Instant::now();
+fn lock(parameter: &File, operation: FlockOperation, deadline: Instant) -> io::Result<()> {
     while let Err(errno) = flock(parameter, operation) {
-        if errno != Errno::WOULDBLOCK || since.elapsed() > PATIENCE {
+        if errno != Errno::WOULDBLOCK || Instant::now() > deadline {
             return Err(errno.into());
         }
         thread::sleep(POLL);

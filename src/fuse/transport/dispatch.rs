@@ -93,10 +93,12 @@ pub(in crate::fuse) fn node_at_work() -> u64 {
 /// Calls the filesystem. What is not understood, or not known here, is ENOSYS: the kernel does not ask again.
 pub(super) fn dispatch<F: Filesystem>(filesystem: &F, request: &Request, fields: Fields<'_>, channel: &Channel) {
     NODE.set(request.node);
-    // These have no answer.
     match request.opcode {
-        opcode::FORGET | opcode::BATCH_FORGET => return forget(filesystem, request, fields),
-        opcode::INTERRUPT | opcode::NOTIFY_REPLY => return,
+        opcode::FORGET | opcode::BATCH_FORGET => {
+            channel.expects_none(request.unique);
+            return forget(filesystem, request, fields);
+        }
+        opcode::INTERRUPT | opcode::NOTIFY_REPLY => return channel.expects_none(request.unique),
         _ => {}
     }
     let mut unanswered = Some(Reply::new(channel, request.unique));

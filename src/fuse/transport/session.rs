@@ -94,13 +94,15 @@ impl<F: Filesystem> Session<F> {
     /// Serves until the mount ends. `abort` ends the connection, where after an error its threads or callers would wait for
     /// ever.
     pub fn run(mut self, abort: impl Fn() + Sync) -> io::Result<()> {
+        let rings = self.rings.take();
         let failed = OnceLock::new();
         let fail = |error: io::Error| {
             log::error!("the mount ends: {error}");
-            let _ = failed.set(error);
-            abort();
+            // Where it has ended by itself there is nothing to be cut.
+            if failed.set(error).is_ok() && !has_ended(&self.device) {
+                abort();
+            }
         };
-        let rings = self.rings.take();
         let queues = rings.map(|rings| rings.share(&*self.filesystem, &self.device, &fail)).unwrap_or_default();
         thread::scope(|scope| {
             let watch = thread::Builder::new().name("watch".to_owned()).spawn_scoped(scope, || self.seat.watch());
@@ -377,6 +379,13 @@ impl Gaze {
             (false, false) => {}
         }
     }
+}
+
+/// Whether the connection is no more.
+fn has_ended(device: &Device) -> bool {
+    let mut device = PollFd::new(&**device, PollFlags::IN);
+    let polled = poll(std::slice::from_mut(&mut device), Some(&Timespec::default()));
+    polled.is_ok() && device.revents().contains(PollFlags::ERR)
 }
 
 /// Reads INIT and answers it; returns the largest write that was agreed on, and the rings if the kernel is to use them.

@@ -3,8 +3,8 @@
 //! to change from the caller to one of them costs a fraction of what it takes to wake a thread on another CPU, and one system
 //! call hands an answer over and fetches the next request. Each of them has a ring with one entry.
 //!
-//! `/dev/fuse` stays in use: the kernel sends through it what nobody waits for (FORGET, INTERRUPT), and everything if a queue
-//! cannot have an entry.
+//! `/dev/fuse` stays in use: the kernel sends through it what nobody waits for (INTERRUPT, nearly every FORGET), and everything if
+//! a queue cannot have an entry.
 
 mod place;
 mod ring;
@@ -132,8 +132,8 @@ impl<'a, F: Filesystem> Queue<'a, F> {
         let refused = Ring::new(self.device, u16::MAX, self.payload_len)
             .and_then(|mut ring| ring.enable().and_then(|()| ring.next()));
         match refused.map_err(|error| error.raw_os_error()) {
-            // Or the mount has ended.
-            Err(Some(libc::EINVAL)) | Ok(false) => {}
+            // EOPNOTSUPP: it does already. False: the mount has ended.
+            Err(Some(libc::EINVAL | libc::EOPNOTSUPP)) | Ok(false) => {}
             _ => (self.fail)(io::Error::other("the kernel waits for rings that there are not")),
         }
     }

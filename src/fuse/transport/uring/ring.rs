@@ -24,7 +24,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
 use std::slice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 use rustix::io::Errno;
@@ -82,11 +82,18 @@ const _: () = assert!(size_of::<Submission>() == 128 && offset_of!(Submission, r
 /// What an entry shares with the kernel: headers, then the payload.
 struct Region {
     map: MmapRaw,
+    /// So much of the payload was ever used.
+    used_len: AtomicUsize,
 }
 
 impl Region {
     fn new(payload_len: usize) -> io::Result<Self> {
-        Ok(Self { map: MmapMut::map_anon(PAYLOAD_AT.saturating_add(payload_len))?.into() })
+        let map = MmapMut::map_anon(PAYLOAD_AT.saturating_add(payload_len))?.into();
+        Ok(Self { map, used_len: AtomicUsize::new(0) })
+    }
+
+    fn used(&self, payload_len: usize) {
+        self.used_len.fetch_max(payload_len, Ordering::Relaxed);
     }
 
     /// Its first bytes. While a [`Room`] is lent, `len` is at most [`PAYLOAD_AT`].
@@ -122,10 +129,12 @@ pub(in super::super) struct Room {
 impl Room {
     /// Its first bytes, so many as there are. They hold what was in the payload before.
     pub fn first_mut(&mut self, len: usize) -> &mut [u8] {
+        let len = len.min(self.payload_len);
+        self.region.used(len);
         let payload = self.region.map.as_mut_ptr().wrapping_add(PAYLOAD_AT);
         // SAFETY: The payload has that many bytes, and nobody else uses them: there is one room at a time, only where no request
         // lies in the payload (`Ring::lend`), and the kernel does not have the entry before this one is dropped (`Ring::next`).
-        unsafe { slice::from_raw_parts_mut(payload, len.min(self.payload_len)) }
+        unsafe { slice::from_raw_parts_mut(payload, len) }
     }
 }
 
@@ -257,6 +266,7 @@ impl Ring {
             errno => return Err(io::Error::from_raw_os_error(errno)),
         }
         self.commit_id = Some(u64::from_ne_bytes(self.region.field(COMMIT_ID_AT)));
+        self.region.used(self.payload_len().min(self.payload_len));
         self.assemble()?;
         Ok(true)
     }
@@ -305,6 +315,7 @@ impl Ring {
     /// or part of it is still being written.
     pub fn answer(&mut self, header: &[u8; OUT_HEADER_LEN], aside: &[u8], len: usize) -> bool {
         let (Some(region), Ok(len)) = (Arc::get_mut(&mut self.region), u32::try_from(len)) else { return false };
+        region.used(aside.len());
         region.set(PAYLOAD_AT, aside) && region.set(0, header) && region.set(PAYLOAD_LEN_AT, &len.to_ne_bytes())
     }
 
@@ -348,6 +359,9 @@ impl Drop for Ring {
 impl Drop for Region {
     fn drop(&mut self) {
         // Held what was read and written, in the clear.
-        self.all_mut().zeroize();
+        let used_len = PAYLOAD_AT.saturating_add(*self.used_len.get_mut());
+        if let Some(used) = self.all_mut().get_mut(..used_len) {
+            used.zeroize();
+        }
     }
 }

@@ -137,7 +137,38 @@ impl Slot {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::dispatch::dispatch;
+    use super::super::super::reply::Channel;
+    use super::super::super::request::Request;
     use super::*;
+    use crate::fs::{Fs, FsOptions};
+    use crate::fuse::adapter::{Adapter, Caching};
+    use crate::vault::{CreateOptions, KdfParams, Mode, Passphrase, PosixStorage, Vault, create, unlock};
+
+    /// Without an answer the kernel would not get the entry back, and a caller might wait for ever.
+    #[test]
+    fn every_request_is_answered() {
+        let backing = tempfile::tempdir().unwrap();
+        let passphrase = Passphrase::new(b"test".to_vec());
+        let kdf = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
+        create(backing.path(), &CreateOptions { kdf, label: "test".into(), hint: None }, &passphrase).unwrap();
+        let storage = PosixStorage::open(backing.path()).unwrap();
+        let keys = unlock(&storage, &passphrase).unwrap();
+        let vault = Vault::open(storage, keys, Mode::ReadWrite).unwrap();
+        let filesystem = Arc::new(Fs::new(vault, FsOptions::for_this_process()).unwrap());
+        let adapter = Adapter::new(filesystem, Caching::Exclusive, Arc::default()).unwrap();
+        for (opcode, body_len) in (0..64_u32).flat_map(|opcode| [0, 3, 8, 120].map(|body_len| (opcode, body_len))) {
+            let len = super::super::super::abi::IN_HEADER_LEN as u32 + body_len;
+            let mut bytes = [len.to_ne_bytes(), opcode.to_ne_bytes()].concat();
+            bytes.extend_from_slice(&[7_u64.to_ne_bytes(), 1_u64.to_ne_bytes()].concat());
+            bytes.resize(len as usize, 0);
+            let slot = Arc::new(Slot::new(Arc::new(Free::new(2))));
+            let (request, fields) = Request::parse(&bytes).unwrap();
+            dispatch(&adapter, &request, fields, &Channel::Ring(Arc::clone(&slot)));
+            let answer = slot.state.lock().answer.take();
+            assert!(answer.is_some_and(|answer| answer.unique == 7), "operation {opcode}, {body_len} bytes");
+        }
+    }
 
     #[test]
     fn one_thread_of_a_queue_does_not_wait() {
