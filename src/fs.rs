@@ -35,7 +35,7 @@ mod rename;
 mod room;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod types;
 mod xattrs;
 

@@ -345,7 +345,7 @@ impl Kernel {
         let expected = self.model.file(id).expect("only files are open").clone();
         let mut read = vec![0; expected.len() + 1];
         let read_bytes = errno(self.fs.read(handle, 0, &mut read));
-        prop_assert_eq!(&read_bytes, &Ok(expected.len()));
+        prop_assert_eq!(&read_bytes, &Ok(expected.len()), "content of inode {} of the model", id);
         read.truncate(expected.len());
         let differs = read.iter().zip(&expected).position(|(found, wanted)| found != wanted);
         prop_assert_eq!(differs, None, "content of inode {} of the model", id);

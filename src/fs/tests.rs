@@ -9,9 +9,9 @@ const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
 const USER: Caller = Caller { uid: 1000, gid: 1000, pid: 0 };
 const TOP: InodeNo = InodeNo::ROOT;
 
-struct Mounted {
-    fs: Fs<PosixStorage>,
-    backing: tempfile::TempDir,
+pub(crate) struct Mounted {
+    pub fs: Fs<PosixStorage>,
+    pub backing: tempfile::TempDir,
 }
 
 impl std::ops::Deref for Mounted {
@@ -22,7 +22,8 @@ impl std::ops::Deref for Mounted {
     }
 }
 
-fn mounted() -> Mounted {
+/// The filesystem of a new vault.
+pub(crate) fn mounted() -> Mounted {
     // As the daemon does: the caller's umask is what counts.
     rustix::process::umask(rustix::fs::Mode::empty());
     let backing = tempfile::tempdir().unwrap();

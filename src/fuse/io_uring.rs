@@ -31,24 +31,23 @@ pub(super) struct Offered {
 pub(super) fn offer() -> Option<Offered> {
     let deadline = Instant::now() + PATIENCE;
     let is_tried = uname().release().to_str().is_ok_and(is_tried);
-    let offered = if is_tried { switch_on(deadline) } else { Err(Errno::ACCESS.into()) };
-    match offered.or_else(|_| find(deadline)) {
-        Ok(offered) => offered,
-        Err(error) => {
+    let switched_on = if is_tried { switch_on(deadline).ok() } else { None };
+    switched_on.or_else(|| {
+        find(deadline).unwrap_or_else(|error| {
             log::debug!("without FUSE over io_uring: {error}");
             None
-        }
-    }
+        })
+    })
 }
 
-fn switch_on(deadline: Instant) -> io::Result<Option<Offered>> {
+fn switch_on(deadline: Instant) -> io::Result<Offered> {
     let parameter = OpenOptions::new().read(true).write(true).open(PARAMETER)?;
     lock(&parameter, FlockOperation::NonBlockingLockExclusive, deadline)?;
     let switch_off = !is_on(&parameter)?;
     if switch_off {
         parameter.write_all_at(b"Y", 0)?;
     }
-    Ok(Some(Offered { parameter, switch_off }))
+    Ok(Offered { parameter, switch_off })
 }
 
 fn find(deadline: Instant) -> io::Result<Option<Offered>> {

@@ -3,14 +3,12 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::{Arc, mpsc};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use sero::fs::Usage;
 use sero::fuse::{Fs, FsOptions, MountOptions, MountRequest, MountedSession, Unmount, serve};
 use sero::vault::{CreateOptions, KdfParams, Mode, Passphrase, PosixStorage, Vault, create, unlock};
 
-use crate::harness::LIMIT;
+use crate::harness::{LIMIT, eventually};
 use crate::needs_mount;
 
 struct Served {
@@ -47,18 +45,12 @@ impl Served {
 
     /// Drops caches until the daemon remembers just this: a process that another test starts has what this one has open, for a
     /// moment.
+    #[track_caller]
     fn remembers(&self, expected: Usage) {
-        let started = Instant::now();
-        loop {
+        eventually(&format!("{expected:?}"), || {
             self.drop_caches();
-            if self.filesystem.usage() == expected {
-                return;
-            }
-            thread::sleep(Duration::from_millis(20));
-            if started.elapsed() > LIMIT {
-                assert_eq!(self.filesystem.usage(), expected);
-            }
-        }
+            self.filesystem.usage() == expected
+        });
     }
 
     /// Has the kernel forget every inode that nobody uses: a remount drops all names that it remembers of this mount.

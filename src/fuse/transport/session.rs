@@ -195,12 +195,11 @@ impl<F: Filesystem> Session<F> {
 
     fn takes_long(&self, request: &Request, fields: Fields<'_>) -> bool {
         match request.opcode {
-            opcode::READ | opcode::WRITE => request.is_large(fields),
             opcode::FSYNC | opcode::FSYNCDIR => {
                 u128::from(self.sync_nanos.load(Ordering::Relaxed)) > SLOW_SYNC.as_nanos()
             }
             opcode::FALLOCATE => true,
-            _ => false,
+            _ => request.is_large(fields),
         }
     }
 

@@ -36,7 +36,6 @@ const THREADS: usize = 4;
 /// there will be rings.
 pub(super) struct Rings {
     queues: Vec<(u16, Vec<Ring>)>,
-    payload_len: usize,
 }
 
 impl Rings {
@@ -47,7 +46,7 @@ impl Rings {
             let rings: io::Result<_> = (0..THREADS).map(|_| Ring::new(device, cpu, payload_len)).collect();
             Ok((cpu, rings?))
         };
-        Ok(Self { queues: (0..cpus).map(queue).collect::<io::Result<_>>()?, payload_len })
+        Ok(Self { queues: (0..cpus).map(queue).collect::<io::Result<_>>()? })
     }
 
     /// The queues, to be served. `fail` ends the connection.
@@ -57,13 +56,11 @@ impl Rings {
         device: &'a Device,
         fail: &'a Fail<'a>,
     ) -> Vec<Queue<'a, F>> {
-        let payload_len = self.payload_len;
         let queue = |(cpu, rings): (u16, Vec<Ring>)| Queue {
             cpu,
             filesystem,
             device,
             fail,
-            payload_len,
             free: Arc::new(Free::new(rings.len())),
             rings: Mutex::new(rings),
         };
@@ -91,7 +88,6 @@ pub(super) struct Queue<'a, F> {
     filesystem: &'a F,
     device: &'a Device,
     fail: &'a Fail<'a>,
-    payload_len: usize,
     /// Until the threads are started.
     rings: Mutex<Vec<Ring>>,
     free: Arc<Free>,
@@ -129,8 +125,7 @@ impl<'a, F: Filesystem> Queue<'a, F> {
             return;
         }
         // An entry for a queue that there is not: the kernel refuses it, and then goes without rings.
-        let refused = Ring::new(self.device, u16::MAX, self.payload_len)
-            .and_then(|mut ring| ring.enable().and_then(|()| ring.next()));
+        let refused = Ring::new(self.device, u16::MAX, 0).and_then(|mut ring| ring.enable().and_then(|()| ring.next()));
         match refused.map_err(|error| error.raw_os_error()) {
             // EOPNOTSUPP: it does already. False: the mount has ended.
             Err(Some(libc::EINVAL | libc::EOPNOTSUPP)) | Ok(false) => {}

@@ -27,11 +27,11 @@ impl Place {
 
     /// A request came to the thread.
     pub fn came(&mut self, is_ahead: bool) {
-        let before = self.ahead;
-        self.ahead = if is_ahead { before.saturating_add(1) } else { 0 };
+        let was_streaming = self.ahead >= STREAM;
+        self.ahead = if is_ahead { self.ahead.saturating_add(1) } else { 0 };
         match &self.anywhere {
-            Some(anywhere) if before < STREAM && self.ahead == STREAM => self.run_on(anywhere),
-            Some(_) if before >= STREAM && self.ahead == 0 => self.bind(),
+            Some(anywhere) if self.ahead == STREAM => self.run_on(anywhere),
+            Some(_) if was_streaming && !is_ahead => self.bind(),
             _ => {}
         }
     }

@@ -92,6 +92,11 @@ impl Region {
         Ok(Self { map, used_len: AtomicUsize::new(0) })
     }
 
+    /// The longest payload that it has room for.
+    fn payload_max(&self) -> usize {
+        self.map.len().saturating_sub(PAYLOAD_AT)
+    }
+
     fn used(&self, payload_len: usize) {
         self.used_len.fetch_max(payload_len, Ordering::Relaxed);
     }
@@ -123,13 +128,12 @@ impl Region {
 /// The payload, lent to whoever answers.
 pub(in super::super) struct Room {
     region: Arc<Region>,
-    payload_len: usize,
 }
 
 impl Room {
     /// Its first bytes, so many as there are. They hold what was in the payload before.
     pub fn first_mut(&mut self, len: usize) -> &mut [u8] {
-        let len = len.min(self.payload_len);
+        let len = len.min(self.region.payload_max());
         self.region.used(len);
         let payload = self.region.map.as_mut_ptr().wrapping_add(PAYLOAD_AT);
         // SAFETY: The payload has that many bytes, and nobody else uses them: there is one room at a time, only where no request
@@ -158,7 +162,6 @@ pub(super) struct Ring {
     device: Device,
     queue: u16,
     region: Arc<Region>,
-    payload_len: usize,
     /// The request in hand.
     commit_id: Option<u64>,
     kernel_has_it: bool,
@@ -198,18 +201,7 @@ impl Ring {
             MmapOptions::new().offset(IORING_OFF_SQES).len(size_of::<Submission>()).map_raw(ring.as_raw_fd())?;
         let region = Arc::new(Region::new(payload_len)?);
         let device = Device::clone(device);
-        Ok(Self {
-            ring,
-            words,
-            submissions,
-            places,
-            device,
-            queue,
-            region,
-            payload_len,
-            commit_id: None,
-            kernel_has_it: false,
-        })
+        Ok(Self { ring, words, submissions, places, device, queue, region, commit_id: None, kernel_has_it: false })
     }
 
     /// Makes it the calling thread's.
@@ -228,7 +220,7 @@ impl Ring {
         let start = region.map.as_mut_ptr();
         let buffers = [
             libc::iovec { iov_base: start.cast(), iov_len: HEADERS_LEN },
-            libc::iovec { iov_base: start.wrapping_add(PAYLOAD_AT).cast(), iov_len: self.payload_len },
+            libc::iovec { iov_base: start.wrapping_add(PAYLOAD_AT).cast(), iov_len: region.payload_max() },
         ];
         let submission = Submission {
             opcode: IoringOp::UringCmd as u8,
@@ -266,7 +258,7 @@ impl Ring {
             errno => return Err(io::Error::from_raw_os_error(errno)),
         }
         self.commit_id = Some(u64::from_ne_bytes(self.region.field(COMMIT_ID_AT)));
-        self.region.used(self.payload_len().min(self.payload_len));
+        self.region.used(self.payload_len().min(self.region.payload_max()));
         self.assemble()?;
         Ok(true)
     }
@@ -284,6 +276,7 @@ impl Ring {
         Ok(())
     }
 
+    /// That of the request.
     fn payload_len(&self) -> usize {
         u32::from_ne_bytes(self.region.field(PAYLOAD_LEN_AT)) as usize
     }
@@ -292,7 +285,7 @@ impl Ring {
     fn operation_len(&self) -> Option<usize> {
         let whole_len = u32::from_ne_bytes(self.region.field(0)) as usize;
         let len = whole_len.checked_sub(IN_HEADER_LEN)?.checked_sub(self.payload_len())?;
-        (len <= OPERATION_MAX && self.payload_len() <= self.payload_len).then_some(len)
+        (len <= OPERATION_MAX && self.payload_len() <= self.region.payload_max()).then_some(len)
     }
 
     /// The request in hand, as it would be read from the device; empty if there is none.
@@ -308,7 +301,7 @@ impl Ring {
     /// The payload, for the answer, unless part of the request lies in it.
     pub fn lend(&mut self) -> Option<Room> {
         let is_free = self.payload_len() == 0 && Arc::strong_count(&self.region) == 1;
-        is_free.then(|| Room { region: Arc::clone(&self.region), payload_len: self.payload_len })
+        is_free.then(|| Room { region: Arc::clone(&self.region) })
     }
 
     /// The answer: its header, and what of it was not put into the [`Room`]; `len` is that of both. False: it is too long,

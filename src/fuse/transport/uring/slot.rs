@@ -137,28 +137,21 @@ impl Slot {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::abi::IN_HEADER_LEN;
     use super::super::super::dispatch::dispatch;
     use super::super::super::reply::Channel;
     use super::super::super::request::Request;
     use super::*;
-    use crate::fs::{Fs, FsOptions};
+    use crate::fs::tests::{Mounted, mounted};
     use crate::fuse::adapter::{Adapter, Caching};
-    use crate::vault::{CreateOptions, KdfParams, Mode, Passphrase, PosixStorage, Vault, create, unlock};
 
     /// Without an answer the kernel would not get the entry back, and a caller might wait for ever.
     #[test]
     fn every_request_is_answered() {
-        let backing = tempfile::tempdir().unwrap();
-        let passphrase = Passphrase::new(b"test".to_vec());
-        let kdf = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
-        create(backing.path(), &CreateOptions { kdf, label: "test".into(), hint: None }, &passphrase).unwrap();
-        let storage = PosixStorage::open(backing.path()).unwrap();
-        let keys = unlock(&storage, &passphrase).unwrap();
-        let vault = Vault::open(storage, keys, Mode::ReadWrite).unwrap();
-        let filesystem = Arc::new(Fs::new(vault, FsOptions::for_this_process()).unwrap());
-        let adapter = Adapter::new(filesystem, Caching::Exclusive, Arc::default()).unwrap();
+        let Mounted { fs, backing: _backing } = mounted();
+        let adapter = Adapter::new(Arc::new(fs), Caching::Exclusive, Arc::default()).unwrap();
         for (opcode, body_len) in (0..64_u32).flat_map(|opcode| [0, 3, 8, 120].map(|body_len| (opcode, body_len))) {
-            let len = super::super::super::abi::IN_HEADER_LEN as u32 + body_len;
+            let len = IN_HEADER_LEN as u32 + body_len;
             let mut bytes = [len.to_ne_bytes(), opcode.to_ne_bytes()].concat();
             bytes.extend_from_slice(&[7_u64.to_ne_bytes(), 1_u64.to_ne_bytes()].concat());
             bytes.resize(len as usize, 0);
