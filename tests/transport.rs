@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Barrier, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use harness::{Fixture, can_mount, pattern};
 use rustix::fs::SeekFrom;
@@ -92,6 +93,36 @@ fn many_callers_at_once_are_all_answered() {
         assert_eq!(fs::read_dir(&fixture.mountpoint).unwrap().count(), callers);
         fixture.seal().ok();
     }
+}
+
+/// The scheduler's policies that the daemon's threads have, proc_pid_stat(5).
+fn policies(fixture: &Fixture) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", fixture.daemon().as_raw_nonzero())).unwrap();
+    let stats = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+    stats.filter_map(|stat| stat.rsplit_once(") ")?.1.split(' ').nth(38).map(str::to_owned)).collect()
+}
+
+/// While one caller asks again and again, who answers may be of `SCHED_IDLE`, so that Linux leaves the caller on its CPU.
+#[test]
+fn who_answers_has_its_share_of_the_cpu_once_nobody_asks() {
+    can_mount();
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let fixture = Fixture::mounted(&[]);
+    let started = Instant::now();
+    let mut number = 0;
+    while started.elapsed() < Duration::from_secs(1) {
+        for _ in 0..500 {
+            number += 1;
+            assert!(!fixture.mountpoint.join(format!("absent {number}")).exists());
+        }
+    }
+    let started = Instant::now();
+    while policies(&fixture).iter().any(|policy| policy != "0") {
+        assert!(started.elapsed() < Duration::from_secs(60), "{:?}", policies(&fixture));
+        thread::sleep(Duration::from_millis(20));
+    }
+    fs::write(fixture.mountpoint.join("file"), "content").unwrap();
+    fixture.seal().ok();
 }
 
 fn same(path: &Path, offset_bytes: u64, expected: &[u8]) -> bool {

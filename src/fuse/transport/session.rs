@@ -22,7 +22,7 @@ use super::dispatch::{Filesystem, dispatch};
 use super::reply::{Channel, Device, Reply};
 use super::request::{Fields, Request};
 use super::seat::Seat;
-use super::uring::Rings;
+use super::uring::{Courtesy, Rings, start};
 
 /// Threads that serve one mount. One is enough for what takes microseconds; the others are for what waits for the
 /// backing, and for large reads and writes.
@@ -104,12 +104,14 @@ impl<F: Filesystem> Session<F> {
             }
         };
         let queues = rings.map(|rings| rings.share(&*self.filesystem, &self.device, &fail)).unwrap_or_default();
+        let courtesy = Courtesy::new();
         thread::scope(|scope| {
             let watch = thread::Builder::new().name("watch".to_owned()).spawn_scoped(scope, || self.seat.watch());
             let served = watch.and_then(|_| {
-                queues.iter().for_each(|queue| queue.start(scope));
+                start(&queues, &courtesy, scope);
                 self.serve_by_several(scope)
             });
+            courtesy.end();
             match served {
                 // In here: the queues' threads end with the connection.
                 Err(error) if !queues.is_empty() => fail(error),

@@ -6,7 +6,9 @@
 //! `/dev/fuse` stays in use: the kernel sends through it what nobody waits for (INTERRUPT, nearly every FORGET), and everything if
 //! a queue cannot have an entry.
 
+mod courtesy;
 mod place;
+mod policy;
 mod ring;
 mod slot;
 
@@ -14,6 +16,7 @@ use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, Scope};
 
 use parking_lot::Mutex;
@@ -21,6 +24,7 @@ use parking_lot::Mutex;
 use super::dispatch::{Filesystem, dispatch};
 use super::reply::{Channel, Device, Reply};
 use super::request::Request;
+pub(super) use courtesy::Courtesy;
 use place::Place;
 use ring::Ring;
 use slot::Free;
@@ -61,6 +65,7 @@ impl Rings {
             filesystem,
             device,
             fail,
+            working: AtomicU32::new(0),
             free: Arc::new(Free::new(rings.len())),
             rings: Mutex::new(rings),
         };
@@ -88,24 +93,41 @@ pub(super) struct Queue<'a, F> {
     filesystem: &'a F,
     device: &'a Device,
     fail: &'a Fail<'a>,
+    /// Threads that have a request.
+    working: AtomicU32,
     /// Until the threads are started.
     rings: Mutex<Vec<Ring>>,
     free: Arc<Free>,
 }
 
+/// Starts the threads of all queues.
+pub(super) fn start<'scope, 'a, F: Filesystem>(
+    queues: &'scope [Queue<'a, F>],
+    courtesy: &'scope Arc<Courtesy>,
+    scope: &'scope Scope<'scope, 'a>,
+) {
+    queues.iter().for_each(|queue| queue.start(scope, courtesy));
+    // With one CPU there is no other to put a caller on.
+    if queues.len() > 1
+        && let Err(error) = thread::Builder::new().name("courtesy".to_owned()).spawn_scoped(scope, || courtesy.watch())
+    {
+        log::warn!("a thread was not started: {error}");
+    }
+}
+
 impl<'a, F: Filesystem> Queue<'a, F> {
-    /// Starts the threads.
-    pub fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, 'a>) {
+    fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, 'a>, courtesy: &'scope Arc<Courtesy>) {
         for ring in std::mem::take(&mut *self.rings.lock()) {
             let name = format!("fuse-cpu{}", self.cpu);
-            if let Err(error) = thread::Builder::new().name(name).spawn_scoped(scope, move || self.run(ring)) {
+            if let Err(error) = thread::Builder::new().name(name).spawn_scoped(scope, move || self.run(ring, courtesy))
+            {
                 self.go_without(&error);
             }
         }
     }
 
-    fn run(&self, mut ring: Ring) {
-        let place = Place::new(self.cpu);
+    fn run(&self, mut ring: Ring, courtesy: &Arc<Courtesy>) {
+        let place = Place::new(self.cpu, courtesy);
         match ring.enable().and_then(|()| ring.next()) {
             Ok(true) => {
                 if let Err(error) = self.serve(ring, place) {
@@ -137,22 +159,25 @@ impl<'a, F: Filesystem> Queue<'a, F> {
         let slot = Arc::new(Slot::new(Arc::clone(&self.free)));
         let channel = Channel::Ring(Arc::clone(&slot));
         loop {
+            let others = self.working.fetch_add(1, Ordering::Relaxed);
             slot.open(&mut ring);
             // After a panic the reply has said EIO. The thread goes on: without its entry the kernel would wait for ever.
-            if catch_unwind(AssertUnwindSafe(|| self.work(ring.request(), &channel, &mut place))).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| self.work(ring.request(), &channel, &mut place, others > 0))).is_err() {
                 log::error!("a request was ended by a bug in sero");
             }
             slot.hand_over(&mut ring);
+            self.working.fetch_sub(1, Ordering::Relaxed);
             if !ring.next()? {
                 return Ok(());
             }
         }
     }
 
-    fn work(&self, request: &[u8], channel: &Channel, place: &mut Place) {
+    fn work(&self, request: &[u8], channel: &Channel, place: &mut Place, is_one_of_several: bool) {
         match Request::parse(request) {
             Some((request, fields)) => {
-                place.came(request.is_large(fields) || request.is_from_cache(fields));
+                // A page that is written back alone may be one that a caller has synced, and waits for.
+                place.came(request.is_large(fields) || (request.is_from_cache(fields) && is_one_of_several));
                 dispatch(self.filesystem, &request, fields, channel);
             }
             None => {

@@ -4,8 +4,7 @@
 //!
 //! # Unsafe code
 //!
-//! This is the only file that has any: io_uring shares memory with the kernel, and no library offers it for FUSE. Three
-//! things are shared:
+//! io_uring shares memory with the kernel, and no library offers it for FUSE. Three things are shared:
 //!
 //! - *Words and completions*, mapped from the ring. Words are atomics; their places come from the kernel, and are checked
 //!   once, in [`Ring::new`]. Nothing in them is used as a pointer.
