@@ -4,7 +4,7 @@
 //! 64 KiB of output: a nonce costs nanoseconds, and no system call.
 //!
 //! It repeats itself in a child made by `fork` without `exec`. This crate never forks (it takes
-//! unsafe code, which one file has, for something else): a daemon starts itself anew by `exec`.
+//! unsafe code, which two files have, for something else): a daemon starts itself anew by `exec`.
 
 use std::io;
 

@@ -106,12 +106,12 @@ impl<F: Filesystem> Session<F> {
         let queues = rings.map(|rings| rings.share(&*self.filesystem, &self.device, &fail)).unwrap_or_default();
         let courtesy = Courtesy::new();
         thread::scope(|scope| {
+            let _ends = Ends(&courtesy);
             let watch = thread::Builder::new().name("watch".to_owned()).spawn_scoped(scope, || self.seat.watch());
             let served = watch.and_then(|_| {
                 start(&queues, &courtesy, scope);
                 self.serve_by_several(scope)
             });
-            courtesy.end();
             match served {
                 // In here: the queues' threads end with the connection.
                 Err(error) if !queues.is_empty() => fail(error),
@@ -433,6 +433,15 @@ fn agree(device: &Device, settle: impl FnOnce(&mut Agreement)) -> io::Result<(u3
         let rings = prepare_rings(device, &mut agreement);
         reply.data(&answer(&agreement, readahead));
         return Ok((agreement.max_write_bytes, rings));
+    }
+}
+
+/// Has the watch end when the session does, also by a panic: otherwise its end would be waited for.
+struct Ends<'a>(&'a Courtesy);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 

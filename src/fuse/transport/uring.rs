@@ -25,7 +25,7 @@ use super::dispatch::{Filesystem, dispatch};
 use super::reply::{Channel, Device, Reply};
 use super::request::Request;
 pub(super) use courtesy::Courtesy;
-use place::Place;
+use place::{Place, Sender};
 use ring::Ring;
 use slot::Free;
 pub(super) use slot::Slot;
@@ -109,7 +109,8 @@ pub(super) fn start<'scope, 'a, F: Filesystem>(
     queues.iter().for_each(|queue| queue.start(scope, courtesy));
     // With one CPU there is no other to put a caller on.
     if queues.len() > 1
-        && let Err(error) = thread::Builder::new().name("courtesy".to_owned()).spawn_scoped(scope, || courtesy.watch())
+        && let Err(error) =
+            thread::Builder::new().name("courtesy".to_owned()).spawn_scoped(scope, || courtesy.watch(queues.len()))
     {
         log::warn!("a thread was not started: {error}");
     }
@@ -176,8 +177,12 @@ impl<'a, F: Filesystem> Queue<'a, F> {
     fn work(&self, request: &[u8], channel: &Channel, place: &mut Place, is_one_of_several: bool) {
         match Request::parse(request) {
             Some((request, fields)) => {
-                // A page that is written back alone may be one that a caller has synced, and waits for.
-                place.came(request.is_large(fields) || (request.is_from_cache(fields) && is_one_of_several));
+                place.came(match (request.is_large(fields), request.is_from_cache(fields)) {
+                    (true, _) => Sender::Ahead,
+                    (false, true) if is_one_of_several => Sender::Ahead,
+                    (false, true) => Sender::Either,
+                    (false, false) => Sender::Caller,
+                });
                 dispatch(self.filesystem, &request, fields, channel);
             }
             None => {

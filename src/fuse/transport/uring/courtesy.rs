@@ -13,22 +13,22 @@
 
 use std::fs;
 use std::io;
-use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use rustix::process::Pid;
 use rustix::thread::gettid;
 
-use super::policy::Policy;
+use super::policy::{Policy, keep_io_priority};
 
-/// Between two looks. A thread is kept from its CPU for no more than two of them.
+/// Between two looks. Who gets nowhere on its CPU does so for no more than two of them.
 const LOOK: Duration = Duration::from_millis(5);
 /// Requests between two looks from which on a thread is courteous.
 const BUSY: u32 = 8;
+/// It ceases to be with less than so many.
+const CALM: u32 = 2;
 /// So many looks in vain, and the watch sleeps until it is called.
 const LOOKS: u32 = 10;
 /// For how long a thread that was kept from its CPU is not courteous; twice as long each time.
@@ -57,33 +57,44 @@ impl Courtesy {
         Arc::new(Self { state: Mutex::default(), watches: AtomicBool::new(true), called: Condvar::new() })
     }
 
-    /// Watches until [`end`](Self::end).
-    pub fn watch(&self) {
+    /// Watches until [`end`](Self::end). `cpus`: how many there are.
+    pub fn watch(&self, cpus: usize) {
         if let Err(error) = can_return() {
             log::debug!("threads that answer keep their policy: {error}");
             return;
         }
-        let mut crowd = Crowd::new(thread::available_parallelism().map_or(1, NonZero::get));
+        let mut crowd = Crowd::new(cpus);
+        self.watch_unless(|| crowd.look());
+    }
+
+    fn watch_unless(&self, mut is_crowded: impl FnMut() -> bool) {
         let mut looks = 0;
-        let mut state = self.state.lock();
-        while !state.ended {
-            let (now, is_crowded) = (Instant::now(), crowd.look());
-            let mut is_busy = false;
-            for thread in &mut state.threads {
-                is_busy |= thread.look(now, is_crowded);
+        loop {
+            // With nothing locked: the file may be that of a filesystem.
+            let is_crowded = is_crowded();
+            let mut state = self.state.lock();
+            if state.ended {
+                state.threads.iter_mut().for_each(|thread| thread.become_of(Policy::Normal));
+                return;
             }
-            looks = if is_busy { 0 } else { looks + 1 };
-            if looks < LOOKS {
-                self.called.wait_for(&mut state, LOOK);
-            } else {
+            let now = Instant::now();
+            looks += 1;
+            for thread in &mut state.threads {
+                if thread.look(now, is_crowded) {
+                    looks = 0;
+                }
+            }
+            if looks >= LOOKS {
                 looks = 0;
                 self.watches.store(false, Ordering::Relaxed);
                 self.called.wait(&mut state);
                 self.watches.store(true, Ordering::Relaxed);
+                // What came meanwhile came over a long time.
+                state.threads.iter_mut().for_each(Thread::forget);
             }
-        }
-        for thread in &mut state.threads {
-            thread.become_of(Policy::Normal);
+            if !state.ended {
+                self.called.wait_for(&mut state, LOOK);
+            }
         }
     }
 
@@ -94,30 +105,35 @@ impl Courtesy {
     }
 
     fn call(&self) {
-        // If this comes too early, the next request calls.
-        if !self.watches.load(Ordering::Relaxed) {
-            let _state = self.state.lock();
+        // Whoever has the lock is the watch, which is awake then, or calls it. And a thread that may be `SCHED_IDLE` does not
+        // wait for it, nor keep it from the watch for long.
+        if !self.watches.load(Ordering::Relaxed)
+            && let Some(_state) = self.state.try_lock()
+            && !self.watches.load(Ordering::Relaxed)
+        {
             self.called.notify_one();
         }
     }
 }
 
-/// Whether a thread can leave `SCHED_IDLE` again, for which it takes CAP_SYS_NICE: the calling thread tries.
+/// Whether a thread can leave `SCHED_IDLE` again, for which it takes CAP_SYS_NICE or an RLIMIT_NICE of 20: the calling
+/// thread tries. And whether it can be seen what another waits for.
 fn can_return() -> io::Result<()> {
-    let stat = fs::read_to_string("/proc/thread-self/stat")?;
-    if field(&stat, POLICY) != Some("0") {
+    let me = gettid();
+    state_of(me)?;
+    if Policy::of(me) != Some(Policy::Normal) {
         return Err(io::Error::other("somebody has set it"));
     }
-    Policy::Idle.apply(gettid())?;
-    Policy::Normal.apply(gettid())
+    Policy::Idle.apply(me)?;
+    Policy::Normal.apply(me)
 }
 
-/// Fields of `/proc/TID/stat`, proc_pid_stat(5), behind the name, which may hold anything.
-const STATE: usize = 0;
-const POLICY: usize = 41 - 3;
-
-fn field(stat: &str, index: usize) -> Option<&str> {
-    stat.rsplit_once(") ")?.1.split(' ').nth(index)
+/// The state of a thread of this process, proc_pid_stat(5); "R": it works, or would if it had a CPU.
+fn state_of(thread: Pid) -> io::Result<String> {
+    let stat = fs::read_to_string(format!("/proc/self/task/{}/stat", thread.as_raw_nonzero()))?;
+    // Behind the name, which may hold anything.
+    let state = stat.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').next());
+    state.map(str::to_owned).ok_or_else(|| io::Error::other("a thread has no state"))
 }
 
 /// Whether all CPUs have something to run.
@@ -125,6 +141,7 @@ struct Crowd {
     cpus: usize,
     /// Threads that want a CPU, the watch left out: the average, in parts of [`Self::ONE`].
     others: usize,
+    is_crowded: bool,
 }
 
 impl Crowd {
@@ -133,9 +150,10 @@ impl Crowd {
     const SPAN: usize = 8;
 
     fn new(cpus: usize) -> Self {
-        Self { cpus, others: 0 }
+        Self { cpus, others: 0, is_crowded: false }
     }
 
+    /// Where it cannot be told, they do not.
     fn look(&mut self) -> bool {
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let running = load.split([' ', '/']).nth(3).and_then(|field| field.parse::<usize>().ok());
@@ -145,8 +163,10 @@ impl Crowd {
     fn counts(&mut self, others: usize) -> bool {
         let sum = self.others.saturating_mul(Self::SPAN - 1).saturating_add(others.saturating_mul(Self::ONE));
         self.others = sum / Self::SPAN;
-        // If not, some CPU is idle for a quarter of the time.
-        self.others > self.cpus.saturating_mul(Self::ONE).saturating_sub(Self::ONE / 4)
+        // A CPU that is idle for a quarter of the time, or half of it to begin with, is one to be put on.
+        let idle = if self.is_crowded { Self::ONE / 2 } else { Self::ONE / 4 };
+        self.is_crowded = self.others > self.cpus.saturating_mul(Self::ONE).saturating_sub(idle);
+        self.is_crowded
     }
 }
 
@@ -175,20 +195,25 @@ impl Thread {
         Self { id, diary, seen: 0, policy: Policy::Normal, again: Instant::now(), wait: WAIT }
     }
 
-    /// Whether it had something to do.
+    /// Has nothing that came before count.
+    fn forget(&mut self) {
+        self.seen = self.diary.came.load(Ordering::Relaxed);
+    }
+
+    /// Whether there is a reason to look again.
     fn look(&mut self, now: Instant, is_crowded: bool) -> bool {
-        let came = self.diary.came.load(Ordering::Relaxed);
-        let fresh = came.wrapping_sub(self.seen);
-        self.seen = came;
+        let before = self.seen;
+        self.forget();
+        let fresh = self.seen.wrapping_sub(before);
         let streams = self.diary.streams.load(Ordering::Relaxed);
         match self.policy {
             Policy::Normal if fresh >= BUSY && !streams && !is_crowded && now >= self.again => {
                 self.become_of(Policy::Idle);
             }
             Policy::Idle if streams || is_crowded => self.become_of(Policy::Normal),
-            Policy::Idle if fresh == 0 => {
+            Policy::Idle if fresh < CALM => {
                 self.become_of(Policy::Normal);
-                if self.wants_a_cpu() {
+                if state_of(self.id).is_ok_and(|state| state == "R") {
                     self.again = now + self.wait;
                     self.wait = self.wait.saturating_mul(2).min(LONGEST_WAIT);
                 }
@@ -196,19 +221,18 @@ impl Thread {
             Policy::Idle if now >= self.again + GOOD => self.wait = WAIT,
             _ => {}
         }
-        fresh > 0
+        fresh >= BUSY || self.policy == Policy::Idle
     }
 
     fn become_of(&mut self, policy: Policy) {
+        // Unless somebody has set another meanwhile.
+        if policy == self.policy || Policy::of(self.id) != Some(self.policy) {
+            return;
+        }
         match policy.apply(self.id) {
             Ok(()) => self.policy = policy,
             Err(error) => log::debug!("a thread that answers is not made {policy:?}: {error}"),
         }
-    }
-
-    fn wants_a_cpu(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/self/task/{}/stat", self.id.as_raw_nonzero()));
-        stat.is_ok_and(|stat| field(&stat, STATE) == Some("R"))
     }
 }
 
@@ -220,10 +244,11 @@ pub(super) struct Watched {
 
 impl Watched {
     /// The calling thread is watched from now on.
-    pub fn new(courtesy: &Arc<Courtesy>) -> Self {
+    pub fn new(courtesy: &Arc<Courtesy>) -> io::Result<Self> {
+        keep_io_priority()?;
         let diary = Arc::<Diary>::default();
         courtesy.state.lock().threads.push(Thread::new(gettid(), Arc::clone(&diary)));
-        Self { diary, courtesy: Arc::clone(courtesy) }
+        Ok(Self { diary, courtesy: Arc::clone(courtesy) })
     }
 
     /// A request came.
@@ -242,24 +267,23 @@ impl Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        self.courtesy.state.lock().threads.retain(|thread| !Arc::ptr_eq(&thread.diary, &self.diary));
+        let mut state = self.courtesy.state.lock();
+        let mine = state.threads.iter().position(|thread| Arc::ptr_eq(&thread.diary, &self.diary));
+        if let Some(mine) = mine {
+            state.threads.swap_remove(mine).become_of(Policy::Normal);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
+    use std::thread;
 
     use super::*;
 
-    /// As Linux has it.
-    fn policy_of(thread: Pid) -> String {
-        let stat = fs::read_to_string(format!("/proc/self/task/{}/stat", thread.as_raw_nonzero())).unwrap();
-        field(&stat, POLICY).unwrap().to_owned()
-    }
-
-    const NORMAL: &str = "0";
-    const IDLE: &str = "5";
+    const NORMAL: Option<Policy> = Some(Policy::Normal);
+    const IDLE: Option<Policy> = Some(Policy::Idle);
 
     fn busy(thread: &Thread) {
         thread.diary.came.fetch_add(BUSY, Ordering::Relaxed);
@@ -267,6 +291,7 @@ mod tests {
 
     /// With a thread that sleeps, or spins, meanwhile.
     fn with_thread(spins: bool, test: impl FnOnce(Thread)) {
+        can_return().expect("these tests change policies of the scheduler: run them as root");
         let ended = AtomicBool::new(false);
         thread::scope(|scope| {
             let (tell, told) = mpsc::channel();
@@ -281,7 +306,7 @@ mod tests {
             });
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 let thread = Thread::new(told.recv().unwrap(), Arc::default());
-                while thread.wants_a_cpu() != spins {
+                while (state_of(thread.id).unwrap() == "R") != spins {
                     thread::yield_now();
                 }
                 test(thread);
@@ -300,20 +325,20 @@ mod tests {
             let now = Instant::now();
             assert!(!thread.look(now, false));
             thread.diary.came.fetch_add(BUSY - 1, Ordering::Relaxed);
-            assert!(thread.look(now, false));
-            assert_eq!(policy_of(thread.id), NORMAL);
+            assert!(!thread.look(now, false));
+            assert_eq!(Policy::of(thread.id), NORMAL);
             busy(&thread);
             assert!(thread.look(now, false));
-            assert_eq!(policy_of(thread.id), IDLE);
-            thread.diary.came.fetch_add(1, Ordering::Relaxed);
+            assert_eq!(Policy::of(thread.id), IDLE);
+            thread.diary.came.fetch_add(CALM, Ordering::Relaxed);
             assert!(thread.look(now, false));
-            assert_eq!(policy_of(thread.id), IDLE);
+            assert_eq!(Policy::of(thread.id), IDLE);
             // It sleeps: nobody kept it from anything.
             assert!(!thread.look(now, false));
-            assert_eq!(policy_of(thread.id), NORMAL);
+            assert_eq!(Policy::of(thread.id), NORMAL);
             busy(&thread);
             assert!(thread.look(now, false));
-            assert_eq!(policy_of(thread.id), IDLE);
+            assert_eq!(Policy::of(thread.id), IDLE);
         });
     }
 
@@ -327,12 +352,12 @@ mod tests {
                     if becomes_so {
                         busy(&thread);
                         thread.look(now, false);
-                        assert_eq!(policy_of(thread.id), IDLE);
+                        assert_eq!(Policy::of(thread.id), IDLE);
                     }
                     thread.diary.streams.store(streams, Ordering::Relaxed);
                     busy(&thread);
                     thread.look(now, !streams);
-                    assert_eq!(policy_of(thread.id), NORMAL);
+                    assert_eq!(Policy::of(thread.id), NORMAL);
                 }
             }
         });
@@ -345,15 +370,15 @@ mod tests {
             let mut kept = |thread: &mut Thread| {
                 busy(thread);
                 thread.look(now, false);
-                assert_eq!(policy_of(thread.id), IDLE);
+                assert_eq!(Policy::of(thread.id), IDLE);
                 thread.look(now, false);
-                assert_eq!(policy_of(thread.id), NORMAL);
+                assert_eq!(Policy::of(thread.id), NORMAL);
                 let before = now;
                 loop {
                     now += Duration::from_millis(1);
                     busy(thread);
                     thread.look(now, false);
-                    if policy_of(thread.id) == IDLE {
+                    if Policy::of(thread.id) == IDLE {
                         return now - before;
                     }
                 }
@@ -374,41 +399,69 @@ mod tests {
         });
     }
 
+    /// Waits for what another thread does.
+    fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+        let started = Instant::now();
+        while !is_so() {
+            assert!(started.elapsed() < Duration::from_secs(60), "never: {what}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     #[test]
-    fn the_end_gives_everybody_its_share() {
+    fn the_watch_sleeps_is_called_and_ends() {
+        can_return().expect("these tests change policies of the scheduler: run them as root");
         let courtesy = Courtesy::new();
-        let watched = Watched::new(&courtesy);
-        let me = gettid();
         thread::scope(|scope| {
-            // It is made first: it would begin with its maker's policy.
-            let (tell, told) = mpsc::channel::<()>();
             let watch = scope.spawn({
                 let courtesy = &courtesy;
-                move || told.recv().map(|()| courtesy.watch()).unwrap()
+                move || courtesy.watch_unless(|| false)
             });
-            {
-                let mut state = courtesy.state.lock();
-                busy(&state.threads[0]);
-                state.threads[0].look(Instant::now(), false);
-            }
-            assert_eq!(policy_of(me), IDLE);
+            let (tell, told) = mpsc::channel();
+            let (end, ended) = mpsc::channel::<()>();
+            let answers = scope.spawn({
+                let courtesy = &courtesy;
+                move || {
+                    let watched = Watched::new(courtesy).unwrap();
+                    tell.send(gettid()).unwrap();
+                    // Until the other end is dropped.
+                    while let Err(mpsc::TryRecvError::Empty) = ended.try_recv() {
+                        watched.came();
+                        thread::sleep(Duration::from_micros(50));
+                    }
+                    drop(watched);
+                    assert_eq!(Policy::of(gettid()), NORMAL);
+                }
+            });
+            let answering = told.recv().unwrap();
+            until("it is courteous", || Policy::of(answering) == IDLE);
+            drop(end);
+            answers.join().unwrap();
+            assert!(courtesy.state.lock().threads.is_empty());
+            until("the watch sleeps", || !courtesy.watches.load(Ordering::Relaxed));
+            // From here on this thread is watched.
+            let watched = Watched::new(&courtesy).unwrap();
+            until("it is called, and this thread is courteous", || {
+                (0..BUSY).for_each(|_| watched.came());
+                Policy::of(gettid()) == IDLE
+            });
             courtesy.end();
-            tell.send(()).unwrap();
             watch.join().unwrap();
+            assert_eq!(Policy::of(gettid()), NORMAL);
         });
-        assert_eq!(policy_of(me), NORMAL);
-        drop(watched);
-        assert!(courtesy.state.lock().threads.is_empty());
     }
 
     #[test]
     fn a_policy_that_somebody_set_stays() {
         thread::spawn(|| {
-            assert!(can_return().is_ok());
-            assert_eq!(policy_of(gettid()), NORMAL);
+            can_return().expect("these tests change policies of the scheduler: run them as root");
+            assert_eq!(Policy::of(gettid()), NORMAL);
+            let mut thread = Thread::new(gettid(), Arc::default());
             Policy::Idle.apply(gettid()).unwrap();
             assert!(can_return().is_err());
-            assert_eq!(policy_of(gettid()), IDLE);
+            thread.become_of(Policy::Idle);
+            thread.become_of(Policy::Normal);
+            assert_eq!(Policy::of(gettid()), IDLE);
         })
         .join()
         .unwrap();

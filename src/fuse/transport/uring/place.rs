@@ -10,12 +10,25 @@ use super::courtesy::{Courtesy, Watched};
 /// After so many such requests, one after the other, a thread may run anywhere.
 const STREAM: u32 = 4;
 
+/// For whom a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sender {
+    /// Somebody waits for the answer.
+    Caller,
+    /// The kernel sends it ahead.
+    Ahead,
+    /// The kernel writes a page back while nothing else is under way in this queue: a caller may have synced it, and wait.
+    /// Or a stream is slow.
+    Either,
+}
+
 /// See the module's documentation.
 pub(super) struct Place {
     cpu: u16,
     anywhere: Option<CpuSet>,
     ahead: u32,
-    watched: Watched,
+    last: Sender,
+    watched: Option<Watched>,
 }
 
 impl Place {
@@ -25,26 +38,35 @@ impl Place {
         if let Err(errno) = &anywhere {
             log::debug!("where a thread may run is not known: {errno}");
         }
-        let place = Self { cpu, anywhere: anywhere.ok(), ahead: 0, watched: Watched::new(courtesy) };
+        let watched = Watched::new(courtesy);
+        if let Err(error) = &watched {
+            log::debug!("a thread keeps its policy: {error}");
+        }
+        let place = Self { cpu, anywhere: anywhere.ok(), ahead: 0, last: Sender::Caller, watched: watched.ok() };
         place.bind();
         place
     }
 
     /// A request came to the thread.
-    pub fn came(&mut self, is_ahead: bool) {
-        self.watched.came();
+    pub fn came(&mut self, sender: Sender) {
+        if let Some(watched) = &self.watched {
+            watched.came();
+        }
         let was_streaming = self.ahead >= STREAM;
-        self.ahead = if is_ahead { self.ahead.saturating_add(1) } else { 0 };
-        match &self.anywhere {
-            Some(anywhere) if self.ahead == STREAM => {
-                self.watched.streams(true);
-                self.run_on(anywhere);
+        self.ahead = match (sender, self.last) {
+            (Sender::Ahead, _) => self.ahead.saturating_add(1),
+            (Sender::Either, Sender::Ahead) => self.ahead,
+            (Sender::Either | Sender::Caller, _) => 0,
+        };
+        self.last = sender;
+        let streams = self.ahead >= STREAM;
+        if streams != was_streaming
+            && let Some(anywhere) = &self.anywhere
+        {
+            if let Some(watched) = &self.watched {
+                watched.streams(streams);
             }
-            Some(_) if was_streaming && !is_ahead => {
-                self.bind();
-                self.watched.streams(false);
-            }
-            _ => {}
+            if streams { self.run_on(anywhere) } else { self.bind() }
         }
     }
 
