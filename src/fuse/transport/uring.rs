@@ -103,7 +103,7 @@ pub(super) struct Queue<'a, F> {
 /// Starts the threads of all queues.
 pub(super) fn start<'scope, 'a, F: Filesystem>(
     queues: &'scope [Queue<'a, F>],
-    courtesy: &'scope Arc<Courtesy>,
+    courtesy: &'scope Courtesy,
     scope: &'scope Scope<'scope, 'a>,
 ) {
     queues.iter().for_each(|queue| queue.start(scope, courtesy));
@@ -117,7 +117,7 @@ pub(super) fn start<'scope, 'a, F: Filesystem>(
 }
 
 impl<'a, F: Filesystem> Queue<'a, F> {
-    fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, 'a>, courtesy: &'scope Arc<Courtesy>) {
+    fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, 'a>, courtesy: &'scope Courtesy) {
         for ring in std::mem::take(&mut *self.rings.lock()) {
             let name = format!("fuse-cpu{}", self.cpu);
             if let Err(error) = thread::Builder::new().name(name).spawn_scoped(scope, move || self.run(ring, courtesy))
@@ -127,7 +127,7 @@ impl<'a, F: Filesystem> Queue<'a, F> {
         }
     }
 
-    fn run(&self, mut ring: Ring, courtesy: &Arc<Courtesy>) {
+    fn run(&self, mut ring: Ring, courtesy: &Courtesy) {
         let place = Place::new(self.cpu, courtesy);
         match ring.enable().and_then(|()| ring.next()) {
             Ok(true) => {
@@ -156,7 +156,7 @@ impl<'a, F: Filesystem> Queue<'a, F> {
         }
     }
 
-    fn serve(&self, mut ring: Ring, mut place: Place) -> io::Result<()> {
+    fn serve(&self, mut ring: Ring, mut place: Place<'_>) -> io::Result<()> {
         let slot = Arc::new(Slot::new(Arc::clone(&self.free)));
         let channel = Channel::Ring(Arc::clone(&slot));
         loop {
@@ -174,7 +174,7 @@ impl<'a, F: Filesystem> Queue<'a, F> {
         }
     }
 
-    fn work(&self, request: &[u8], channel: &Channel, place: &mut Place, is_one_of_several: bool) {
+    fn work(&self, request: &[u8], channel: &Channel, place: &mut Place<'_>, is_one_of_several: bool) {
         match Request::parse(request) {
             Some((request, fields)) => {
                 place.came(match (request.is_large(fields), request.is_from_cache(fields)) {

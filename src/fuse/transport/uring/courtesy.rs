@@ -52,9 +52,9 @@ struct State {
 }
 
 impl Courtesy {
-    pub fn new() -> Arc<Self> {
+    pub fn new() -> Self {
         // As if somebody watched: nobody is called who may never be there.
-        Arc::new(Self { state: Mutex::default(), watches: AtomicBool::new(true), called: Condvar::new() })
+        Self { state: Mutex::default(), watches: AtomicBool::new(true), called: Condvar::new() }
     }
 
     /// Watches until [`end`](Self::end). `cpus`: how many there are.
@@ -175,7 +175,8 @@ struct Thread {
     id: Pid,
     diary: Arc<Diary>,
     seen: u32,
-    policy: Policy,
+    /// What it was made; None: somebody else has set its policy, and it is left alone.
+    policy: Option<Policy>,
     /// When it may be courteous again, and how long it waits the next time.
     again: Instant,
     wait: Duration,
@@ -192,7 +193,7 @@ struct Diary {
 
 impl Thread {
     fn new(id: Pid, diary: Arc<Diary>) -> Self {
-        Self { id, diary, seen: 0, policy: Policy::Normal, again: Instant::now(), wait: WAIT }
+        Self { id, diary, seen: 0, policy: Some(Policy::Normal), again: Instant::now(), wait: WAIT }
     }
 
     /// Has nothing that came before count.
@@ -207,48 +208,51 @@ impl Thread {
         let fresh = self.seen.wrapping_sub(before);
         let streams = self.diary.streams.load(Ordering::Relaxed);
         match self.policy {
-            Policy::Normal if fresh >= BUSY && !streams && !is_crowded && now >= self.again => {
+            Some(Policy::Normal) if fresh >= BUSY && !streams && !is_crowded && now >= self.again => {
                 self.become_of(Policy::Idle);
             }
-            Policy::Idle if streams || is_crowded => self.become_of(Policy::Normal),
-            Policy::Idle if fresh < CALM => {
+            Some(Policy::Idle) if streams || is_crowded => self.become_of(Policy::Normal),
+            Some(Policy::Idle) if fresh < CALM => {
                 self.become_of(Policy::Normal);
                 if state_of(self.id).is_ok_and(|state| state == "R") {
                     self.again = now + self.wait;
                     self.wait = self.wait.saturating_mul(2).min(LONGEST_WAIT);
                 }
             }
-            Policy::Idle if now >= self.again + GOOD => self.wait = WAIT,
+            Some(Policy::Idle) if now >= self.again + GOOD => self.wait = WAIT,
             _ => {}
         }
-        fresh >= BUSY || self.policy == Policy::Idle
+        fresh >= BUSY || self.policy == Some(Policy::Idle)
     }
 
     fn become_of(&mut self, policy: Policy) {
-        // Unless somebody has set another meanwhile.
-        if policy == self.policy || Policy::of(self.id) != Some(self.policy) {
+        if self.policy.is_none_or(|current| current == policy) {
+            return;
+        }
+        if Policy::of(self.id) != self.policy {
+            self.policy = None;
             return;
         }
         match policy.apply(self.id) {
-            Ok(()) => self.policy = policy,
+            Ok(()) => self.policy = Some(policy),
             Err(error) => log::debug!("a thread that answers is not made {policy:?}: {error}"),
         }
     }
 }
 
 /// What a thread has as long as it is watched.
-pub(super) struct Watched {
+pub(super) struct Watched<'a> {
     diary: Arc<Diary>,
-    courtesy: Arc<Courtesy>,
+    courtesy: &'a Courtesy,
 }
 
-impl Watched {
+impl<'a> Watched<'a> {
     /// The calling thread is watched from now on.
-    pub fn new(courtesy: &Arc<Courtesy>) -> io::Result<Self> {
+    pub fn new(courtesy: &'a Courtesy) -> io::Result<Self> {
         keep_io_priority()?;
         let diary = Arc::<Diary>::default();
         courtesy.state.lock().threads.push(Thread::new(gettid(), Arc::clone(&diary)));
-        Ok(Self { diary, courtesy: Arc::clone(courtesy) })
+        Ok(Self { diary, courtesy })
     }
 
     /// A request came.
@@ -265,7 +269,7 @@ impl Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for Watched<'_> {
     fn drop(&mut self) {
         let mut state = self.courtesy.state.lock();
         let mine = state.threads.iter().position(|thread| Arc::ptr_eq(&thread.diary, &self.diary));
@@ -462,6 +466,11 @@ mod tests {
             thread.become_of(Policy::Idle);
             thread.become_of(Policy::Normal);
             assert_eq!(Policy::of(gettid()), IDLE);
+            // Nor does the watch stay awake for it.
+            busy(&thread);
+            thread.look(Instant::now(), false);
+            assert_eq!(Policy::of(gettid()), IDLE);
+            assert!(!thread.look(Instant::now(), false));
         })
         .join()
         .unwrap();

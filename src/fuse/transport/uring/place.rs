@@ -1,8 +1,6 @@
 //! [`Place`]: where a thread runs. One that is bound to a caller's CPU is changed over to as soon as the caller waits. But with
 //! what the kernel sends ahead, reading and writing back, the two can work at once, on two CPUs.
 
-use std::sync::Arc;
-
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::courtesy::{Courtesy, Watched};
@@ -23,17 +21,17 @@ pub(super) enum Sender {
 }
 
 /// See the module's documentation.
-pub(super) struct Place {
+pub(super) struct Place<'a> {
     cpu: u16,
     anywhere: Option<CpuSet>,
     ahead: u32,
     last: Sender,
-    watched: Option<Watched>,
+    watched: Option<Watched<'a>>,
 }
 
-impl Place {
+impl<'a> Place<'a> {
     /// Binds the calling thread.
-    pub fn new(cpu: u16, courtesy: &Arc<Courtesy>) -> Self {
+    pub fn new(cpu: u16, courtesy: &'a Courtesy) -> Self {
         let anywhere = sched_getaffinity(None);
         if let Err(errno) = &anywhere {
             log::debug!("where a thread may run is not known: {errno}");

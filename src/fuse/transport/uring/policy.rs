@@ -8,7 +8,7 @@
 
 use std::io;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, getpriority_process};
 
 /// A policy of the scheduler, as far as sero uses them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,14 +48,17 @@ impl Policy {
 pub(super) fn keep_io_priority() -> io::Result<()> {
     const WHO_PROCESS: libc::c_int = 1;
     const CLASS_SHIFT: u32 = 13;
-    /// Best effort, as for who has no nice value.
-    const BEST_EFFORT: libc::c_long = (2 << CLASS_SHIFT) | 4;
+    const BEST_EFFORT: libc::c_long = 2 << CLASS_SHIFT;
     // SAFETY: It takes no address.
     let found = unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, 0) };
-    let priority = if found >> CLASS_SHIFT == 0 { BEST_EFFORT } else { found };
+    if found < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let has_its_own = found >> CLASS_SHIFT != 0;
+    let level = (getpriority_process(None)? + 20) / 5;
+    let priority = if has_its_own { found } else { BEST_EFFORT | libc::c_long::from(level) };
     // SAFETY: It takes no address.
-    let outcome =
-        if found < 0 { found } else { unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, priority) } };
+    let outcome = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, priority) };
     if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
