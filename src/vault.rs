@@ -73,6 +73,8 @@ const TICKS_PER_SYNC: u32 = 3;
 const TICKS_PER_CHECKPOINT: u32 = 15;
 /// How often a sync of everything looks again for files that were not durable after it.
 const SYNC_ATTEMPTS: usize = 3;
+/// How often the tree is gone through for what a crash left, where directories are moved meanwhile.
+const WALKS: usize = 8;
 
 /// So often is brought home what others write while a vault is sealed.
 const SEAL_ROUNDS: usize = 32;
@@ -280,6 +282,25 @@ impl<S: Storage> Vault<S> {
         if windows.is_empty() || self.core.is_read_only() {
             return Ok(());
         }
+        for _ in 0..WALKS {
+            let moves = self.core.moved.moves();
+            if !self.look_through() {
+                break;
+            }
+            self.sync()?;
+            // One that was moved may have been passed by.
+            if self.core.moved.moves() == moves {
+                let mut current = self.core.windows.write();
+                current.remove(&windows);
+                return current.store(&self.core.storage, self.core.tree.private(), &self.core.keys.active());
+            }
+        }
+        // They stay as they are until somebody opens them, or until the next mount.
+        self.sync()
+    }
+
+    /// Looks at everything in the tree, which settles what lies in a crash window; false if not all could be looked at.
+    fn look_through(&self) -> bool {
         let mut unseen = 0_u64;
         let mut pending = vec![self.root.clone()];
         while let Some(directory) = pending.pop() {
@@ -289,35 +310,33 @@ impl<S: Storage> Vault<S> {
                 true
             });
             if let Err(error) = listed {
-                unseen += u64::from(!matches!(error, VaultError::Integrity(_)));
+                unseen += u64::from(is_unseen(&error));
                 warn!("a directory could not be looked through after the crash: {error}");
             }
             for (name, kind) in names {
-                match kind {
-                    FileKind::Directory => match directory.open_child(&name) {
-                        Ok(child) => pending.push(child),
+                // The lookup itself settles what lies in a window; and not every backing lists what an entry is.
+                let kind = match kind {
+                    FileKind::Regular | FileKind::Unknown => match directory.lookup(&name) {
+                        Ok(stat) => stat.kind(),
                         Err(error) => {
-                            unseen += u64::from(!matches!(error, VaultError::Integrity(_)));
-                            warn!("a directory could not be looked through after the crash: {error}");
+                            unseen += u64::from(is_unseen(&error));
+                            continue;
                         }
                     },
-                    FileKind::Regular | FileKind::Unknown => {
-                        // The lookup itself settles what lies in a window.
-                        let looked = directory.lookup(&name);
-                        unseen += u64::from(matches!(looked, Err(VaultError::Io { .. })));
+                    kind => kind,
+                };
+                if kind == FileKind::Directory {
+                    match directory.open_child(&name) {
+                        Ok(child) => pending.push(child),
+                        Err(error) => {
+                            unseen += u64::from(is_unseen(&error));
+                            warn!("a directory could not be looked through after the crash: {error}");
+                        }
                     }
-                    _ => {}
                 }
             }
         }
-        self.sync()?;
-        if unseen > 0 {
-            // They stay as they are until somebody opens them, or until the next mount.
-            return Ok(());
-        }
-        let mut current = self.core.windows.write();
-        current.remove(&windows);
-        current.store(&self.core.storage, self.core.tree.private(), &self.core.keys.active())
+        unseen == 0
     }
 
     /// Lowers the number of seals after which page keys change (tests).
@@ -335,4 +354,9 @@ impl<S: Storage> Drop for Vault<S> {
         self.core.tree.release();
         self.core.moved.watch(false);
     }
+}
+
+/// Whether what a crash may have left there has not been looked at: it is there, and neither opened nor refused for good.
+fn is_unseen(error: &VaultError) -> bool {
+    !matches!(error, VaultError::Integrity(_)) && !error.is_errno(libc::ENOENT)
 }

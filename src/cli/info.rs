@@ -36,6 +36,9 @@ pub(super) fn run(arguments: &InfoArguments, context: &Context) -> Result<()> {
 fn facts(opening: &Opening) -> Result<Value> {
     let configuration = opening.configuration();
     let holder = opening.holder()?;
+    let is_in_use = opening.is_in_use()?;
+    // Who gave it back between the two looks has it no more.
+    let holder = holder.filter(|_| is_in_use);
     let mountpoints: Vec<String> =
         opening.mounts().iter().map(|mount| mount.mountpoint.display().to_string()).collect();
     Ok(json!({
@@ -48,7 +51,7 @@ fn facts(opening: &Opening) -> Result<Value> {
         "hint": configuration.hint,
         "config": opening.detached().map(|path| path.display().to_string()),
         "keyslots": keyslots::facts(configuration),
-        "mounted": opening.is_in_use()?,
+        "mounted": is_in_use,
         "mountpoints": mountpoints,
         "holder": holder.map(|holder| json!({
             "host": holder.host,
@@ -93,7 +96,8 @@ fn state(facts: &Value) -> String {
             )
         }
     };
-    if !holder.is_null() {
+    // Who takes it, or gives it back, at this moment has not signed.
+    if !holder["pid"].is_null() {
         state.push_str(&format!(" by process {} on host {}", shown(&holder["pid"]), shown(&holder["host"])));
     }
     state
@@ -113,5 +117,8 @@ mod tests {
         let held =
             json!({"mounted": true, "sealed": false, "mountpoints": ["/mnt"], "holder": {"pid": 7, "host": "anvil"}});
         assert_eq!(state(&held), "mounted on /mnt by process 7 on host anvil");
+        let unsigned =
+            json!({"mounted": true, "sealed": false, "mountpoints": [], "holder": {"pid": null, "host": null}});
+        assert_eq!(state(&unsigned), "mounted");
     }
 }

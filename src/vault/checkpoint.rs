@@ -47,7 +47,7 @@ impl<S: Storage> Unfinished<S> {
             let file = &applied.file;
             // Known to this list, to the other, and to nobody else.
             let listed = 1 + journaled.values().filter(|known| Arc::ptr_eq(known, file)).count();
-            !file.is_unlinked() || Arc::strong_count(file) > listed
+            !file.ends_with_its_users() || Arc::strong_count(file) > listed
         });
         self.removed |= self.applied.len() < before;
     }
@@ -147,7 +147,7 @@ impl<S: Storage> VaultCore<S> {
         let journaled: Vec<_> = self.journaled.lock().iter().map(|(id, file)| (*id, file.clone())).collect();
         for (id, file) in journaled {
             // Known to this list, to the table's own count, and to nobody else: it is closed and its name is gone.
-            if file.is_unlinked() && Arc::strong_count(&file) == 2 {
+            if file.ends_with_its_users() && Arc::strong_count(&file) == 2 {
                 collected.unlinked.push((id, file));
                 continue;
             }
@@ -185,7 +185,7 @@ impl<S: Storage> VaultCore<S> {
     /// Whether the journal alone, with a checkpoint that is not finished, keeps files whose last name is gone: they take
     /// their space until the next one.
     fn holds_what_was_removed(&self) -> bool {
-        self.journaled.lock().values().any(|file| file.is_unlinked() && Arc::strong_count(file) <= 2)
+        self.journaled.lock().values().any(|file| file.ends_with_its_users() && Arc::strong_count(file) <= 2)
     }
 
     fn sync_homes(&self, applied: &[Applied<S>], removed: bool) -> Result<()> {
@@ -201,6 +201,7 @@ impl<S: Storage> VaultCore<S> {
     /// never synced, and what the journal holds.
     pub fn make_durable(self: &Arc<Self>) -> Result<()> {
         self.ensure_writable()?;
+        let _alone = self.background.lock();
         for file in self.take_uncommitted() {
             // It stays on the list if the backing is still full.
             let _ = file.commit();
@@ -220,7 +221,8 @@ impl<S: Storage> VaultCore<S> {
         }
         if incomplete.is_some() {
             warn!("the backing is full: some new files could not be completed");
-        } else if !new.is_empty() {
+        } else if !new.is_empty() || self.is_open(ended) {
+            // Also where whoever made a file has synced it: what was there before the crash is not half-made.
             let sync = || self.storage.sync_all();
             let attributes = self.all_changed_attributes();
             self.tree.settle_by(|| {

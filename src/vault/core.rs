@@ -81,6 +81,8 @@ pub(crate) struct VaultCore<S: Storage> {
     /// Pages that are home and not recorded.
     pending_pages: AtomicUsize,
     admitted: Mutex<u32>,
+    /// Held by who makes everything durable: what one has just taken from the lists, another must not take for durable.
+    pub background: Mutex<()>,
     pub checkpoint: Mutex<Option<Unfinished<S>>>,
     pub windows: RwLock<Windows>,
 }
@@ -89,6 +91,8 @@ pub(crate) struct VaultCore<S: Storage> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Epoch {
     pub current: u32,
+    /// The last one in which anything was made.
+    pub fertile: u32,
     pub durable: u32,
     /// When the first epoch that is not durable began.
     pub began: Timestamp,
@@ -143,7 +147,7 @@ impl<S: Storage> VaultCore<S> {
             session: AtomicU32::new(session),
             seals: AtomicU64::new(0),
             seal_limit: AtomicU64::new(SEALS_PER_SESSION),
-            epoch: Mutex::new(Epoch { current: 1, durable: 0, began }),
+            epoch: Mutex::new(Epoch { current: 1, fertile: 0, durable: 0, began }),
             files: FileTable::default(),
             volatile: Mutex::default(),
             uncommitted: Mutex::default(),
@@ -155,6 +159,7 @@ impl<S: Storage> VaultCore<S> {
             dirty_nodes: AtomicUsize::new(0),
             pending_pages: AtomicUsize::new(0),
             admitted: Mutex::new(0),
+            background: Mutex::new(()),
             checkpoint: Mutex::new(None),
             windows: RwLock::new(windows),
         }
@@ -255,12 +260,21 @@ impl<S: Storage> VaultCore<S> {
     }
 
     /// The session and epoch of a file that is made now.
+    /// Of what is made now.
     pub fn birth(&self) -> Birth {
-        Birth { session: self.first_session, epoch: self.epoch.lock().current }
+        let mut epoch = self.epoch.lock();
+        epoch.fertile = epoch.current;
+        Birth { session: self.first_session, epoch: epoch.current }
     }
 
     pub fn epoch(&self) -> Epoch {
         *self.epoch.lock()
+    }
+
+    /// Whether anything was made up to the end of this epoch that a crash could still have cost, as far as the journal knows.
+    pub fn is_open(&self, epoch: u32) -> bool {
+        let Epoch { fertile, durable, .. } = *self.epoch.lock();
+        fertile > durable && durable < epoch
     }
 
     /// Begins the next epoch; returns the one that ended and when the new one began.

@@ -59,6 +59,8 @@ pub struct VaultFile<S: Storage> {
     unnamed: AtomicBool,
     /// The name under which the file is known is gone, and another that it has is not known.
     lost: AtomicBool,
+    /// It was opened by a pin, and so can be again, without a name.
+    pinned: AtomicBool,
     volatile: AtomicBool,
     state: RwLock<State<S>>,
 }
@@ -127,6 +129,8 @@ struct Journaled {
     size: u64,
     /// The plain size in the header that was sealed last.
     header_size: u64,
+    /// The length that the last checkpoint which took the file's state gives its home, however long that is until then.
+    taken_len: u64,
     /// Fresh pages that are home and not recorded.
     pending: BTreeSet<PageIndex>,
     /// Bytes of the home up to which space is reserved for pages in the journal.
@@ -284,6 +288,15 @@ impl<S: Storage> VaultFile<S> {
         self.unlinked.load(Ordering::Acquire)
     }
 
+    pub(crate) fn set_pinned(&self) {
+        self.pinned.store(true, Ordering::Release);
+    }
+
+    /// Whether nothing of it is needed once nobody has it open: it can't be opened again.
+    pub(crate) fn ends_with_its_users(&self) -> bool {
+        self.is_unlinked() && !self.pinned.load(Ordering::Acquire)
+    }
+
     pub(crate) fn is_volatile(&self) -> bool {
         self.volatile.load(Ordering::Acquire)
     }
@@ -335,12 +348,12 @@ impl<S: Storage> Drop for VaultFile<S> {
     fn drop(&mut self) {
         // Also where a panic ends it: nobody waits for a file for ever.
         let _leaving = Leaving { core: self.core.clone(), ino: self.ino, file: std::ptr::from_ref(self) };
-        let is_unlinked = *self.unlinked.get_mut();
+        let ends = self.ends_with_its_users();
         let state = self.state.get_mut();
         // Whoever had it open commits; this is for those who could not.
         match state.base {
             Base::Durable { .. } => {}
-            Base::Volatile if is_unlinked => self.core.forget_volatile(self.ino),
+            Base::Volatile if ends => self.core.forget_volatile(self.ino),
             Base::Volatile => {
                 if (state.stale || state.mtime_due) && !self.core.is_read_only() {
                     let _ = state.commit_home(&self.core);

@@ -1,7 +1,7 @@
 //! What the alphabet of the sequences has no word for: clocks that are set back, attributes, copies of a crashed vault,
 //! holes on a full disk.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sero::storage::{CrashPolicy, Fault, FileKind, SetTime, SimDisk, Stat, Timestamp};
@@ -10,7 +10,7 @@ use sero::vault::{Mode, NodeRef, Vault, VaultError};
 use super::check::{End, Violation, explain, look, survives};
 use super::explore::POLICIES;
 use super::ops::{BLOB, INNER, Op, PAGED};
-use super::world::{Prepared, Stop, World, prepared};
+use super::world::{PLAIN, Prepared, Stop, World, prepared, read_all};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -382,4 +382,95 @@ fn a_read_only_mount_of_a_crashed_vault_shows_the_newest_state() {
             }
         }
     }
+}
+
+/// A new file becomes too long for a blob on a disk that is too full for that: what had been accepted is there.
+#[test]
+fn a_small_file_that_cannot_grow_keeps_its_content() {
+    let mut refused = 0;
+    for spare in 0..80 {
+        for seen_by_fault in [false, true] {
+            let world = prepared().world();
+            let root = world.vault().root();
+            let (_, file) = root.make_file(b"grows", &PLAIN).expect("it is made");
+            file.write(0, &[7; 10_000]).expect("it is written");
+            let room = spare * 4096;
+            if seen_by_fault {
+                world.disk.inject(Fault::NoSpace { after_bytes: room });
+            } else {
+                world.disk.set_capacity(Some(world.disk.used_bytes() + room));
+            }
+            let grown = file.write(10_000, &[8; 256 << 10]);
+            let whole = [[7; 10_000].as_slice(), &[8; 256 << 10]].concat();
+            // It is written in steps: of what is refused a part may be there.
+            let least = if grown.is_ok() { whole.len() } else { 10_000 };
+            let is_right = |found: &[u8]| whole.starts_with(found) && found.len() >= least;
+            refused += u32::from(grown.is_err());
+            let told = format!("{spare} pages, {grown:?}");
+            assert!(is_right(&read_all(&file).expect(&told)), "{told}");
+            world.disk.set_capacity(None);
+            world.disk.clear_faults();
+            file.sync().expect(&told);
+            drop((file, root));
+            world.vault().seal().expect(&told);
+            let vault = prepared().open(&world.disk.kill()).expect(&told);
+            let file = vault.root().open_file(b"grows").expect(&told);
+            assert!(is_right(&read_all(&file).expect(&told)), "{told}");
+        }
+    }
+    assert!(refused > 0, "no disk was too full");
+}
+
+/// What was there before a crash, each file synced by whoever made it, is not taken for half-made after it.
+#[test]
+fn synced_files_alone_end_an_epoch() {
+    let world = prepared().world();
+    let root = world.vault().root();
+    let (_, file) = root.make_file(b"synced", &PLAIN).expect("it is made");
+    file.write(0, &[7; 100_000]).expect("it is written");
+    file.sync().expect("it is synced");
+    world.disk.advance(Duration::from_secs(60));
+    (0..6).for_each(|_| world.vault().tick().expect("a tick"));
+    drop((file, root));
+    let disk = world.disk.kill();
+    let home = newest_file(&disk);
+    let mut bytes = disk.raw_read(&home).expect("it is there");
+    bytes[50_000] ^= 1;
+    disk.raw_write(&home, &bytes).expect("it is attacked");
+    let vault = prepared().open(&disk).expect("it opens");
+    vault.settle_leftovers().expect("leftovers are looked for");
+    let file = vault.root().open_file(b"synced").expect("it opens");
+    assert_eq!(file.len_bytes(), 100_000, "nothing is cut off");
+    assert!(matches!(read_all(&file), Err(VaultError::Integrity(_))));
+}
+
+/// The home that was made last.
+fn newest_file(disk: &SimDisk) -> PathBuf {
+    let homes = disk.raw_list().into_iter().filter(|entry| entry.kind == FileKind::Regular);
+    let homes = homes.map(|entry| entry.path).filter(|path| path.starts_with("tree"));
+    homes.max_by_key(|path| disk.raw_stat(path).expect("it is there").ino).expect("there is a home")
+}
+
+/// The disk does not read what a crash left: that says nothing of it, and nothing is cut off.
+#[test]
+fn a_leftover_that_cannot_be_read_now_is_left_as_it_is() {
+    let world = prepared().world();
+    let root = world.vault().root();
+    let (_, file) = root.make_file(b"leftover", &PLAIN).expect("it is made");
+    let content = vec![7; 300_000];
+    file.write(0, &content).expect("it is written");
+    file.sync().expect("it is synced");
+    drop((file, root));
+    let mut failed = 0;
+    for nth in 1..200 {
+        let disk = world.disk.kill();
+        let vault = prepared().open(&disk).expect("it opens");
+        disk.inject(Fault::ReadError { nth });
+        let looked = vault.root().open_file(b"leftover").map(drop);
+        disk.clear_faults();
+        failed += u32::from(looked.is_err());
+        let file = vault.root().open_file(b"leftover").expect("it opens");
+        assert!(read_all(&file).expect("it is whole") == content, "read {nth}: {looked:?}");
+    }
+    assert!(failed > 50, "{failed} reads failed");
 }

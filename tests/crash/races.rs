@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use sero::storage::{SimDisk, SimStorage};
+use sero::storage::{RenameMode, SimDisk, SimStorage};
 use sero::vault::{Vault, VaultError, VaultFile};
 
 use super::budget::first_seed;
 use super::explore::POLICIES;
-use super::world::{PLAIN, prepared, read_all};
+use super::world::{PLAIN, PLAIN_DIR, prepared, read_all};
 
 const BIG: usize = 3 << 20;
 
@@ -143,5 +143,86 @@ fn a_file_with_another_name_is_found_by_it() {
         let root = vault.root();
         let file = root.open_file(b"one").or_else(|_| root.open_file(b"two")).expect("one of them is left");
         assert_eq!(read_all(&file).expect("it is whole").get(20_000..20_008), Some(&b"promised"[..]));
+    }
+}
+
+/// A checkpoint sets the length that a home had when it was taken: what was written behind that since, straight to the
+/// home, stays. (The home was longer all the time: the file had been, before it was written anew.)
+#[test]
+fn a_file_written_anew_beside_checkpoints_is_whole() {
+    let disk = prepared().disk.to_disk();
+    let vault = prepared().open(&disk).expect("it opens");
+    let file = vault.root().make_file(b"anew", &PLAIN).expect("it is made").1;
+    file.write(0, &vec![1; 2 * BIG]).expect("it is written");
+    file.sync().expect("it is synced");
+    let is_over = AtomicU64::new(0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while is_over.load(Ordering::Acquire) == 0 {
+                vault.checkpoint().expect("a checkpoint");
+            }
+        });
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for round in 0..40_u8 {
+                let content = vec![round; 2 * BIG];
+                file.truncate(0).expect("it is emptied");
+                for (at, chunk) in (0..).step_by(128 << 10).zip(content.chunks(128 << 10)) {
+                    file.write(at, chunk).expect("it is written");
+                }
+                file.sync().expect("it is synced");
+                vault.checkpoint().expect("a checkpoint");
+                assert!(read_all(&file).expect("it is whole") == content, "round {round}");
+            }
+        }));
+        is_over.store(1, Ordering::Release);
+        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+/// A directory that is moved while somebody looks for what a crash left is looked into all the same, or the search is not
+/// over.
+#[test]
+fn a_leftover_in_a_directory_that_is_moved_is_found() {
+    let first = first_seed();
+    for seed in first..first + 24 {
+        let disk = prepared().disk.to_disk();
+        let vault = prepared().open(&disk).expect("it opens");
+        let made = |name: &str| vault.root().make_dir(name.as_bytes(), &PLAIN_DIR).expect("it is made").1;
+        let places = [made("a"), made("z")];
+        (0..20).for_each(|number| drop(made(&format!("more {number}"))));
+        let (_, moving) = places[0].make_dir(b"moving", &PLAIN_DIR).expect("it is made");
+        vault.sync().expect("it is synced");
+        let (_, file) = moving.make_file(b"leftover", &PLAIN).expect("it is made");
+        file.write(0, &vec![7; BIG]).expect("it is written");
+        file.commit().expect("it is completed");
+        drop((file, moving, places, vault));
+        let disk = disk.crash(&POLICIES[seed as usize % POLICIES.len()].1, seed);
+        let vault = prepared().open(&disk).expect("it opens");
+        let root = vault.root();
+        let places = ["a", "z"].map(|name| root.open_child(name.as_bytes()).expect("it is there"));
+        let is_over = AtomicU64::new(0);
+        let at = thread::scope(|scope| {
+            let mover = scope.spawn(|| {
+                let mut at = 0;
+                while is_over.load(Ordering::Acquire) == 0 {
+                    places[at].rename(b"moving", &places[1 - at], b"moving", RenameMode::Replace).expect("it is moved");
+                    at = 1 - at;
+                    thread::yield_now();
+                }
+                at
+            });
+            let settled = vault.settle_leftovers();
+            is_over.store(1, Ordering::Release);
+            let at = mover.join().expect("no panic");
+            settled.expect("leftovers are looked for");
+            at
+        });
+        let moved = places[at].open_child(b"moving").expect("it is there");
+        match moved.open_file(b"leftover") {
+            Ok(file) => drop(read_all(&file).unwrap_or_else(|error| panic!("seed {seed}: {error}"))),
+            // The power cut left not even the name.
+            Err(VaultError::Io { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => panic!("seed {seed}: {error}"),
+        }
     }
 }

@@ -136,11 +136,13 @@ impl<S: Storage> VaultCore<S> {
 
     /// The file behind a pin, which may have no name any more.
     pub fn open_pinned(self: &Arc<Self>, pin: &S::Pin, stat: &Stat) -> Result<Arc<VaultFile<S>>> {
-        self.open_once(stat.ino, || {
+        let file = self.open_once(stat.ino, || {
             let access = if self.is_read_only() { Access::Read } else { Access::ReadWrite };
             let file = self.storage.open_pinned(pin, access).map_err(|e| VaultError::io("open a file", e))?;
             Ok((file, Location::nameless(Directory::root(self)?)))
-        })
+        })?;
+        file.set_pinned();
+        Ok(file)
     }
 
     /// Whether all of a file is under this version of the project key or a later one.

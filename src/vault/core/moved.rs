@@ -1,9 +1,9 @@
-//! What was renamed or linked while a rotation goes through the tree: it may have been moved from where the rotation had
-//! not been to where it had.
+//! What was renamed or linked while somebody goes through the tree, a rotation, or who looks for what a crash left: it may
+//! have been moved from where they had not been to where they had.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -17,11 +17,18 @@ pub(crate) struct Moved<S: Storage> {
     /// a directory.
     pub gate: RwLock<()>,
     directories: Mutex<HashMap<u64, (Arc<Directory<S>>, bool)>>,
+    /// Directories that got another name.
+    moves: AtomicU64,
 }
 
 impl<S: Storage> Default for Moved<S> {
     fn default() -> Self {
-        Self { watching: AtomicBool::new(false), gate: RwLock::new(()), directories: Mutex::default() }
+        Self {
+            watching: AtomicBool::new(false),
+            gate: RwLock::new(()),
+            directories: Mutex::default(),
+            moves: AtomicU64::new(0),
+        }
     }
 }
 
@@ -39,7 +46,14 @@ impl<S: Storage> Moved<S> {
 
     /// This directory got another name.
     pub fn whole(&self, directory: &Arc<Directory<S>>) {
+        self.moves.fetch_add(1, Ordering::Relaxed);
         self.note(directory, true);
+    }
+
+    /// How many directories got another name so far; none is in the midst of it.
+    pub fn moves(&self) -> u64 {
+        let _nothing_moves = self.gate.write();
+        self.moves.load(Ordering::Relaxed)
     }
 
     fn note(&self, directory: &Arc<Directory<S>>, whole: bool) {

@@ -7,7 +7,7 @@ use parking_lot::RwLockWriteGuard;
 
 use super::VaultCore;
 use super::table::Claim;
-use crate::format::record::Operation;
+use crate::format::record::{Operation, TEXT_MAX};
 use crate::storage::{FileKind, RenameMode, Stat, Storage};
 use crate::vault::directory::{Directory, Location, RenamePlan};
 use crate::vault::error::Result;
@@ -51,13 +51,15 @@ impl<S: Storage> VaultCore<S> {
         }
         // Before the lock of names, which whoever is opening the file may need, and with no other held.
         let number = plan.replaced.filter(|_| replaces).and_then(|replaced| self.hold_number(&replaced));
-        let _admission = self.admit(8)?;
+        let from = Location { directory: plan.from.clone(), entry: plan.from_entry.to_owned() };
+        let to = Location { directory: plan.to.clone(), entry: plan.to_entry.to_owned() };
+        let text = || [from.backing_path().as_bytes(), &[0], to.backing_path().as_bytes()].concat();
+        // A record for each piece of it.
+        let _admission = self.admit((text().len() / TEXT_MAX) as u32 + 8)?;
         let gate = self.change_gate()?;
         let naming = self.naming.write();
         if self.journal_concerns(plan) {
-            let from = Location { directory: plan.from.clone(), entry: plan.from_entry.to_owned() }.backing_path();
-            let to = Location { directory: plan.to.clone(), entry: plan.to_entry.to_owned() }.backing_path();
-            let text = [from.as_bytes(), &[0], to.as_bytes()].concat();
+            let text = text();
             let exchange = plan.mode == RenameMode::Exchange;
             if !switches::holds("rename.intent-is-recorded", false) {
                 let appended = self.append_text(&text, Operation::Rename { exchange })?;

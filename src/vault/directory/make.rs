@@ -66,6 +66,8 @@ impl<S: Storage> Directory<S> {
             // The owner's bits let an ordinary user put the IV inside; nothing else is changed later, so that the
             // backing computes the others' from its default ACL as for any new directory.
             let mode = attributes.mode & 0o7777;
+            // Until it is durable a crash may leave it without its IV.
+            let _ = self.core.birth();
             storage.make_dir(dir, entry, mode | 0o700).map_err(|e| VaultError::io("make a directory", e))?;
             let made = self.furnish(dir, entry, attributes);
             if made.is_err()

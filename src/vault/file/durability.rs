@@ -39,7 +39,7 @@ impl<S: Storage> VaultFile<S> {
 
     /// The same, also of a vault that takes no more changes. True if there was something to complete.
     pub(crate) fn complete(&self) -> Result<bool> {
-        if !self.is_volatile() || self.is_unlinked() {
+        if !self.is_volatile() || self.ends_with_its_users() {
             return Ok(false);
         }
         let outcome = self.core.with_room(|| {
@@ -124,6 +124,7 @@ impl<S: Storage> VaultFile<S> {
         state.journal.touched = false;
         state.journal.size = state.size;
         state.journal.header_size = state.size;
+        state.journal.taken_len = state.wanted_home_len();
         state.journal.base_salt = state.home.keys.salt;
         self.volatile.store(false, Ordering::Release);
         if synced {
@@ -169,13 +170,9 @@ impl<S: Storage> VaultFile<S> {
         let mut blocks: Vec<_> = state.home.overlay.iter().map(|(block, at)| (*block, *at)).collect();
         blocks.sort_unstable_by_key(|(block, _)| *block);
         let holes = state.journal.punched.clone();
-        Ok(Some(Applied {
-            file: self.clone(),
-            blocks,
-            home_len: state.wanted_home_len(),
-            segment: self.core.journal()?.current(),
-            holes,
-        }))
+        let home_len = state.wanted_home_len();
+        state.journal.taken_len = home_len;
+        Ok(Some(Applied { file: self.clone(), blocks, home_len, segment: self.core.journal()?.current(), holes }))
     }
 
     fn seal_header(&self, state: &mut State<S>) -> Result<()> {

@@ -8,13 +8,15 @@ use crate::format::geometry::{
     BlockIndex, PAGE_BYTES, PAGE_LEN, PageIndex, Path, SIZE_MAX, home_len, page_block, page_count,
 };
 use crate::format::header::Seal;
-use crate::format::record::{FileId, Operation, PageSeal, Placement, Time};
+use crate::format::record::{FileId, Lsn, Operation, PageSeal, Placement, TEXT_MAX, Time};
 use crate::storage::{Storage, Target, Timestamp};
 use crate::vault::error::{Result, VaultError};
 use crate::vault::journal::{Appended, Location};
 use crate::vault::tree::TagTree;
 use crate::vault::{recovery, switches};
 
+/// A path that is longer would take more records than a step has room for.
+const NAME_TEXT_MAX: usize = 3 * TEXT_MAX;
 /// Page entries that fit into one record beside the rest.
 const SEALS_PER_RECORD: usize = 80;
 
@@ -31,15 +33,17 @@ impl<S: Storage> VaultFile<S> {
             let id = *state.journal.id.get_or_insert_with(|| self.core.next_file_id());
             let _naming = self.core.naming.read();
             let location = self.location();
-            let path = if self.is_lost() {
-                // It has names, and which is not known: recovery looks for it, by any that is durable.
+            let path = location.backing_path();
+            let is_deep = path.len() > NAME_TEXT_MAX;
+            let path = if self.is_lost() || is_deep {
+                // It has names, and which is not known, or not said: recovery looks for it, by any that is durable.
                 self.core.settle_names()?;
                 String::new()
             } else {
                 if !self.is_unlinked() {
                     self.core.settle_name(self.ino, &location)?;
                 }
-                location.backing_path()
+                path
             };
             let operation = Operation::File { file: id, salt: state.journal.base_salt, seq: state.seq };
             let links = self.core.storage.stat(Target::File(&state.home.file)).map(|stat| stat.nlink);
@@ -150,7 +154,7 @@ impl<S: Storage> VaultFile<S> {
         self.enter_journaled(state, pages)?;
         state.size = new_size;
         state.journal.size = new_size;
-        state.journal.superseded_at = Some(appended.lsn);
+        state.supersede(appended.lsn);
         Ok(())
     }
 
@@ -194,7 +198,7 @@ impl<S: Storage> VaultFile<S> {
         state.size = plain.len() as u64;
         state.journal.size = state.size;
         self.forget_pending(state);
-        state.journal.superseded_at = Some(appended.lsn);
+        state.supersede(appended.lsn);
         Ok(())
     }
 
@@ -220,7 +224,8 @@ impl<S: Storage> VaultFile<S> {
     pub(super) fn reserve_home(&self, state: &mut State<S>, end: u64) -> Result<()> {
         // No more than what one record adds: before it may lie a hole.
         let added = 2 * super::write::CHUNK_PAGES * PAGE_LEN as u64;
-        let from = state.home_len.max(state.journal.reserved).max(end.saturating_sub(added));
+        let there = state.home_len.min(state.journal.taken_len);
+        let from = there.max(state.journal.reserved).max(end.saturating_sub(added));
         if end > from {
             // A little ahead, for those who append: one call for sixteen pages.
             let ahead = end.saturating_sub(from).next_multiple_of(16 * PAGE_LEN as u64);
@@ -274,7 +279,8 @@ impl<S: Storage> VaultFile<S> {
         new_size: u64,
     ) -> Result<()> {
         let end = pages.last().map_or(0, |(page, _)| page_block(*page).offset_bytes() + page.len_in(new_size) as u64);
-        if end > state.home_len {
+        // Not what the home has now: a checkpoint that is under way may make it shorter, as far as the journal does not say.
+        if end > state.home_len.min(state.journal.taken_len) {
             self.record_extending(state)?;
         }
         self.reserve_nodes(state, pages)?;
@@ -427,6 +433,12 @@ impl<S: Storage> State<S> {
             let at = Location { block: first.block + index, ..first };
             self.home.overlay.insert(page_block(*page), at);
         }
+    }
+
+    /// A record has made everything in the home count for nothing; so nothing of it is given back page by page.
+    fn supersede(&mut self, lsn: Lsn) {
+        self.journal.superseded_at = Some(lsn);
+        self.journal.punched.clear();
     }
 
     /// The home's length in the state in memory.

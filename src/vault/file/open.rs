@@ -60,6 +60,7 @@ impl<S: Storage> VaultFile<S> {
             unlinked: AtomicBool::new(false),
             unnamed: AtomicBool::new(false),
             lost: AtomicBool::new(false),
+            pinned: AtomicBool::new(false),
             volatile: AtomicBool::new(state.base == Base::Volatile),
             state: RwLock::new(state),
         }
@@ -131,6 +132,7 @@ impl<S: Storage> VaultFile<S> {
             journal: Journaled {
                 size: header.size,
                 header_size: header.size,
+                taken_len: home_len(header.size),
                 base_salt: salt,
                 blob_seq: header.seq,
                 ..Journaled::default()
@@ -179,17 +181,19 @@ impl<S: Storage> VaultFile<S> {
         let state = this.state.get_mut();
         state.birth = birth;
         state.home.quiet = true;
-        let (kept, whole) = Self::verified_prefix(core, state, stat.size_bytes);
+        // Nothing of it is written when it goes because it could not be looked at.
+        state.base = Base::Durable { synced: false };
+        let (kept, whole) = Self::verified_prefix(core, state, stat.size_bytes)?;
         state.home.quiet = false;
         if !whole {
             log::warn!("{path}: made shortly before a crash and never synced: {kept} bytes of it are left");
         }
         if whole && stat.size_bytes == home_len(state.size) {
             // All of it is there, so recovery has synced it: it may have been promised, and is not written in place.
-            state.base = Base::Durable { synced: false };
             state.journal = Journaled {
                 size: state.size,
                 header_size: state.size,
+                taken_len: home_len(state.size),
                 base_salt: state.home.keys.salt,
                 ..Journaled::default()
             };
@@ -199,6 +203,7 @@ impl<S: Storage> VaultFile<S> {
         if core.is_read_only() {
             state.base = Base::Durable { synced: true };
         } else {
+            state.base = Base::Volatile;
             core.remember_volatile(stat.ino);
         }
         this.volatile = AtomicBool::new(!core.is_read_only());
@@ -209,15 +214,19 @@ impl<S: Storage> VaultFile<S> {
         Ok(this)
     }
 
-    /// Takes over what the home holds, as far as it verifies; returns the number of bytes, and whether that is all.
-    fn verified_prefix(core: &Arc<VaultCore<S>>, state: &mut State<S>, length: u64) -> (u64, bool) {
+    /// Takes over what the home holds, as far as it verifies; returns the number of bytes, and whether that is all. What
+    /// cannot be read now may verify another time: that is an error, and nothing is cut off.
+    fn verified_prefix(core: &Arc<VaultCore<S>>, state: &mut State<S>, length: u64) -> Result<(u64, bool)> {
+        let nothing = Ok((0, false));
         let mut start = vec![0; length.min(BLOB_MAX + HEADER_LEN as u64) as usize];
-        if !matches!(read_into(&core.storage, &state.home.file, &mut start, 0), Ok(read) if read == start.len()) {
-            return (0, false);
+        let read =
+            read_into(&core.storage, &state.home.file, &mut start, 0).map_err(|e| VaultError::io("read a file", e))?;
+        if read < start.len() {
+            return nothing;
         }
-        let Ok(salt) = Header::salt(&start) else { return (0, false) };
+        let Ok(salt) = Header::salt(&start) else { return nothing };
         let keys = Keys::found(core, salt);
-        let Ok(header) = keys.open_header(&start) else { return (0, false) };
+        let Ok(header) = keys.open_header(&start) else { return nothing };
         state.home.keys = keys;
         state.seq = header.seq;
         state.under = header.under;
@@ -228,22 +237,24 @@ impl<S: Storage> VaultFile<S> {
                 state.body = Body::Blob { seal: Some(header.body), sealed: None };
                 state.size = header.size;
                 state.stale = false;
-                let _ = state.set_home_len(core, home_len(header.size));
-                return (header.size, true);
+                if !core.is_read_only() {
+                    state.set_home_len(core, home_len(header.size))?;
+                }
+                return Ok((header.size, true));
             }
-            return (0, false);
+            return nothing;
         }
         let Some(Ok(mut tree)) = start.get(..PAGE_LEN).map(|block| state.home.open_root(&header, block)) else {
-            return (0, false);
+            return nothing;
         };
         let mut verified = 0;
         let mut page_bytes = Zeroizing::new([0; PAGE_LEN]);
         for page in (0..page_count(header.size)).map(PageIndex) {
             let reader = state.home.reader(core);
-            let Ok(seal) = tree.seal(page, &reader) else { break };
+            let Some(seal) = if_verified(tree.seal(page, &reader))? else { break };
             let len = page.len_in(header.size);
             if let (Some(seal), Some(out)) = (seal, page_bytes.get_mut(..len))
-                && reader.page(page, &seal, out).is_err()
+                && if_verified(reader.page(page, &seal, out))?.is_none()
             {
                 break;
             }
@@ -257,23 +268,35 @@ impl<S: Storage> VaultFile<S> {
             let mut plain = Zeroizing::new(vec![0; kept as usize]);
             let reader = state.home.reader(core);
             for (chunk, page) in plain.chunks_mut(PAGE_LEN).zip((0..).map(PageIndex)) {
-                if let Ok(Some(seal)) = tree.seal(page, &reader) {
-                    let _ = reader.page(page, &seal, chunk);
+                if let Some(seal) = tree.seal(page, &reader)? {
+                    reader.page(page, &seal, chunk)?;
                 }
             }
-            let stored = !core.is_read_only() && state.store_blob_home(core, &plain).is_ok();
-            return (if stored { kept } else { 0 }, false);
+            if core.is_read_only() {
+                return nothing;
+            }
+            state.store_blob_home(core, &plain)?;
+            return Ok((kept, false));
         }
         if !whole {
             let reader = state.home.reader(core);
-            let _ = tree.clear(PageIndex(page_count(kept)), PageIndex(SIZE_MAX / PAGE_BYTES), &reader);
+            tree.clear(PageIndex(page_count(kept)), PageIndex(SIZE_MAX / PAGE_BYTES), &reader)?;
         }
         state.body = Body::Paged(tree);
         state.size = kept;
         state.stale = !whole;
         if !core.is_read_only() {
-            let _ = state.set_home_len(core, home_len(kept));
+            state.set_home_len(core, home_len(kept))?;
         }
-        (kept, whole)
+        Ok((kept, whole))
+    }
+}
+
+/// None: it was read, and does not verify.
+fn if_verified<T>(looked: Result<T>) -> Result<Option<T>> {
+    match looked {
+        Ok(found) => Ok(Some(found)),
+        Err(VaultError::Integrity(_)) => Ok(None),
+        Err(error) => Err(error),
     }
 }

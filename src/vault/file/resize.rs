@@ -229,12 +229,7 @@ impl<S: Storage> State<S> {
             let plain = self.read_blob(core)?;
             let mut tree = TagTree::empty();
             let (pages, images) = self.seal_range(core, &mut tree, size, size, &[], Some(&plain))?;
-            core.reserve(
-                &self.home.file,
-                self.home_len,
-                home_len(size).saturating_sub(self.home_len).clamp(1, BLOB_MAX),
-            )?;
-            self.put_home(core, &pages, &images, size, |_| true).1?;
+            self.put_over_blob(core, &pages, &images, size, &plain)?;
             self.body = Body::Paged(tree);
             self.under = self.home.keys.version().0;
             self.stale = true;

@@ -12,7 +12,7 @@ use crate::format::geometry::{
 };
 use crate::format::header::{Header, Seal};
 use crate::format::seals::Sealed;
-use crate::storage::{SetTime, Storage, Target, Timestamp};
+use crate::storage::{SetTime, Storage, Target, Timestamp, read_into};
 use crate::vault::core::{Scratch, VaultCore};
 use crate::vault::error::{Result, VaultError};
 use crate::vault::switches;
@@ -291,12 +291,7 @@ impl<S: Storage> State<S> {
             }
             let mut tree = TagTree::empty();
             let (pages, images) = self.seal_range(core, &mut tree, new_size, from, data, Some(&plain))?;
-            let old_blob_pages = page_count(self.size + HEADER_LEN as u64);
-            // Space for the whole first: the blob's own blocks are written over.
-            // (Not the hole that a write far behind the end leaves.)
-            let growth = home_len(new_size).saturating_sub(self.home_len).clamp(1, BLOB_MAX);
-            core.reserve(&self.home.file, self.home_len, growth)?;
-            self.put_home(core, &pages, &images, new_size, |page| page.0 < old_blob_pages).1?;
+            self.put_over_blob(core, &pages, &images, new_size, &plain)?;
             self.body = Body::Paged(tree);
             self.under = self.home.keys.version().0;
             return self.enter(core, &pages, new_size);
@@ -332,6 +327,44 @@ impl<S: Storage> State<S> {
             self.set_home_len(core, home_len(self.size).min(self.home_len))?;
         }
         outcome
+    }
+
+    /// Writes the pages home that take the place of a volatile file's blob, `plain`: what takes more space first, so that a
+    /// full disk leaves the blob as it was.
+    pub(super) fn put_over_blob(
+        &mut self,
+        core: &VaultCore<S>,
+        pages: &[(PageIndex, Seal)],
+        images: &[u8],
+        new_size: u64,
+        plain: &[u8],
+    ) -> Result<()> {
+        let before = self.home_len;
+        let over = pages.partition_point(|(page, _)| page_block(*page).offset_bytes() < before);
+        let (over, behind) = pages.split_at_checked(over).unwrap_or_default();
+        if let Some((last, _)) = over.last() {
+            let end = page_block(*last).offset_bytes() + last.len_in(new_size) as u64;
+            if end > before {
+                core.reserve(&self.home.file, before, end - before)?;
+            }
+        }
+        let (over_images, images) = images.split_at_checked(over.len() * PAGE_LEN).unwrap_or_default();
+        let put = self.put_home(core, behind, images, new_size, |_| false).1;
+        if put.is_err() {
+            if self.set_home_len(core, before).is_err() {
+                // Told by the next commit.
+                self.stale = true;
+            }
+            return put;
+        }
+        let put = self.put_home(core, over, over_images, new_size, |_| true).1;
+        if put.is_err() && self.store_blob_home(core, plain).is_err() {
+            let (bytes, seal, _) = self.seal_blob(core, plain)?;
+            self.body = Body::Blob { seal: Some(seal), sealed: bytes.get(HEADER_LEN..).map(Box::from) };
+            // It is in memory alone, until a commit succeeds.
+            self.stale = true;
+        }
+        put
     }
 
     /// Enters pages that are home into the tree of a volatile file.
@@ -414,11 +447,27 @@ impl<S: Storage> State<S> {
             };
             parts.push(IoSlice::new(rest));
             if let Err(error) = self.write_home(core, &parts, start.offset_bytes()) {
-                return (at, Err(error));
+                // Some of it may be there: where new blocks take the place of old ones, a full disk ends a run in its midst.
+                let run = pages.get(at..at + count).unwrap_or_default();
+                return (at + self.arrived(core, run, new_size), Err(error));
             }
             at += count;
         }
         (at, Ok(()))
+    }
+
+    /// How many of these pages, from the first on, the home holds as they were just sealed.
+    fn arrived(&self, core: &VaultCore<S>, pages: &[(PageIndex, Seal)], new_size: u64) -> usize {
+        let mut sealed = [0; PAGE_LEN];
+        let mut plain = Zeroizing::new([0; PAGE_LEN]);
+        let is_home = |(page, seal): &&(PageIndex, Seal)| {
+            let len = page.len_in(new_size);
+            let (Some(sealed), Some(plain)) = (sealed.get_mut(..len), plain.get_mut(..len)) else { return false };
+            let block = page_block(*page);
+            let read = read_into(&core.storage, &self.home.file, sealed, block.offset_bytes());
+            matches!(read, Ok(read) if read == len) && self.home.open_into(Sealed::Page(block), seal, sealed, plain)
+        };
+        pages.iter().take_while(is_home).count()
     }
 
     /// Writes to the home file and keeps its length in mind.
@@ -491,12 +540,17 @@ impl<S: Storage> State<S> {
         let (bytes, seal, seq) = self.seal_blob(core, plain)?;
         let len = bytes.len() as u64;
         let has_content = self.size > 0 || !self.stale;
-        if has_content && page_count(len) > page_count(self.home_len) {
-            // Space first: a full disk must not cost what is there.
+        // Space first: a full disk must not cost what is there.
+        if let Body::Paged(_) = self.body {
+            // Of which there may be holes.
+            core.reserve(&self.home.file, 0, len)?;
+        } else if has_content && page_count(len) > page_count(self.home_len) {
             core.reserve(&self.home.file, self.home_len, len - self.home_len)?;
         }
-        self.write_home(core, &[IoSlice::new(&bytes)], 0)?;
-        Ok((len, seal, seq))
+        let written = self.write_home(core, &[IoSlice::new(&bytes)], 0);
+        // Otherwise the header may be there, and the rest not: it is written again.
+        self.stale |= written.is_err();
+        written.map(|()| (len, seal, seq))
     }
 
     /// Writes the dirty nodes of a volatile file home.

@@ -14,7 +14,8 @@ use crate::vault::error::{Result, VaultError};
 use crate::vault::file::replay::Plan;
 
 /// What the journal names a file by: path, NUL, inode number, and NUL and "+" if it has other names, too. The inode tells
-/// it from another that has taken its name; the path is empty if the name that was known is gone and others are left.
+/// it from another that has taken its name; the path is empty if the name that was known is gone and others are left, or if it is
+/// longer than some kilobytes.
 pub(crate) fn text(path: &str, ino: u64, has_other_names: bool) -> Vec<u8> {
     let others: &[u8] = if has_other_names { b"\0+" } else { b"" };
     [path.as_bytes(), b"\0", ino.to_string().as_bytes(), others].concat()
@@ -65,16 +66,26 @@ pub(super) fn search<'a, S: Storage>(
     }
     let mut pending = if salts.is_empty() { Vec::new() } else { vec![root.clone()] };
     while let Some(directory) = pending.pop() {
-        let (mut below, mut files) = (Vec::new(), Vec::new());
+        let (mut below, mut files, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
         let listed = directory.list(0, &mut |entry| {
             match entry.kind {
                 FileKind::Directory => below.push(entry.name.to_vec()),
-                FileKind::Regular | FileKind::Unknown => files.push((entry.name.to_vec(), entry.ino)),
+                FileKind::Regular => files.push((entry.name.to_vec(), entry.ino)),
+                // Not every backing lists what an entry is.
+                FileKind::Unknown => unknown.push((entry.name.to_vec(), entry.ino)),
                 _ => {}
             }
             true
         });
         readable(listed)?;
+        for (name, ino) in unknown {
+            let Some(location) = readable(directory.locate(&name))? else { continue };
+            match stat(&location)?.map(|stat| stat.kind()) {
+                Some(FileKind::Directory) => below.push(name),
+                Some(FileKind::Regular) => files.push((name, ino)),
+                _ => {}
+            }
+        }
         for (name, ino) in files {
             let Some(location) = readable(directory.locate(&name))? else { continue };
             if let Some(salt) = read_salt(core, &location)?.filter(|salt| salts.contains(salt)) {
