@@ -3,12 +3,14 @@
 #[path = "cli/harness.rs"]
 mod harness;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use harness::{Fixture, Outcome, can_mount, pattern, run, sero};
+use harness::{Fixture, Outcome, can_mount, eventually, pattern, run, sero};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// A vault with a few files, sealed again.
@@ -225,4 +227,55 @@ fn repair_shows_asks_and_mends() {
     assert!(fs::read(fixture.mountpoint.join("large")).unwrap() == expected);
     with(&fixture, "repair", &["--yes"], &[]).fails(6, "already mounted");
     fixture.seal().ok();
+}
+
+/// A configuration from before a rotation opens nothing of what came after: none of it is damaged, and none is touched.
+#[test]
+fn repair_with_an_old_configuration_changes_nothing() {
+    let fixture = sample();
+    let configuration = fixture.vault.join("sero.json");
+    let old = fs::read(&configuration).unwrap();
+    with(&fixture, "rotate", &[], &[]).ok();
+    let new = fs::read(&configuration).unwrap();
+    fixture.mount(&[]).ok();
+    let large = fs::OpenOptions::new().write(true).open(fixture.mountpoint.join("large")).unwrap();
+    large.write_all_at(b"synced", 100_000).unwrap();
+    large.sync_all().unwrap();
+    drop(large);
+    fixture.signal(Signal::KILL);
+    eventually("it is cleaned up", || run(sero().arg("seal").arg(&fixture.mountpoint)).code == Some(0));
+    let listed = || {
+        let found = run(Command::new("find").arg(&fixture.vault).args(["-printf", "%p %s %T@\n"])).ok().stdout;
+        found
+            .lines()
+            .filter(|line| !line.contains("/private ") && !line.contains("/lock "))
+            .map(str::to_owned)
+            .collect::<BTreeSet<_>>()
+    };
+    fs::write(&configuration, &old).unwrap();
+    let before = listed();
+    with(&fixture, "repair", &["--yes"], &[]).fails(8, "older than the last rotation");
+    assert_eq!(before, listed());
+    fs::write(&configuration, &new).unwrap();
+    fixture.mount(&[]).ok();
+    let found = fs::read(fixture.mountpoint.join("large")).unwrap();
+    assert_eq!(found.get(100_000..100_006), Some(&b"synced"[..]));
+    fixture.seal().ok();
+}
+
+/// What the destination does not take is missed there; the rest is copied.
+#[test]
+fn salvage_goes_on_after_what_the_destination_does_not_take() {
+    let fixture = sample();
+    fixture.mount(&[]).ok();
+    // A path that is too long where it is copied to.
+    let deep = "for i in $(seq 25); do mkdir $(printf 'd%.0s' $(seq 180)) && cd d*; done; echo x >file";
+    run(Command::new("bash").args(["-c", deep]).current_dir(&fixture.mountpoint)).ok();
+    fixture.seal().ok();
+    let saved = fixture.folder.path().join("saved");
+    let outcome = with(&fixture, "salvage", &[], &[saved.to_str().unwrap()]);
+    assert!(outcome.code == Some(21) && outcome.stdout.contains("File name too long"), "{outcome:?}");
+    assert_eq!(fs::read(saved.join("large")).unwrap(), pattern(2_000_000));
+    assert_eq!(fs::read_to_string(saved.join("folder/notes.txt")).unwrap(), "hello\n");
+    run(Command::new("rm").arg("-rf").arg(&saved)).ok();
 }

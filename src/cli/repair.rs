@@ -13,7 +13,7 @@ use super::findings::{self, Reporter, put_path, shown};
 use super::opening::Opening;
 use super::unlocking::UnlockArguments;
 use super::words::count;
-use crate::vault::repair::{Repair, RepairPlan, RepairStep, apply};
+use crate::vault::repair::{self, Repair, RepairPlan, RepairStep, apply};
 use crate::vault::{Finding, LiveKeys, Mode, PosixStorage, Vault, VaultError, VerifyOptions};
 
 /// One round can uncover what another needs: the second name of a file that was put aside.
@@ -57,15 +57,21 @@ pub(super) fn run(arguments: &RepairArguments, context: &Context) -> Result<()> 
     opening.check_free(Mode::ReadWrite)?;
     let path = opening.path().to_owned();
     let about = |error: VaultError| Failure::from(error).about(path.display());
-    let keys = LiveKeys::from(arguments.unlock.unlock(&opening, context)?);
+    let storage = || PosixStorage::open(&path).map_err(|error| VaultError::io("open the vault's directory", error));
+    let unlocked = arguments.unlock.unlock(&opening, context)?;
+    let opens_top = unlocked.check_belong_to(&storage().map_err(about)?).is_ok();
+    let keys = LiveKeys::from(unlocked);
     super::daemon::harden();
     drop(opening);
-    let storage = || PosixStorage::open(&path).map_err(|error| VaultError::io("open the vault's directory", error));
     let look = || -> Result<Vec<Finding>> {
         let vault = Vault::open_tolerant(storage().map_err(about)?, keys.clone()).map_err(about)?;
         let reporter = Reporter::start(context, "checked", true);
-        vault.verify(&VerifyOptions::default(), &reporter).map_err(about)?;
-        Ok(reporter.into_findings())
+        let summary = vault.verify(&VerifyOptions::default(), &reporter).map_err(about)?;
+        let findings = reporter.into_findings();
+        if repair::is_foreign(&vault, &summary, &findings, opens_top) {
+            return Err(about(VaultError::ForeignConfiguration));
+        }
+        Ok(findings)
     };
 
     let mut plan = RepairPlan::of(&look()?, arguments.holes);
@@ -77,6 +83,11 @@ pub(super) fn run(arguments: &RepairArguments, context: &Context) -> Result<()> 
     let planned: Vec<Value> = plan.steps.iter().map(object).collect();
     let mut failed = 0_u64;
     if !plan.steps.is_empty() && !arguments.dry_run && consent(arguments)? {
+        // While it was asked, the vault may have been mounted and changed.
+        if !arguments.yes && RepairPlan::of(&look()?, arguments.holes).steps != plan.steps {
+            let message = "the vault is not what it was when this was shown; run this again";
+            return Err(Failure::new(ExitCode::DamageFound, message).about(path.display()));
+        }
         for _ in 0..ROUNDS_MAX {
             let before = plan.steps.clone();
             apply(&|| Ok((storage()?, keys.clone())), &plan, &mut |step, outcome| match outcome {

@@ -3,10 +3,15 @@
 //! The thread-local generator is ChaCha12, seeded by the kernel and reseeded by it after every
 //! 64 KiB of output: a nonce costs nanoseconds, and no system call.
 //!
+//! A machine that is put back to a snapshot of its memory repeats what the generator gives until then, and a nonce must not
+//! be used for two contents. So what is drawn is mixed with the time in nanoseconds, at which the two runs do not agree for
+//! long.
+//!
 //! It repeats itself in a child made by `fork` without `exec`. This crate never forks (it takes
 //! unsafe code, which two files have, for something else): a daemon starts itself anew by `exec`.
 
 use std::io;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rand::RngCore;
 
@@ -19,7 +24,7 @@ pub fn fill(out: &mut [u8]) {
     rand::rng().fill_bytes(out);
 }
 
-/// `N` random bytes, as [`fill`] makes them.
+/// `N` random bytes, as [`fill`] makes them, mixed with the time.
 ///
 /// # Panics
 /// As [`fill`].
@@ -28,6 +33,9 @@ pub fn fill(out: &mut [u8]) {
 pub fn array<const N: usize>() -> [u8; N] {
     let mut out = [0; N];
     fill(&mut out);
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    // Random bytes stay random, whatever they are mixed with.
+    out.iter_mut().zip(since_epoch.as_nanos().to_le_bytes()).for_each(|(byte, time)| *byte ^= time);
     out
 }
 

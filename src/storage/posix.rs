@@ -46,6 +46,8 @@ const READ_DIR_BYTES: usize = 32 * 1024;
 /// A directory on a mounted filesystem.
 pub struct PosixStorage {
     root: OwnedFd,
+    /// Of the filesystem that it is on.
+    device: u64,
 }
 
 /// An open directory of a [`PosixStorage`].
@@ -62,12 +64,13 @@ impl PosixStorage {
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = sys::open(path, flags, Mode::empty())?;
+        let device = sys::fstat(&root)?.st_dev;
         // Without /proc, attribute calls would fail with an ENOENT that looks like a missing file.
         sys::stat("/proc/self/fd").map_err(|errno| {
             let message = format!("/proc/self/fd is not accessible ({errno}): mount proc on /proc");
             io::Error::new(io::ErrorKind::Unsupported, message)
         })?;
-        Ok(Self { root })
+        Ok(Self { root, device })
     }
 }
 
@@ -87,7 +90,12 @@ impl Storage for PosixStorage {
         // "." is the one name that is no component: a second handle of the same directory.
         let name = if name == "." { name } else { component(name)? };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(PosixDir(sys::openat(&at.0, name, flags, Mode::empty())?))
+        let directory = sys::openat(&at.0, name, flags, Mode::empty())?;
+        // Another filesystem, or another subvolume of btrfs, has inode numbers of its own.
+        if sys::fstat(&directory)?.st_dev != self.device {
+            return Err(Errno::XDEV.into());
+        }
+        Ok(PosixDir(directory))
     }
 
     fn open_file(&self, at: &PosixDir, name: &OsStr, access: Access) -> io::Result<PosixFile> {

@@ -146,6 +146,14 @@ impl VaultError {
     }
 
     /// Whether it is the backing's (or the vault's own) error of this number.
+    /// An error of opening one of the vault's own files: what is there and is no file will not be one the next time.
+    pub(crate) fn own_file(path: &str, context: &'static str, source: io::Error) -> Self {
+        if is_of_another_kind(&source) {
+            return Self::integrity(path, "there is no file there, but something else; `sero repair` puts it aside");
+        }
+        Self::io(context, source)
+    }
+
     pub(crate) fn is_errno(&self, errno: i32) -> bool {
         matches!(self, Self::Io { source, .. } if source.raw_os_error() == Some(errno))
     }
@@ -168,6 +176,11 @@ impl VaultError {
 /// Whether a filesystem has no room, or a quota leaves none.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
+/// Whether something is in the place of a file or directory that is none: a directory in a file's, a link, a FIFO.
+pub(crate) fn is_of_another_kind(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::EISDIR | libc::ELOOP | libc::ENXIO))
 }
 
 impl From<ConfigurationError> for VaultError {

@@ -33,6 +33,7 @@ mod durability;
 mod home;
 mod journaling;
 pub(crate) mod open;
+mod put;
 mod read;
 pub(crate) mod replay;
 mod reseal;

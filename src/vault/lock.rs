@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::directory::PRIVATE;
-use super::error::{Holder, Result, VaultError};
+use super::error::{Holder, Result, VaultError, is_of_another_kind};
 use crate::storage::{Access, Storage, read_into, write_from};
 
 /// The lock's file in the private folder.
@@ -37,7 +37,6 @@ struct Content {
 impl<S: Storage> VaultLock<S> {
     /// For reading and writing: excludes everyone else.
     pub fn exclusive(storage: &S, private: &S::Dir) -> Result<Self> {
-        let io = |e| VaultError::io("lock the vault", e);
         let file = match storage.open_file(private, ENTRY.as_ref(), Access::ReadWrite) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
                 match storage.create_file(private, ENTRY.as_ref(), 0o600) {
@@ -49,7 +48,7 @@ impl<S: Storage> VaultLock<S> {
             }
             opened => opened,
         }
-        .map_err(io)?;
+        .map_err(not_locked)?;
         take(storage, &file, true)?;
         // The message of others depends on it, the vault's safety does not.
         if let Err(error) = say_who(storage, &file) {
@@ -82,14 +81,18 @@ impl<S: Storage> VaultLock<S> {
                     Err(error) if matches!(error.raw_os_error(), Some(libc::EROFS | libc::EACCES | libc::EPERM)) => {
                         return Ok(Self { file: None });
                     }
-                    Err(error) => return Err(VaultError::io("lock the vault", error)),
+                    Err(error) => return Err(not_locked(error)),
                 }
             }
-            Err(error) => return Err(VaultError::io("lock the vault", error)),
+            Err(error) => return Err(not_locked(error)),
         };
         take(storage, &file, false)?;
         Ok(Self { file: Some(file) })
     }
+}
+
+fn not_locked(error: std::io::Error) -> VaultError {
+    VaultError::own_file("private/lock", "lock the vault", error)
 }
 
 /// Who has the vault for reading and writing. None: nobody.
@@ -114,7 +117,8 @@ fn existing<S: Storage>(storage: &S) -> Result<Option<S::File>> {
         .and_then(|private| storage.open_file(&private, ENTRY.as_ref(), Access::Read));
     match opened {
         Ok(file) => Ok(Some(file)),
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        // Where something else is in its place nobody can lock it: that is said by who opens the vault.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) || is_of_another_kind(&error) => Ok(None),
         Err(error) => Err(io(error)),
     }
 }

@@ -45,6 +45,8 @@ pub struct Recovery {
     pub stale: Vec<String>,
     /// What shows that the journal itself was damaged after it was written.
     pub damage: Vec<String>,
+    /// Segments of the journal that open.
+    pub segments: usize,
     /// A copy of the journal was kept in `private/lost`, as not all of it could be replayed.
     pub copy_kept: bool,
 }
@@ -104,6 +106,7 @@ pub(crate) fn recover<S: Storage>(core: &Arc<VaultCore<S>>, root: &Arc<Directory
     }
     let mut report = Recovery::default();
     let segments = read_segments(core, &mut report)?;
+    report.segments = segments.len();
     let resumed = segments.last().map(copies::resumed);
     if !segments.is_empty() {
         remember_window(core, &segments).map_err(|error| {
@@ -472,7 +475,15 @@ impl Plan {
             Ok(header) if self.identities.contains(&(salt, header.seq)) => Fit::This,
             Ok(_) if self.identities.iter().any(|(known, _)| *known == salt) => Fit::Stale,
             // Just made, under the name of one that is gone: it never had a header.
-            Err(_) if read < HEADER_LEN || start.iter().all(|byte| *byte == 0) => Fit::Other,
+            Err(_) if read < HEADER_LEN => Fit::Other,
+            // The same, or its header was taken away: what the journal has of it is kept, and not put there.
+            Err(_) if start.iter().all(|byte| *byte == 0) => {
+                if self.ino == Some(stat.ino) {
+                    Fit::Stale
+                } else {
+                    Fit::Other
+                }
+            }
             // A header that does not open tells of its file by its salt alone, which a torn one may have lost. Then the inode
             // does, which is another in a copy of the vault: the name may be another's by now.
             Err(_)

@@ -20,13 +20,13 @@ use data_encoding::HEXLOWER;
 
 use super::attributes::table_attribute;
 use super::directory::{Directory, Location, NewInode, PRIVATE, TREE};
-use super::error::{Result, VaultError};
+use super::error::{Result, VaultError, is_of_another_kind};
 use super::file::VaultFile;
 use super::file::open::StartError;
 use super::keyring::LiveKeys;
-use super::lock::VaultLock;
+use super::lock::{self, VaultLock};
 use super::lost::{self, ignoring};
-use super::verify::{Extent, Finding, FindingKind, Severity};
+use super::verify::{Extent, Finding, FindingKind, Severity, VerifySummary};
 use super::{Mode, Vault};
 use crate::crypto::entropy;
 use crate::format::geometry::home_len;
@@ -101,13 +101,16 @@ impl RepairPlan {
                 });
             };
             match (finding.severity, finding.kind) {
-                (Severity::Leftover, K::Sidecar | K::Temporary | K::LinkPiece) => step(Repair::Remove),
+                (Severity::Leftover, K::Sidecar | K::Temporary) => step(Repair::Remove),
+                // A link that was put aside, or a rotation that goes on later, may still need it.
+                (Severity::Leftover, K::LinkPiece) => step(Repair::PutAside),
                 (Severity::Leftover, _) => {}
                 (Severity::Crash, K::Journal) => step(Repair::Replay { keep_copy: false }),
                 // The session of the second step settles them.
                 (Severity::Crash, _) => {}
                 (_, K::Private) if finding.backing.as_bytes() == PRIVATE.as_bytes() => step(Repair::MakePrivate),
                 (Severity::Unreadable, _) => plan.left.push(finding.clone()),
+                (_, K::Private) => step(Repair::PutAside),
                 (_, K::Journal) => step(Repair::Replay { keep_copy: true }),
                 (_, K::State | K::ConfigurationBackup) => step(Repair::PutAside),
                 (_, K::DirectoryIv) => step(Repair::NewIv),
@@ -150,6 +153,26 @@ impl RepairPlan {
     }
 }
 
+/// Whether the keys are not this vault's, or from before its key was rotated, as far as what verify found tells: what they do
+/// not open is not damaged then, and must not be put aside. `opens_top`: they open the IV of the top directory, or it is not
+/// there.
+pub fn is_foreign<S: Storage>(
+    vault: &Vault<S>,
+    summary: &VerifySummary,
+    findings: &[Finding],
+    opens_top: bool,
+) -> bool {
+    let of_kind =
+        |kind| findings.iter().filter(move |finding| finding.kind == kind && finding.severity == Severity::Damage);
+    let opens_state = of_kind(FindingKind::State).next().is_none();
+    // A journal that does not open would be thrown away.
+    if vault.recovery().is_some_and(|recovery| recovery.segments == 0) && !(opens_top && opens_state) {
+        return true;
+    }
+    let files: BTreeSet<&OsString> = of_kind(FindingKind::Header).map(|finding| &finding.backing).collect();
+    !opens_top && summary.files > 0 && files.len() as u64 >= summary.files
+}
+
 /// Carries out a plan. `open` gives the backing and the keys, each time anew. `told` hears of each step, and what came of
 /// it: one that fails does not keep the others from being done. Refuses a vault that is mounted.
 ///
@@ -183,17 +206,32 @@ fn own_files<S: Storage>(storage: &S, plan: &RepairPlan, told: &mut dyn FnMut(&R
     let io = |e| VaultError::io("repair the vault's own files", e);
     let top = storage.open_root().map_err(io)?;
     for step in plan.steps.iter().filter(|step| step.repair == Repair::MakePrivate) {
-        told(step, ignoring(libc::EEXIST, storage.make_dir(&top, PRIVATE.as_ref(), 0o700)).map_err(io));
+        told(step, make_private(storage, &top).map_err(io));
     }
     let private = storage.open_dir(&top, PRIVATE.as_ref()).map_err(io)?;
+    let asides = || plan.steps.iter().filter(|step| step.repair == Repair::PutAside && !is_in_tree(&step.backing));
+    // What nobody can lock, nobody has locked.
+    let lock = joined(PRIVATE.as_ref(), lock::ENTRY.as_ref());
+    for step in asides().filter(|step| step.backing == lock) {
+        told(step, put_aside(storage, &step.backing));
+    }
     let _lock = VaultLock::exclusive(storage, &private)?;
-    for step in &plan.steps {
-        match step.repair {
-            Repair::PutAside if !is_in_tree(&step.backing) => told(step, put_aside(storage, &step.backing)),
-            _ => {}
-        }
+    for step in asides().filter(|step| step.backing != lock) {
+        told(step, put_aside(storage, &step.backing));
     }
     storage.sync_all().map_err(io)
+}
+
+/// Something else may be in its place: that stays beside it.
+fn make_private<S: Storage>(storage: &S, top: &S::Dir) -> std::io::Result<()> {
+    match storage.open_dir(top, PRIVATE.as_ref()) {
+        Err(error) if is_of_another_kind(&error) => {
+            let aside = lost::name_for(PRIVATE.as_ref());
+            storage.rename(top, PRIVATE.as_ref(), top, &aside, RenameMode::NoReplace)?;
+        }
+        _ => {}
+    }
+    ignoring(libc::EEXIST, storage.make_dir(top, PRIVATE.as_ref(), 0o700))
 }
 
 /// Step 2: the home gets the length that its header says, then the content the one that is there.
@@ -263,6 +301,12 @@ impl Moves {
         if from.is_empty() {
             return Ok(Self::default());
         }
+        for step in plan.steps.iter().filter(|step| is_iv_of_the_top(step)) {
+            // `lost+found` is named by it, so it cannot wait for the names to be gone. What is left of them does not open by
+            // the new one, and is found by the next round.
+            put_one_aside(&vault.core.storage, &step.backing)?;
+            vault.root().begin_anew()?;
+        }
         let folder = lost_found(vault)?;
         let mut moves = Self { folder: path_of(&folder), entries: Vec::new() };
         for (number, (backing, group)) in from.into_iter().enumerate() {
@@ -273,17 +317,22 @@ impl Moves {
     }
 }
 
+fn is_iv_of_the_top(step: &RepairStep) -> bool {
+    step.repair == Repair::NewIv && parent(&step.backing) == TREE
+}
+
 fn lost_found<S: Storage>(vault: &Vault<S>) -> Result<Arc<Directory<S>>> {
     let root = vault.root();
     let mut name = LOST_FOUND.to_vec();
     loop {
         match root.open_child(&name) {
             Ok(folder) => {
-                // Its IV must be there before something is named by it.
-                if folder.inspect_iv()?.is_some() {
-                    return Ok(folder);
+                // Its IV must be there, and open, before something is named by it.
+                match folder.inspect_iv() {
+                    Ok(Some(_)) => return Ok(folder),
+                    Ok(None) | Err(VaultError::Integrity(_)) => name.extend(b".1"),
+                    Err(error) => return Err(error),
                 }
-                name.extend(b".1");
             }
             Err(error) if error.is_errno(libc::ENOENT) => {
                 return Ok(root.make_dir(&name, &NewInode { mode: 0o700, uid: None, gid: None })?.1);
@@ -329,6 +378,7 @@ fn names<S: Storage>(
             Repair::PutAside if is_in_tree(&step.backing) => put_aside(storage, &step.backing),
             Repair::DropXattrs => drop_xattrs(storage, &step.backing),
             Repair::ToLostFound => move_named(storage, moves, |from| from == step.backing),
+            Repair::NewIv if is_iv_of_the_top(step) => move_named(storage, moves, |from| parent(from) == TREE),
             Repair::NewIv => {
                 let directory = parent(&step.backing);
                 move_named(storage, moves, |from| parent(from) == directory)

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU32;
 use super::core::VaultCore;
 use super::directory::{Directory, PRIVATE, Tree};
 use super::error::{Result, VaultError};
+use super::journal::SEGMENT_NAMES;
 use super::keyring::{KeyRing, LiveKeys};
 use super::lock::VaultLock;
 use super::verify::{Finding, FindingKind, Severity};
@@ -21,9 +22,13 @@ impl<S: Storage> Vault<S> {
         let keys = KeyRing::new(keys.into());
         let mut tolerated = Vec::new();
         let mut tolerate = |kind, backing: &str, error: VaultError| {
-            let (severity, reason) = match error {
-                VaultError::Integrity(error) => (Severity::Damage, error.reason),
-                other => (Severity::Unreadable, other.to_string()),
+            let (severity, backing, reason) = match error {
+                // It says itself which of the vault's own files it is about.
+                VaultError::Integrity(error) if error.path.starts_with(PRIVATE) => {
+                    (Severity::Damage, error.path, error.reason)
+                }
+                VaultError::Integrity(error) => (Severity::Damage, backing.to_owned(), error.reason),
+                other => (Severity::Unreadable, backing.to_owned(), other.to_string()),
             };
             tolerated.push(Finding::own(severity, kind, backing, reason));
         };
@@ -54,7 +59,8 @@ impl<S: Storage> Vault<S> {
         let core = Arc::new(VaultCore::new(storage, keys, tree, true, windows));
         let root = Directory::root(&core)?;
         let recovery = recovery::recover(&core, &root).unwrap_or_else(|error| {
-            tolerate(FindingKind::Journal, PRIVATE, error);
+            let kind = if is_no_segment(&error) { FindingKind::Private } else { FindingKind::Journal };
+            tolerate(kind, PRIVATE, error);
             core.journaled.lock().clear();
             core.set_journal(None);
             None
@@ -66,4 +72,10 @@ impl<S: Storage> Vault<S> {
     pub fn tolerated(&self) -> &[Finding] {
         &self.tolerated
     }
+}
+
+/// Whether something else is in the place of a segment of the journal.
+fn is_no_segment(error: &VaultError) -> bool {
+    let VaultError::Integrity(error) = error else { return false };
+    SEGMENT_NAMES.iter().any(|name| error.path == format!("{PRIVATE}/{name}"))
 }

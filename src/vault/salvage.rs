@@ -94,8 +94,10 @@ impl<S: Storage> Vault<S> {
         }
         // From below, as an entry that is made changes the times above, and a mode may forbid it.
         while let Some((path, kept)) = salvage.folders.pop() {
-            let folder = File::open(&path).map_err(written)?;
-            salvage.attributes(&folder, &path, &kept)?;
+            let folder = File::open(&path).map_err(written);
+            if let Err(error) = folder.and_then(|folder| salvage.attributes(&folder, &path, &kept)) {
+                salvage.go_on_after(FindingKind::Directory, OsStr::new(""), error, &path)?;
+            }
         }
         Ok(salvage.summary)
     }
@@ -161,7 +163,10 @@ impl<S: Storage> Salvage<'_, S> {
                 }
             };
             for inspected in entries {
-                self.entry(directory, &handle, path, plain, inspected)?;
+                let backing = directory.entry(&inspected.entry)?.backing_os_path();
+                if let Err(error) = self.entry(directory, &handle, path, plain, inspected) {
+                    self.go_on_after(FindingKind::File, &backing, error, path)?;
+                }
             }
             match next {
                 Some(next) => cookie = next,
@@ -224,7 +229,9 @@ impl<S: Storage> Salvage<'_, S> {
         if let Some(first) = self.copied.get(&stat.ino)
             && stat.nlink > 1
         {
-            return fs::hard_link(first, &path).map_err(written);
+            let linked = fs::hard_link(first, &path);
+            // Not every filesystem has hard links, or so many of them.
+            return linked.or_else(|_| fs::copy(first, &path).map(drop)).map_err(written);
         }
         let made = match stat.kind() {
             FileKind::Regular => self.file(&location, target, stat, plain.as_deref(), &path)?,
@@ -249,6 +256,18 @@ impl<S: Storage> Salvage<'_, S> {
             self.copied.insert(stat.ino, path);
         }
         Ok(())
+    }
+
+    /// What the destination does not take is missed there, and the rest is copied; where it takes nothing any more, that
+    /// is the end.
+    fn go_on_after(&mut self, kind: FindingKind, backing: &OsStr, error: VaultError, path: &Path) -> Result<()> {
+        match &error {
+            VaultError::Io { source, .. } if !is_for_good(source) => {
+                self.lose(Finding::own(Severity::Unreadable, kind, backing, error.to_string()), path);
+                Ok(())
+            }
+            _ => Err(error),
+        }
     }
 
     fn file(
@@ -454,6 +473,14 @@ impl<S: Storage> Salvage<'_, S> {
         self.summary.losses = self.summary.losses.saturating_add(1);
         (self.observer)(SalvageEvent::Lost { finding, path: path.to_owned() });
     }
+}
+
+/// Whether nothing else can be written either.
+fn is_for_good(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOSPC | libc::EDQUOT | libc::EROFS | libc::EIO | libc::ENOMEM | libc::EMFILE | libc::ENFILE)
+    )
 }
 
 fn written(error: io::Error) -> VaultError {

@@ -107,7 +107,7 @@ impl Windows {
         let file = match storage.open_file(private, STATE_NAME.as_ref(), Access::Read) {
             Ok(file) => file,
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(VaultError::own_file("private/state", "read the vault's state", error)),
         };
         let mut bytes = vec![0; 64 * 1024];
         let read = read_into(storage, &file, &mut bytes, 0).map_err(failed)?;

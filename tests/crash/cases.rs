@@ -474,3 +474,18 @@ fn a_leftover_that_cannot_be_read_now_is_left_as_it_is() {
     }
     assert!(failed > 50, "{failed} reads failed");
 }
+
+/// Of a file whose header was taken away after the crash, what the journal has is kept.
+#[test]
+fn the_journal_of_a_file_without_its_header_is_kept() {
+    let mut world = prepared().world();
+    apply(&mut world, &[Op::Write { path: PAGED, at: 5000, len: 9000 }, Op::Fsync(PAGED)]);
+    let disk = world.disk.kill();
+    let homes = || disk.raw_list().into_iter().filter(|entry| entry.kind == FileKind::Regular);
+    let homes = homes().filter(|entry| entry.path.starts_with("tree"));
+    let home = homes.max_by_key(|entry| entry.len_bytes).expect("there is a home").path;
+    disk.raw_write_at(&home, 0, &[0; 128]).expect("it is attacked");
+    let vault = prepared().open(&disk).expect("it opens");
+    let recovery = vault.recovery().expect("it is recovered");
+    assert!(recovery.copy_kept && recovery.stale == [home.to_str().expect("it is text").to_owned()], "{recovery:?}");
+}

@@ -173,6 +173,90 @@ fn a_vault_without_its_private_folder_gets_one() {
     assert!(sample.content("large") == pattern(4, 3_000_000));
 }
 
+/// Something else in the place of the vault's own files and folders: it is put aside, and nothing stops at it.
+#[test]
+fn what_is_no_file_of_the_vaults_own_is_put_aside() {
+    let kinds: [fn(&Path); 4] = [
+        |path| fs::create_dir(path).unwrap(),
+        |path| std::os::unix::fs::symlink("/dev/zero", path).unwrap(),
+        |path| rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap(),
+        |path| {
+            fs::create_dir(path).unwrap();
+            fs::write(path.join("inside"), "x").unwrap();
+        },
+    ];
+    for own in ["private/lock", "private/state", "private/journal.0", "private/journal.1", "private"] {
+        for make in kinds {
+            let sample = Sample::full();
+            let path = sample.vault.join(own);
+            if own == "private" {
+                fs::remove_dir_all(&path).unwrap();
+            } else {
+                let _ = fs::remove_file(&path);
+            }
+            make(&path);
+            let is_folder = own == "private" && path.symlink_metadata().unwrap().is_dir();
+            if !is_folder {
+                let refused = Vault::open(sample.storage(), sample.keys(), Mode::ReadWrite);
+                assert!(refused.is_err(), "{own} is something else");
+            }
+            let saved = sample.folder.path().join("saved");
+            sample.tolerant().salvage(&saved, &mut |_| ()).unwrap();
+            assert!(fs::read(saved.join("large")).unwrap() == pattern(4, 3_000_000), "{own}");
+            repair(&sample, false);
+            works(&sample);
+            assert!(sample.content("large") == pattern(4, 3_000_000), "{own}");
+        }
+    }
+}
+
+/// The names of the top directory do not open any more: lost+found is there all the same.
+#[test]
+fn the_iv_of_the_top_and_of_lost_and_found_are_mended() {
+    let sample = Sample::full();
+    flip(&sample.backing("medium"), 70);
+    retarget(&sample.vault.join("tree/=iv"), edited);
+    repair(&sample, false);
+    works(&sample);
+    // All but the one that has no content; with what `works` has put there.
+    assert_eq!(names(&sample, &[]), ["lost+found", "new"]);
+    let saved = names(&sample, &["lost+found"]);
+    let contents: Vec<_> = saved.iter().map(|name| format!("lost+found/{name}")).collect();
+    let vault = sample.tolerant();
+    let is_there = |wanted: Vec<u8>| {
+        contents.iter().any(|path| {
+            let name = path.rsplit('/').next().unwrap();
+            let folder = vault.root().open_child(b"lost+found").unwrap();
+            folder.open_file(name.as_bytes()).is_ok_and(|file| file.len_bytes() == wanted.len() as u64)
+                && read(&vault, path) == wanted
+        })
+    };
+    assert!(is_there(pattern(4, 3_000_000)) && is_there(pattern(2, 16256)) && !is_there(pattern(3, 300_000)));
+    drop(vault);
+    // And now that of lost+found.
+    retarget(&sample.backing("lost+found").join("=iv"), edited);
+    flip(&sample.backing("new"), 70);
+    repair(&sample, false);
+    works(&sample);
+    assert_eq!(names(&sample, &["lost+found.1"]).len(), saved.len());
+}
+
+/// A link that does not open by one of its pieces: the others are kept with it.
+#[test]
+fn pieces_of_a_damaged_link_are_kept() {
+    let sample = Sample::full();
+    let links = sample.vault.join("private/links");
+    let before = fs::read_dir(&links).unwrap().count();
+    assert!(before > 1);
+    let piece = fs::read_dir(&links).unwrap().next().unwrap().unwrap().path();
+    retarget(&piece, edited);
+    repair(&sample, false);
+    works(&sample);
+    let kept = fs::read_dir(sample.vault.join("private/lost")).unwrap().count() + fs::read_dir(&links).unwrap().count();
+    // With the link itself.
+    assert_eq!(kept, before + 1);
+}
+
 #[test]
 fn a_mounted_vault_is_refused() {
     let sample = Sample::full();

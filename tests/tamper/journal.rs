@@ -208,7 +208,7 @@ fn what_is_no_journal_is_none() {
     let keys = sero::vault::unlock::unlock(&sero::vault::PosixStorage::open(&session.vault).unwrap(), &passphrase());
     let storage = sero::vault::PosixStorage::open(&session.vault).unwrap();
     let refused = sero::vault::Vault::open(storage, keys.unwrap(), Mode::ReadOnly);
-    assert!(matches!(refused, Err(VaultError::Io { .. })), "it is said, and nothing is done");
+    assert!(matches!(refused, Err(VaultError::Integrity(_))), "it is said, and nothing is done");
 }
 
 #[test]

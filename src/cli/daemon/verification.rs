@@ -1,7 +1,9 @@
 //! A verify of the mounted vault, in the daemon: started by one request, asked about by others.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,10 @@ use crate::vault::{Finding, PosixStorage, Vault, VerifyObserver, VerifyOptions, 
 const ABANDONED_AFTER: Duration = Duration::from_secs(30);
 /// Findings of one answer, in bytes of their paths and reasons: a line has a limit.
 const ANSWER_BYTES: usize = 16 * 1024;
+/// Of a path, or a reason, so much is told: all of a path that a program could give.
+const TOLD_BYTES: usize = 8 * 1024;
+/// Findings are kept until this many bytes, and counted from there on.
+const KEPT_BYTES: usize = 64 << 20;
 
 /// One at a time.
 #[derive(Default)]
@@ -27,6 +33,7 @@ struct Running {
     /// 0: not known yet.
     total: AtomicU64,
     findings: Mutex<Vec<Finding>>,
+    kept_bytes: AtomicUsize,
     ended: Mutex<Option<Result<VerifySummary, Failure>>>,
     is_stopped: AtomicBool,
     asked: Mutex<Instant>,
@@ -46,6 +53,7 @@ impl Verifications {
             checked: AtomicU64::new(0),
             total: AtomicU64::new(0),
             findings: Mutex::default(),
+            kept_bytes: AtomicUsize::new(0),
             ended: Mutex::new(None),
             is_stopped: AtomicBool::new(false),
             asked: Mutex::new(Instant::now()),
@@ -85,11 +93,7 @@ impl Verifications {
             .iter()
             .take_while(|finding| {
                 let before = len;
-                len = before
-                    .saturating_add(finding.backing.len())
-                    .saturating_add(finding.reason.len())
-                    .saturating_add(finding.plain.as_ref().map_or(0, Vec::len))
-                    .saturating_add(128);
+                len = before.saturating_add(len_of(finding));
                 before < ANSWER_BYTES
             })
             .cloned()
@@ -102,6 +106,20 @@ impl Verifications {
             summary: summary.filter(|_| is_last),
         }))
     }
+}
+
+/// What a finding takes, about.
+fn len_of(finding: &Finding) -> usize {
+    let plain_len = finding.plain.as_ref().map_or(0, Vec::len);
+    finding.backing.len().saturating_add(finding.reason.len()).saturating_add(plain_len).saturating_add(128)
+}
+
+fn told(mut text: Vec<u8>) -> Vec<u8> {
+    if text.len() > TOLD_BYTES {
+        text.truncate(TOLD_BYTES);
+        text.extend("...".as_bytes());
+    }
+    text
 }
 
 impl Running {
@@ -119,8 +137,14 @@ impl VerifyObserver for Running {
         self.checked.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn found(&self, finding: Finding) {
-        self.findings.lock().push(finding);
+    fn found(&self, mut finding: Finding) {
+        finding.backing = OsString::from_vec(told(finding.backing.into_vec()));
+        finding.plain = finding.plain.map(told);
+        finding.reason = String::from_utf8_lossy(&told(finding.reason.into_bytes())).into_owned();
+        let len = len_of(&finding);
+        if self.kept_bytes.fetch_add(len, Ordering::Relaxed) < KEPT_BYTES {
+            self.findings.lock().push(finding);
+        }
     }
 
     fn is_cancelled(&self) -> bool {

@@ -430,3 +430,12 @@ fn a_file_without_a_name_gets_as_many_as_it_is_given() {
     storage.unlink(&sub, name("two")).unwrap();
     assert_errno(storage.link(Target::File(&file), &root, name("one")), libc::ENOENT);
 }
+
+/// Inode numbers tell files of one filesystem apart, and no others.
+#[test]
+fn a_directory_of_another_filesystem_is_refused() {
+    let storage = PosixStorage::open(Path::new("/")).unwrap();
+    let root = storage.open_root().unwrap();
+    let error = storage.open_dir(&root, OsStr::new("proc")).map(drop).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EXDEV));
+}

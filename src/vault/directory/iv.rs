@@ -157,6 +157,12 @@ impl<S: Storage> Directory<S> {
         Ok(self.remember_iv(Ivs { newest: new, older: None }))
     }
 
+    /// Gives a directory whose IV was taken away another. What names it has do not open by that.
+    pub(crate) fn begin_anew(&self) -> Result<()> {
+        self.forget_iv();
+        self.place_iv(&*self.handle()?).map(drop)
+    }
+
     /// Puts other IVs in the place of the directory's own, in one step. The caller holds [`Self::names`] alone.
     pub(super) fn replace_iv(&self, ivs: Ivs) -> Result<()> {
         let _loading = self.loading.lock();

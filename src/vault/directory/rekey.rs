@@ -107,7 +107,15 @@ impl<S: Storage> Directory<S> {
                 });
                 continue;
             };
-            moves.push((entry, ivs.newest.seal(&name)?, stat));
+            let sealed = ivs.newest.seal(&name)?;
+            if self.core.storage.stat(Target::Entry(&*handle, &sealed.entry)).is_ok() {
+                let path = format!("{}/{}", self.backing_path(), entry.to_string_lossy());
+                outcome.bad.get_or_insert_with(|| {
+                    IntegrityError::report(path, None, "another entry has the same name, under the newest key")
+                });
+                continue;
+            }
+            moves.push((entry, sealed, stat));
         }
         if moves.is_empty() {
             return Ok(0);

@@ -39,7 +39,7 @@ pub(super) fn read_segments<S: Storage>(core: &VaultCore<S>, report: &mut Recove
         let file = match core.storage.open_file(core.tree.private(), name.as_ref(), access(core)) {
             Ok(file) => file,
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue,
-            Err(error) => return Err(VaultError::io("read the journal", error)),
+            Err(error) => return Err(VaultError::own_file(&format!("private/{name}"), "read the journal", error)),
         };
         // A segment whose first block does not open was being made, or used again, when the session ended:
         // nothing in it was ever synced. Or it is not of this vault.

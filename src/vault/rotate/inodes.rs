@@ -147,7 +147,7 @@ impl<S: Storage> Vault<S> {
         let handle = directory.handle()?;
         let kept = OsString::from(stat.ino.to_string());
         // The last name of a link that had several finds what was kept for it.
-        let mut is_kept = storage.stat(Target::Entry(&folder, &kept)).is_ok();
+        let mut is_kept = self.is_kept(&folder, &kept, &location, &target)?;
         if !is_kept {
             self.make_link(&folder, &target, &handle, &location, &stat)?;
             if stat.nlink > 1 {
@@ -170,6 +170,25 @@ impl<S: Storage> Vault<S> {
             links::remove(&self.core, &id);
         }
         Ok(())
+    }
+
+    /// Whether the new link of an inode is there already. In a copy of the vault inodes have other numbers: what is there under
+    /// one may be of another link, and goes.
+    fn is_kept(&self, folder: &S::Dir, kept: &OsStr, location: &Location<S>, target: &[u8]) -> Result<bool> {
+        let storage = &self.core.storage;
+        let io = |e| VaultError::io("seal a symbolic link anew", e);
+        let backing_target = match storage.read_symlink(folder, kept) {
+            Ok(backing_target) => backing_target,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(false),
+            Err(error) => return Err(io(error)),
+        };
+        let is_right = links::whole_text(&self.core, location, &backing_target).is_ok_and(|text| {
+            symlink::open(self.core.keys.active().symlink(), &text).is_ok_and(|open| *open == *target)
+        });
+        if !is_right {
+            storage.unlink(folder, kept).map_err(io)?;
+        }
+        Ok(is_right)
     }
 
     /// A new link with the attributes of the one at `location`, in the folder for it.
