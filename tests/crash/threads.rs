@@ -1,5 +1,5 @@
-//! Several threads at once, with crashes beside them: writers with `fsync`, renames, files replaced by rename, the
-//! background sync, and checkpoints one after another.
+//! Several threads at once, with crashes beside them: writers with `fsync`, renames, files replaced by rename, or emptied
+//! and written again, the background sync, and checkpoints one after another.
 //!
 //! What the threads do in which order is not repeatable; the seeds of the crashes are printed.
 
@@ -20,6 +20,10 @@ const PLACES: [u64; 2] = [0, 600_000];
 /// Replaced by files of other sizes, blobs and trees.
 const SIZES: [usize; 3] = [100, 16_000, 40_000];
 
+/// A file is emptied and written again at these lengths, by so much at a time.
+const LENGTHS: [usize; 3] = [300_000, 1_500_000, 700_000];
+const STEP: usize = 96 << 10;
+
 /// What a number was set to, and what of it was acknowledged by a sync.
 #[derive(Default)]
 struct Counter {
@@ -33,6 +37,7 @@ struct Bench {
     files: Vec<Arc<VaultFile<SimStorage>>>,
     counters: Vec<Counter>,
     replaced: Counter,
+    anew: Counter,
     /// Appended to, line by line; the number of lines.
     log: Counter,
     is_over: AtomicBool,
@@ -57,6 +62,7 @@ impl Bench {
             files,
             counters,
             replaced: Counter::default(),
+            anew: Counter::default(),
             log: Counter::default(),
             is_over: AtomicBool::new(false),
         }
@@ -134,6 +140,24 @@ impl Bench {
         Ok(())
     }
 
+    fn write_anew(&self) -> Result<(), VaultError> {
+        let (_, file) = self.root.make_file(b"anew", &PLAIN)?;
+        let mut version = 0_u64;
+        while self.goes_on() {
+            version += 1;
+            self.anew.begun.store(version, Ordering::SeqCst);
+            file.truncate(0)?;
+            let content = version.to_le_bytes().repeat(LENGTHS[version as usize % LENGTHS.len()] / 8);
+            for (at, step) in (0..).step_by(STEP).zip(content.chunks(STEP)) {
+                file.write(at, step)?;
+            }
+            file.sync()?;
+            self.anew.synced.store(version, Ordering::SeqCst);
+            assert!(read_all(&file)? == content, "version {version} is not what was written");
+        }
+        Ok(())
+    }
+
     fn tick(&self) -> Result<(), VaultError> {
         while self.goes_on() {
             self.vault.tick()?;
@@ -150,7 +174,7 @@ impl Bench {
     }
 
     fn acknowledged(&self) -> Vec<u64> {
-        let all = self.counters.iter().chain([&self.replaced, &self.log]);
+        let all = self.counters.iter().chain([&self.replaced, &self.log, &self.anew]);
         all.map(|counter| counter.synced.load(Ordering::SeqCst)).collect()
     }
 
@@ -190,6 +214,15 @@ impl Bench {
         {
             return Err(format!("what was replaced is not all of version {version}: {} bytes", bytes.len()));
         }
+        let bytes = read("anew")?;
+        let (version, synced) = (number_at(&bytes, 0), acknowledged[FILES + 2]);
+        let whole = version.to_le_bytes().repeat(LENGTHS[version as usize % LENGTHS.len()] / 8);
+        if !whole.starts_with(&bytes) || (version == synced && version > 0 && bytes.len() < whole.len()) {
+            return Err(format!("the file written anew has {} bytes, not of version {version}", bytes.len()));
+        }
+        if !(bytes.is_empty() && self.anew.begun.load(Ordering::SeqCst) > synced) {
+            within("the file written anew", version, &self.anew, synced)?;
+        }
         let bytes = read("log")?;
         let lines = (0..bytes.len() / 8).take_while(|line| number_at(&bytes, line * 8) == *line as u64 + 1).count();
         within("the log", lines as u64, &self.log, acknowledged[FILES + 1])
@@ -220,6 +253,7 @@ fn several_threads_and_crashes_beside_them() {
         scope.spawn(move || started("append", bench.append()));
         scope.spawn(move || started("rename", bench.rename()));
         scope.spawn(move || started("replace", bench.replace()));
+        scope.spawn(move || started("write anew", bench.write_anew()));
         scope.spawn(move || started("tick", bench.tick()));
         scope.spawn(move || started("checkpoint", bench.checkpoint()));
         while !deadline.is_over() && violations.len() < 5 {
