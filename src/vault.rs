@@ -192,7 +192,7 @@ impl<S: Storage> Vault<S> {
 
     /// Makes everything written so far durable (`syncfs(2)` of the mount).
     pub fn sync(&self) -> Result<()> {
-        let until = self.core.birth().epoch;
+        let until = self.core.epoch().current;
         for _ in 0..SYNC_ATTEMPTS {
             self.core.make_durable()?;
             // One that somebody was just opening is taken the next time.

@@ -59,9 +59,10 @@ pub(super) fn run(arguments: &RepairArguments, context: &Context) -> Result<()> 
     let about = |error: VaultError| Failure::from(error).about(path.display());
     let storage = || PosixStorage::open(&path).map_err(|error| VaultError::io("open the vault's directory", error));
     let unlocked = arguments.unlock.unlock(&opening, context)?;
-    let opens_top = unlocked.check_belong_to(&storage().map_err(about)?).is_ok();
+    let opens_top = unlocked.opens_top(&storage().map_err(about)?).map_err(about)?;
     let keys = LiveKeys::from(unlocked);
     super::daemon::harden();
+    let mounts = opening.mounts();
     drop(opening);
     let look = || -> Result<Vec<Finding>> {
         let vault = Vault::open_tolerant(storage().map_err(about)?, keys.clone()).map_err(about)?;
@@ -82,6 +83,11 @@ pub(super) fn run(arguments: &RepairArguments, context: &Context) -> Result<()> 
     }
     let planned: Vec<Value> = plan.steps.iter().map(object).collect();
     let mut failed = 0_u64;
+    if let Some(mount) = mounts.first().filter(|_| plan.replaces_lock()) {
+        // Who has it mounted holds the lock that is not there any more.
+        let message = format!("the vault is mounted on {0}; `sero seal {0}` first", mount.mountpoint.display());
+        return Err(Failure::new(ExitCode::AlreadyMounted, message).about(path.display()));
+    }
     if !plan.steps.is_empty() && !arguments.dry_run && consent(arguments)? {
         // While it was asked, the vault may have been mounted and changed.
         if !arguments.yes && RepairPlan::of(&look()?, arguments.holes).steps != plan.steps {

@@ -216,11 +216,13 @@ impl<S: Storage> VaultCore<S> {
                 Err(VaultError::Io { context, source }) if is_out_of_space(&source) => {
                     incomplete = Some(VaultError::Io { context, source });
                 }
+                // The others must not wait for one that is damaged.
+                Err(error @ VaultError::Integrity(_)) => incomplete = Some(error),
                 other => other?,
             }
         }
         if incomplete.is_some() {
-            warn!("the backing is full: some new files could not be completed");
+            warn!("some new files could not be completed: the backing is full, or they are damaged");
         } else if !new.is_empty() || self.is_open(ended) {
             // Also where whoever made a file has synced it: what was there before the crash is not half-made.
             let sync = || self.storage.sync_all();

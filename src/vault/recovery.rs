@@ -478,7 +478,7 @@ impl Plan {
             Err(_) if read < HEADER_LEN => Fit::Other,
             // The same, or its header was taken away: what the journal has of it is kept, and not put there.
             Err(_) if start.iter().all(|byte| *byte == 0) => {
-                if self.ino == Some(stat.ino) {
+                if self.ino == Some(stat.ino) && core.windows.read().covers(stat).is_none() {
                     Fit::Stale
                 } else {
                     Fit::Other

@@ -78,6 +78,12 @@ pub struct RepairPlan {
 }
 
 impl RepairPlan {
+    /// Whether something else is in the place of the lock, so that it is not known whether anybody has the vault.
+    pub fn replaces_lock(&self) -> bool {
+        let lock = joined(PRIVATE.as_ref(), lock::ENTRY.as_ref());
+        self.steps.iter().any(|step| step.backing == lock)
+    }
+
     /// From what verify found. `holes`: pages that do not open become holes.
     pub fn of(findings: &[Finding], holes: bool) -> Self {
         let mut plan = Self::default();
@@ -154,8 +160,8 @@ impl RepairPlan {
 }
 
 /// Whether the keys are not this vault's, or from before its key was rotated, as far as what verify found tells: what they do
-/// not open is not damaged then, and must not be put aside. `opens_top`: they open the IV of the top directory, or it is not
-/// there.
+/// not open is not damaged then, and must not be put aside. `opens_top`: they open the newest IV of the top directory, or it is
+/// not there.
 pub fn is_foreign<S: Storage>(
     vault: &Vault<S>,
     summary: &VerifySummary,
@@ -170,7 +176,9 @@ pub fn is_foreign<S: Storage>(
         return true;
     }
     let files: BTreeSet<&OsString> = of_kind(FindingKind::Header).map(|finding| &finding.backing).collect();
-    !opens_top && summary.files > 0 && files.len() as u64 >= summary.files
+    let opens_a_file = (files.len() as u64) < summary.files;
+    // Of a vault whose key was rotated, or is being, the state is always there, under the newest version.
+    !opens_top && (!opens_state || (summary.files > 0 && !opens_a_file))
 }
 
 /// Carries out a plan. `open` gives the backing and the keys, each time anew. `told` hears of each step, and what came of
@@ -210,13 +218,20 @@ fn own_files<S: Storage>(storage: &S, plan: &RepairPlan, told: &mut dyn FnMut(&R
     }
     let private = storage.open_dir(&top, PRIVATE.as_ref()).map_err(io)?;
     let asides = || plan.steps.iter().filter(|step| step.repair == Repair::PutAside && !is_in_tree(&step.backing));
-    // What nobody can lock, nobody has locked.
+    // What nobody can lock nobody has locked, as far as can be seen.
     let lock = joined(PRIVATE.as_ref(), lock::ENTRY.as_ref());
     for step in asides().filter(|step| step.backing == lock) {
         told(step, put_aside(storage, &step.backing));
     }
     let _lock = VaultLock::exclusive(storage, &private)?;
-    for step in asides().filter(|step| step.backing != lock) {
+    // Before anything is put there.
+    let lost = joined(PRIVATE.as_ref(), lost::LOST.as_ref());
+    for step in asides().filter(|step| step.backing == lost) {
+        let beside = lost::name_for(lost::LOST.as_ref());
+        let moved = storage.rename(&private, lost::LOST.as_ref(), &private, &beside, RenameMode::NoReplace);
+        told(step, moved.map_err(io));
+    }
+    for step in asides().filter(|step| ![&lock, &lost].contains(&&step.backing)) {
         told(step, put_aside(storage, &step.backing));
     }
     storage.sync_all().map_err(io)
@@ -304,7 +319,7 @@ impl Moves {
         for step in plan.steps.iter().filter(|step| is_iv_of_the_top(step)) {
             // `lost+found` is named by it, so it cannot wait for the names to be gone. What is left of them does not open by
             // the new one, and is found by the next round.
-            put_one_aside(&vault.core.storage, &step.backing)?;
+            keep_iv(&vault.core.storage, &step.backing)?;
             vault.root().begin_anew()?;
         }
         let folder = lost_found(vault)?;
@@ -319,6 +334,20 @@ impl Moves {
 
 fn is_iv_of_the_top(step: &RepairStep) -> bool {
     step.repair == Repair::NewIv && parent(&step.backing) == TREE
+}
+
+/// Keeps what an IV was in `private/lost`. Where it is no link it is put there itself: it cannot be replaced in one step.
+fn keep_iv<S: Storage>(storage: &S, backing: &OsStr) -> Result<()> {
+    let io = |e| VaultError::io("keep what a directory's IV was", e);
+    let (handle, entry) = open_parent(storage, backing)?;
+    match storage.read_symlink(&handle, &entry) {
+        Ok(target) => {
+            let lost = lost_folder(storage)?;
+            storage.make_symlink(&lost, &lost::name_for(&entry), &target).map_err(io)
+        }
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => put_one_aside(storage, backing),
+        Err(error) => ignoring(libc::ENOENT, Err(error)).map_err(io),
+    }
 }
 
 fn lost_found<S: Storage>(vault: &Vault<S>) -> Result<Arc<Directory<S>>> {

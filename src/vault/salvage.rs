@@ -226,12 +226,12 @@ impl<S: Storage> Salvage<'_, S> {
             }
             return Ok(());
         }
-        if let Some(first) = self.copied.get(&stat.ino)
-            && stat.nlink > 1
+        // Not every filesystem has hard links, or so many of them: then it is another inode there.
+        if stat.nlink > 1
+            && let Some(first) = self.copied.get(&stat.ino)
+            && fs::hard_link(first, &path).is_ok()
         {
-            let linked = fs::hard_link(first, &path);
-            // Not every filesystem has hard links, or so many of them.
-            return linked.or_else(|_| fs::copy(first, &path).map(drop)).map_err(written);
+            return Ok(());
         }
         let made = match stat.kind() {
             FileKind::Regular => self.file(&location, target, stat, plain.as_deref(), &path)?,
@@ -317,7 +317,9 @@ impl<S: Storage> Salvage<'_, S> {
         out.set_len(file.len_bytes()).map_err(written)?;
         let stat = file.stat().unwrap_or(stat);
         let kept = self.kept(target, stat, path, plain, &backing);
-        self.attributes(&out, path, &kept)?;
+        if let Err(error) = self.attributes(&out, path, &kept) {
+            self.go_on_after(FindingKind::Xattrs, &backing, error, path)?;
+        }
         self.summary.files = self.summary.files.saturating_add(1);
         Ok(true)
     }

@@ -95,22 +95,26 @@ impl UnlockedKeys {
     /// Whether these are the keys of the vault in `storage`: one of them opens its top directory's IV. To be asked where
     /// the configuration came from elsewhere, before the vault is opened: under foreign keys a journal looks like noise.
     pub fn check_belong_to<S: Storage>(&self, storage: &S) -> Result<()> {
-        let io = |e| VaultError::io("look at the vault's top directory", e);
-        let root = storage.open_root().map_err(io)?;
-        let tree = storage.open_dir(&root, TREE.as_ref()).map_err(io)?;
-        let target = match storage.read_symlink(&tree, directory_iv::ENTRY.as_ref()) {
-            Ok(target) => target,
-            // What is damaged is reported when it is opened.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => return Ok(()),
-            Err(error) => return Err(io(error)),
-        };
+        // What is damaged is reported when it is opened.
+        let Some(target) = iv_of_top(storage)? else { return Ok(()) };
         let (newest, older) = directory_iv::split(&target);
-        let records = [Some(newest), older];
-        let opens = |(_, key): &(KeyVersion, ProjectKey)| {
+        let records: Vec<&[u8]> = [Some(newest), older].into_iter().flatten().collect();
+        if self.opens_any(&records) { Ok(()) } else { Err(VaultError::ForeignConfiguration) }
+    }
+
+    /// Whether these keys open what the names at the top of a vault are sealed by now; so, too, if that is not there. A
+    /// configuration from before a rotation that has begun with them does not.
+    pub fn opens_top<S: Storage>(&self, storage: &S) -> Result<bool> {
+        let Some(target) = iv_of_top(storage)? else { return Ok(true) };
+        let (newest, _) = directory_iv::split(&target);
+        Ok(self.opens_any(&[newest]))
+    }
+
+    fn opens_any(&self, records: &[&[u8]]) -> bool {
+        self.versions.iter().any(|(_, key)| {
             let keys = VaultKeys::derive(key, &self.configuration.vault_id.0);
-            records.iter().flatten().any(|record| DirectoryIv::decode(&keys, record).is_ok())
-        };
-        if self.versions.iter().any(opens) { Ok(()) } else { Err(VaultError::ForeignConfiguration) }
+            records.iter().any(|record| DirectoryIv::decode(&keys, record).is_ok())
+        })
     }
 
     /// Every version of the project key.
@@ -276,6 +280,18 @@ pub(super) fn wrap_project_key(
     key: &ProjectKey,
 ) -> Vec<u8> {
     AeadKey::new(root.expose()).seal_message(&configuration.project_key_aad(version), key.expose())
+}
+
+/// What the link of the top directory's IV says; None: there is none.
+fn iv_of_top<S: Storage>(storage: &S) -> Result<Option<Vec<u8>>> {
+    let io = |e| VaultError::io("look at the vault's top directory", e);
+    let root = storage.open_root().map_err(io)?;
+    let tree = storage.open_dir(&root, TREE.as_ref()).map_err(io)?;
+    match storage.read_symlink(&tree, directory_iv::ENTRY.as_ref()) {
+        Ok(target) => Ok(Some(target)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => Ok(None),
+        Err(error) => Err(io(error)),
+    }
 }
 
 #[cfg(test)]

@@ -489,3 +489,27 @@ fn the_journal_of_a_file_without_its_header_is_kept() {
     let recovery = vault.recovery().expect("it is recovered");
     assert!(recovery.copy_kept && recovery.stale == [home.to_str().expect("it is text").to_owned()], "{recovery:?}");
 }
+
+/// A disk that is full in the midst of a small file's content: what it has is in memory until there is room, and nobody
+/// else waits for it.
+#[test]
+fn a_small_file_that_was_written_in_part_is_whole_later() {
+    for after_bytes in (0..11_000).step_by(700) {
+        let world = prepared().world();
+        let root = world.vault().root();
+        let (_, file) = root.make_file(b"small", &PLAIN).expect("it is made");
+        file.write(0, &[7; 10_000]).expect("it is written");
+        world.disk.inject(Fault::NoSpace { after_bytes });
+        let outcome = file.write(0, &[8; 10_000]);
+        world.disk.clear_faults();
+        let told = format!("after {after_bytes} bytes: {outcome:?}");
+        let content = read_all(&file).expect(&told);
+        assert!(content == [7; 10_000] || content == [8; 10_000], "{told}");
+        world.vault().sync().expect(&told);
+        file.sync().expect(&told);
+        drop((file, root));
+        world.vault().seal().expect(&told);
+        let vault = prepared().open(&world.disk.kill()).expect(&told);
+        assert!(read_all(&vault.root().open_file(b"small").expect(&told)).expect(&told) == content, "{told}");
+    }
+}

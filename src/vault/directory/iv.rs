@@ -157,10 +157,13 @@ impl<S: Storage> Directory<S> {
         Ok(self.remember_iv(Ivs { newest: new, older: None }))
     }
 
-    /// Gives a directory whose IV was taken away another. What names it has do not open by that.
+    /// Gives a directory another IV, in the place of one that does not open, in one step. What names it has do not open by it.
     pub(crate) fn begin_anew(&self) -> Result<()> {
-        self.forget_iv();
-        self.place_iv(&*self.handle()?).map(drop)
+        let _names = self.names.write();
+        let new = KeyedIv { iv: DirectoryIv::random(), keys: self.core.keys.active() };
+        self.replace_iv(Ivs { newest: new, older: None })?;
+        self.iv_fits();
+        Ok(())
     }
 
     /// Puts other IVs in the place of the directory's own, in one step. The caller holds [`Self::names`] alone.

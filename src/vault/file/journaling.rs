@@ -289,7 +289,8 @@ impl<S: Storage> VaultFile<S> {
         state.journal.pending = pending;
         // Also of a write that failed half-way: what is home in part must be known.
         let pages = pages.get(..written).unwrap_or(pages);
-        let new_size = if put.is_ok() { new_size } else { state.size.max(super::write::end_of(pages)) };
+        let reached = super::write::end_of(pages).min(new_size);
+        let new_size = if put.is_ok() { new_size } else { state.size.max(reached) };
         self.enter_journaled(state, pages)?;
         for (page, _) in pages {
             // It may have been in the journal, and dropped: the home is newer now.
@@ -383,6 +384,7 @@ impl<S: Storage> VaultFile<S> {
         self.enter_journaled(state, tail)?;
         state.size = new_size;
         state.journal.size = new_size;
+        state.cut_reserved();
         Ok(())
     }
 
@@ -439,6 +441,12 @@ impl<S: Storage> State<S> {
     fn supersede(&mut self, lsn: Lsn) {
         self.journal.superseded_at = Some(lsn);
         self.journal.punched.clear();
+        self.cut_reserved();
+    }
+
+    /// What is behind the end waits for nothing.
+    fn cut_reserved(&mut self) {
+        self.journal.reserved = self.journal.reserved.min(self.wanted_home_len());
     }
 
     /// The home's length in the state in memory.

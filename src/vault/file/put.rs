@@ -4,9 +4,9 @@ use std::io::IoSlice;
 
 use zeroize::Zeroizing;
 
-use super::{Base, Body, State};
+use super::{Base, State};
 use crate::crypto::entropy;
-use crate::format::geometry::{BlockIndex, HEADER_LEN, PAGE_LEN, PageIndex, page_block};
+use crate::format::geometry::{BlockIndex, PAGE_LEN, PageIndex, page_block};
 use crate::format::header::Seal;
 use crate::format::seals::Sealed;
 use crate::storage::{Storage, Target, read_into};
@@ -33,6 +33,10 @@ impl<S: Storage> State<S> {
                 core.reserve(&self.home.file, before, end - before)?;
             }
         }
+        if before < PAGE_LEN as u64 && behind.first().is_some_and(|(first, _)| first.0 > 0) {
+            // The root's, which a commit writes.
+            core.reserve(&self.home.file, 0, PAGE_LEN as u64)?;
+        }
         let (over_images, images) = images.split_at_checked(over.len() * PAGE_LEN).unwrap_or_default();
         let put = self.put_home(core, behind, images, new_size, |_| false).1;
         if put.is_err() {
@@ -45,9 +49,7 @@ impl<S: Storage> State<S> {
         let put = self.put_home(core, over, over_images, new_size, |_| true).1;
         if put.is_err() && self.store_blob_home(core, plain).is_err() {
             let (bytes, seal, _) = self.seal_blob(core, plain)?;
-            self.body = Body::Blob { seal: Some(seal), sealed: bytes.get(HEADER_LEN..).map(Box::from) };
-            // It is in memory alone, until a commit succeeds.
-            self.stale = true;
+            self.keep_blob(seal, &bytes, plain.len() as u64);
         }
         put
     }

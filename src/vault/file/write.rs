@@ -291,6 +291,11 @@ impl<S: Storage> State<S> {
             }
             let mut tree = TagTree::empty();
             let (pages, images) = self.seal_range(core, &mut tree, new_size, from, data, Some(&plain))?;
+            if from > STEP_BLOCKS as u64 * PAGE_BYTES {
+                for block in tree.new_nodes_over(PageIndex::of(from))? {
+                    core.reserve(&self.home.file, block.offset_bytes(), PAGE_BYTES)?;
+                }
+            }
             self.put_over_blob(core, &pages, &images, new_size, &plain)?;
             self.body = Body::Paged(tree);
             self.under = self.home.keys.version().0;
@@ -320,7 +325,7 @@ impl<S: Storage> State<S> {
         });
         self.body = Body::Paged(tree);
         let (pages, outcome) = put?;
-        let reached = if outcome.is_ok() { new_size } else { self.size.max(end_of(&pages)) };
+        let reached = if outcome.is_ok() { new_size } else { self.size.max(end_of(&pages).min(new_size)) };
         self.enter(core, &pages, reached)?;
         if outcome.is_err() {
             // On a full disk what was begun behind the end has the room that the nodes of the rest need.
@@ -374,11 +379,18 @@ impl<S: Storage> State<S> {
     /// Stores the whole content of a volatile file as a blob.
     pub(super) fn store_blob_home(&mut self, core: &VaultCore<S>, plain: &[u8]) -> Result<()> {
         let before = self.renew_keys(core);
-        let stored = self.write_blob(core, plain);
-        if let (Err(_), Some(before)) = (&stored, before) {
+        let sealed =
+            self.reserve_blob(core, (HEADER_LEN + plain.len()) as u64).and_then(|()| self.seal_blob(core, plain));
+        if let (Err(_), Some(before)) = (&sealed, before) {
             self.home.keys = before;
         }
-        let (len, seal, seq) = stored?;
+        let (bytes, seal, seq) = sealed?;
+        let len = bytes.len() as u64;
+        if let Err(error) = self.write_home(core, &[IoSlice::new(&bytes)], 0) {
+            // The home may have half of it, and nothing of what it had: it is in memory until a commit succeeds.
+            self.keep_blob(seal, &bytes, plain.len() as u64);
+            return Err(error);
+        }
         self.seq = seq;
         self.size = plain.len() as u64;
         self.under = self.home.keys.version().0;
@@ -395,21 +407,25 @@ impl<S: Storage> State<S> {
         renew.then(|| std::mem::replace(&mut self.home.keys, Keys::new(core, entropy::array())))
     }
 
-    fn write_blob(&mut self, core: &VaultCore<S>, plain: &[u8]) -> Result<(u64, Seal, u64)> {
-        let (bytes, seal, seq) = self.seal_blob(core, plain)?;
-        let len = bytes.len() as u64;
-        let has_content = self.size > 0 || !self.stale;
-        // Space first: a full disk must not cost what is there.
-        if let Body::Paged(_) = self.body {
-            // Of which there may be holes.
-            core.reserve(&self.home.file, 0, len)?;
-        } else if has_content && page_count(len) > page_count(self.home_len) {
-            core.reserve(&self.home.file, self.home_len, len - self.home_len)?;
-        }
-        let written = self.write_home(core, &[IoSlice::new(&bytes)], 0);
-        // Otherwise the header may be there, and the rest not: it is written again.
-        self.stale |= written.is_err();
-        written.map(|()| (len, seal, seq))
+    /// Space first: a full disk must not cost what is there.
+    fn reserve_blob(&self, core: &VaultCore<S>, len: u64) -> Result<()> {
+        let from = match &self.body {
+            // Where the blob goes there may be holes.
+            Body::Paged(tree) => {
+                let is_content = |page| matches!(tree.cached_seal(PageIndex(page)), Ok(Some(Some(_))));
+                if (0..page_count(len).saturating_sub(1)).all(is_content) { self.home_len } else { 0 }
+            }
+            Body::Blob { .. } if self.size == 0 && self.stale => return Ok(()),
+            Body::Blob { .. } => self.home_len,
+        };
+        if page_count(len) > page_count(from) { core.reserve(&self.home.file, from, len - from) } else { Ok(()) }
+    }
+
+    /// The content is this blob, as it was sealed, and not home.
+    pub(super) fn keep_blob(&mut self, seal: Seal, bytes: &[u8], size: u64) {
+        self.body = Body::Blob { seal: Some(seal), sealed: bytes.get(HEADER_LEN..).map(Box::from) };
+        self.size = size;
+        self.stale = true;
     }
 
     /// Writes the dirty nodes of a volatile file home.

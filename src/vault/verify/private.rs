@@ -7,6 +7,7 @@ use super::{Finding, FindingKind, Severity, Shared, joined};
 use crate::format::configuration::{Configuration, ENTRY, FILE_MAX};
 use crate::storage::{Access, FileKind, Storage, Target, read_into};
 use crate::vault::directory::{PRIVATE, TREE};
+use crate::vault::error::is_of_another_kind;
 use crate::vault::journal::SEGMENT_NAMES;
 use crate::vault::lock;
 use crate::vault::lost::{self, LOST};
@@ -112,19 +113,13 @@ fn wrong_with_backup<S: Storage>(shared: &Shared<'_, S>, top: &S::Dir, name: &Os
     Ok(Configuration::parse(&bytes).err().map(|error| error.to_string()))
 }
 
-fn private_entry<S: Storage>(
-    shared: &Shared<'_, S>,
-    private: &S::Dir,
-    name: &OsStr,
-    _kind: FileKind,
-) -> io::Result<()> {
+fn private_entry<S: Storage>(shared: &Shared<'_, S>, private: &S::Dir, name: &OsStr, kind: FileKind) -> io::Result<()> {
     let text = name.to_str().unwrap_or_default();
     let path = |below: &OsStr| joined(&[PRIVATE.into(), name.into(), below.into()]);
-    let storage = &shared.vault.core.storage;
     if text == LINKS {
         // A link that could not be read may refer to any of them.
         let is_known = !shared.is_live && !shared.has_unread();
-        let folder = storage.open_dir(private, name)?;
+        let Some(folder) = folder(shared, private, name)? else { return Ok(()) };
         let ids = shared.link_ids.lock();
         return list(shared, &folder, |piece, _| {
             let id = piece.to_str().and_then(|piece| piece.rsplit_once('.')).map(|(id, _)| format!("={id}"));
@@ -135,7 +130,7 @@ fn private_entry<S: Storage>(
         });
     }
     if text == LOST {
-        let folder = storage.open_dir(private, name)?;
+        let Some(folder) = folder(shared, private, name)? else { return Ok(()) };
         return list(shared, &folder, |entry, _| {
             let reason = if lost::is_journal(entry) {
                 "a copy of a journal of which not all could be replayed"
@@ -149,13 +144,33 @@ fn private_entry<S: Storage>(
     let known = [lock::ENTRY, "state", rotate::FOLDER].contains(&text) || SEGMENT_NAMES.contains(&text);
     let own = joined(&[PRIVATE.into(), name.into()]);
     if PRIVATE_TEMPORARIES.contains(&text) {
-        if !shared.is_live {
+        if kind == FileKind::Directory {
+            shared.found(Finding::own(
+                Severity::Damage,
+                FindingKind::Private,
+                own,
+                "it is a folder, of which there is none".to_owned(),
+            ));
+        } else if !shared.is_live {
             leftover(shared, FindingKind::Temporary, own, "left of a change that did not come to its end");
         }
     } else if !known {
         leftover(shared, FindingKind::Foreign, own, "not one of the vault's files");
     }
     Ok(())
+}
+
+/// One of the private folder's own folders; None: something else is in its place, which is reported.
+fn folder<S: Storage>(shared: &Shared<'_, S>, private: &S::Dir, name: &OsStr) -> io::Result<Option<S::Dir>> {
+    match shared.vault.core.storage.open_dir(private, name) {
+        Err(error) if is_of_another_kind(&error) => {
+            let own = joined(&[PRIVATE.into(), name.into()]);
+            let reason = "there is no folder there, but something else".to_owned();
+            shared.found(Finding::own(Severity::Damage, FindingKind::Private, own, reason));
+            Ok(None)
+        }
+        opened => opened.map(Some),
+    }
 }
 
 fn leftover<S: Storage>(shared: &Shared<'_, S>, kind: FindingKind, backing: OsString, reason: &str) {
