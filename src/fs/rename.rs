@@ -121,9 +121,9 @@ impl<S: Storage> Fs<S> {
         target: Option<&Side<S>>,
     ) -> Result<()> {
         from.directory.rename(from.name, to.directory, to.name, RenameMode::Exchange)?;
-        // Both lose their old name before either gets the other's.
+        // Both get the other's name before either loses its own: neither is ever without.
         if let Some(node) = target.and_then(|target| target.node.as_ref()) {
-            self.unname_node(node, to.parent, to.name);
+            self.name_node(node, from.parent, from.name);
         }
         self.moved(source, from, to);
         if let Some(target) = target {

@@ -52,8 +52,9 @@ impl Attr {
         let kind = stat.kind();
         let blocks = match kind {
             // A home file has a header, so that it is never without blocks once it is written out. Until
-            // then: some programs take a file with a size and no blocks for one large hole.
-            FileKind::Regular if stat.size_bytes > 0 => stat.blocks.max(1),
+            // then: some programs take a file with a size and no blocks for one large hole. Nor does an empty file
+            // begin without: the kernel counts what is written to it by itself, and asks for the blocks when it is closed.
+            FileKind::Regular => stat.blocks.max(1),
             _ => stat.blocks,
         };
         Self {

@@ -428,8 +428,14 @@ impl<S: Storage> Filesystem for Adapter<S> {
     fn release(&self, request: &Request, handle: u64, flags: i32, reply: Reply) {
         self.seeking.released(request.node, flags);
         if self.through.released(handle) {
-            let (node, names) = (request.node, self.fs.names(InodeNo(request.node)));
-            self.seeking.in_background(move |device| through::refresh(device, node, &names));
+            let (node, through) = (request.node, Arc::clone(&self.through));
+            if through.refresh_is_due(node) {
+                let names = self.fs.names(InodeNo(node));
+                self.seeking.in_background(move |device| {
+                    through.refresh_begins(node);
+                    through::refresh(device, node, &names);
+                });
+            }
         }
         self.answer_empty("release", reply, |fs| fs.release(FileHandle(handle)));
     }

@@ -28,16 +28,17 @@ pub(super) struct Seeking {
     writers: DashMap<u64, u64>,
     device: Arc<OnceLock<Device>>,
     jobs: Sender<Job>,
+    /// For notifications about names: they wait for a directory that may be locked by who waits for an answer of the other.
+    names: Sender<Job>,
     /// Whether the kernel waits for requests that it has sent already.
     waits: Arc<AtomicBool>,
 }
 
 impl Seeking {
-    /// Starts the thread; it ends when this is dropped.
+    /// Starts the threads; they end when this is dropped.
     pub(super) fn start() -> io::Result<Self> {
-        let (sender, jobs) = mpsc::channel::<Job>();
-        thread::Builder::new().name("seeking".to_owned()).spawn(move || jobs.into_iter().for_each(|job| job()))?;
-        Ok(Self { writers: DashMap::new(), device: Arc::default(), jobs: sender, waits: Arc::default() })
+        let (jobs, names) = (worker("seeking")?, worker("refreshing")?);
+        Ok(Self { writers: DashMap::new(), device: Arc::default(), jobs, names, waits: Arc::default() })
     }
 
     /// Where the session puts its way to the kernel once it has one.
@@ -81,27 +82,27 @@ impl Seeking {
         self.writers.remove_if(&node, |_, count| *count == 0);
     }
 
-    /// Runs `work` in the thread, where it may wait for what the mount's other threads answer.
+    /// Runs `work` in a thread where it may wait for what the mount's other threads answer, and for directories.
     pub(super) fn in_background(&self, work: impl FnOnce(&Device) + Send + 'static) {
-        self.run(move |device| {
+        self.run(&self.names, move |device| {
             if let Some(device) = device {
                 work(device);
             }
         });
     }
 
-    fn run(&self, work: impl FnOnce(Option<&Device>) + Send + 'static) {
+    fn run(&self, jobs: &Sender<Job>, work: impl FnOnce(Option<&Device>) + Send + 'static) {
         let device = Arc::clone(&self.device);
         let job: Job = Box::new(move || work(device.get()));
-        if self.jobs.send(job).is_err() {
-            log::error!("the thread for seeking is gone");
+        if jobs.send(job).is_err() {
+            log::error!("a thread for notifications is gone");
         }
     }
 
     /// Has the kernel write a file back, and runs `answer` in the thread.
     pub(super) fn when_written_back(&self, node: u64, answer: impl FnOnce() + Send + 'static) {
         // Without its thread the job is dropped, and with it the reply, which then says EIO.
-        self.run(move |device| {
+        self.run(&self.jobs, move |device| {
             if let Some(device) = device
                 // Dropping cached pages writes the dirty ones first.
                 && let Err(error) = transport::invalidate(device, node)
@@ -111,6 +112,13 @@ impl Seeking {
             answer();
         });
     }
+}
+
+/// A thread that does one job after another, until the other end is dropped.
+fn worker(name: &str) -> io::Result<Sender<Job>> {
+    let (sender, jobs) = mpsc::channel::<Job>();
+    thread::Builder::new().name(name.to_owned()).spawn(move || jobs.into_iter().for_each(|job| job()))?;
+    Ok(sender)
 }
 
 pub(super) fn is_for_writing(flags: i32) -> bool {
@@ -142,5 +150,17 @@ mod tests {
         let seeking = Seeking::start().unwrap();
         seeking.when_written_back(7, move || sender.send(thread::current().id()).unwrap());
         assert_ne!(receiver.recv().unwrap(), thread::current().id());
+    }
+
+    /// Who waits for a directory may wait for who waits for an answer.
+    #[test]
+    fn no_answer_waits_for_a_name() {
+        let seeking = Seeking::start().unwrap();
+        let (goes_on, waits) = mpsc::channel::<()>();
+        seeking.run(&seeking.names, move |_| drop(waits.recv()));
+        let (answer, answered) = mpsc::channel();
+        seeking.when_written_back(7, move || answer.send(()).unwrap());
+        answered.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
+        drop(goes_on);
     }
 }

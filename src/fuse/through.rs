@@ -20,6 +20,8 @@ pub(super) struct WriteThrough {
     mappable: AtomicBool,
     /// Handles, and whether something was written by them.
     handles: DashMap<u64, bool>,
+    /// Inodes that the kernel will be made to ask anew for.
+    due: DashMap<u64, ()>,
 }
 
 impl WriteThrough {
@@ -47,6 +49,18 @@ impl WriteThrough {
     /// True if the handle was opened so, and something was written by it.
     pub(super) fn released(&self, handle: u64) -> bool {
         self.handles.remove(&handle).is_some_and(|(_, written)| written)
+    }
+}
+
+impl WriteThrough {
+    /// The kernel is to ask anew for an inode; true unless it is waited for already.
+    pub(super) fn refresh_is_due(&self, node: u64) -> bool {
+        self.due.insert(node, ()).is_none()
+    }
+
+    /// It begins: what is written from here on needs another.
+    pub(super) fn refresh_begins(&self, node: u64) {
+        self.due.remove(&node);
     }
 }
 

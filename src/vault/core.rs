@@ -18,7 +18,7 @@ use super::windows::Windows;
 use crate::crypto::entropy;
 use crate::format::header::Birth;
 use crate::format::record::{FileId, Lsn, Operation, Time};
-use crate::storage::{Storage, Timestamp};
+use crate::storage::{SetTime, Storage, Target, Timestamp};
 
 mod attributes;
 mod files;
@@ -224,6 +224,15 @@ impl<S: Storage> VaultCore<S> {
             self.fail_stop(context, &source);
         }
         VaultError::io(context, source)
+    }
+
+    /// Gives a home file its modification time. Where it is another user's, that is not allowed, and no failure of the backing:
+    /// it has the time of the last write to it then.
+    pub fn set_mtime(&self, file: &S::File, mtime: Timestamp) -> Result<()> {
+        match self.storage.set_times(Target::File(file), SetTime::Keep, SetTime::To(mtime)) {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(()),
+            outcome => outcome.map_err(|e| self.write_failed("set a file's times", e)),
+        }
     }
 
     /// Reserves space in a home file. A backing that can't is no error: then a full disk is met later.

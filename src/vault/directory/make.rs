@@ -70,10 +70,11 @@ impl<S: Storage> Directory<S> {
             let _ = self.core.birth();
             storage.make_dir(dir, entry, mode | 0o700).map_err(|e| VaultError::io("make a directory", e))?;
             let made = self.furnish(dir, entry, attributes);
-            if made.is_err()
-                && let Ok(made) = storage.open_dir(dir, entry)
-            {
-                let _ = storage.unlink(&made, crate::format::directory_iv::ENTRY.as_ref());
+            if made.is_err() {
+                if let Ok(made) = storage.open_dir(dir, entry) {
+                    let _ = storage.unlink(&made, crate::format::directory_iv::ENTRY.as_ref());
+                }
+                // Also where it could not be opened, then or now.
                 let _ = storage.remove_dir(dir, entry);
             }
             made
@@ -161,6 +162,8 @@ impl<S: Storage> Directory<S> {
         let from = self.locate(name)?;
         let source = from.stat()?;
         let from_dir = self.handle()?;
+        // What cannot be told of the new name cannot be told of this one: nothing is made then.
+        from.present(&mut source.clone())?;
         to.link_here(to_name, &source, |to_dir, to_entry| {
             Ok(self.core.storage.link(Target::Entry(&*from_dir, &from.entry), to_dir, to_entry))
         })
@@ -201,9 +204,13 @@ impl<S: Storage> Directory<S> {
         let dir = self.handle()?;
         let sidecar_is_new = self.place_sidecar(&dir, &sealed)?;
         let made = make(&dir, &sealed.entry);
+        // Unless the entry was there before: then its sidecar was, too.
         if made.is_err() && sidecar_is_new {
-            // Unless the entry was there before: then its sidecar was, too.
-            let _ = self.core.storage.unlink(&dir, &names::sidecar_of(&sealed.entry));
+            let left = self.core.storage.stat(Target::Entry(&*dir, &sealed.entry));
+            // What could not be taken back keeps its name.
+            if matches!(left, Err(error) if error.raw_os_error() == Some(libc::ENOENT)) {
+                let _ = self.core.storage.unlink(&dir, &names::sidecar_of(&sealed.entry));
+            }
         }
         made
     }

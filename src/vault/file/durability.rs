@@ -11,7 +11,7 @@ use crate::format::geometry::{BlockIndex, PAGE_LEN, PageIndex};
 use crate::format::header::Seal;
 use crate::format::record::{Operation, SegmentSeq};
 use crate::format::seals::Sealed;
-use crate::storage::{SetTime, Storage, Target};
+use crate::storage::Storage;
 use crate::vault::core::{VaultCore, is_out_of_space};
 use crate::vault::error::{Result, VaultError};
 use crate::vault::journal::Location;
@@ -296,9 +296,7 @@ impl<S: Storage> Applied<S> {
         }
         // The newest: a time that was set since then would otherwise be undone.
         if let Some(mtime) = state.mtime {
-            core.storage
-                .set_times(Target::File(&state.home.file), SetTime::Keep, SetTime::To(mtime))
-                .map_err(|e| core.write_failed("set a file's times", e))?;
+            core.set_mtime(&state.home.file, mtime)?;
         }
         Ok(())
     }

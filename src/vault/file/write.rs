@@ -12,7 +12,7 @@ use crate::format::geometry::{
 };
 use crate::format::header::{Header, Seal};
 use crate::format::seals::Sealed;
-use crate::storage::{SetTime, Storage, Target, Timestamp};
+use crate::storage::{Storage, Target, Timestamp};
 use crate::vault::core::{Scratch, VaultCore};
 use crate::vault::error::{Result, VaultError};
 use crate::vault::switches;
@@ -508,9 +508,7 @@ impl<S: Storage> State<S> {
         if self.mtime_due
             && let Some(time) = self.mtime
         {
-            core.storage
-                .set_times(Target::File(&self.home.file), SetTime::Keep, SetTime::To(time))
-                .map_err(|e| core.write_failed("set a file's times", e))?;
+            core.set_mtime(&self.home.file, time)?;
         }
         self.mtime_due = false;
         Ok(())
