@@ -59,7 +59,8 @@ pub(super) fn run(arguments: &RepairArguments, context: &Context) -> Result<()> 
     let about = |error: VaultError| Failure::from(error).about(path.display());
     let storage = || PosixStorage::open(&path).map_err(|error| VaultError::io("open the vault's directory", error));
     let unlocked = arguments.unlock.unlock(&opening, context)?;
-    let opens_top = unlocked.opens_top(&storage().map_err(about)?).map_err(about)?;
+    // Where it cannot be read, the files tell.
+    let opens_top = unlocked.opens_top(&storage().map_err(about)?).unwrap_or(false);
     let keys = LiveKeys::from(unlocked);
     super::daemon::harden();
     let mounts = opening.mounts();

@@ -430,9 +430,11 @@ impl<S: Storage> Filesystem for Adapter<S> {
         if self.through.released(handle) {
             let (node, through) = (request.node, Arc::clone(&self.through));
             if through.refresh_is_due(node) {
-                let names = self.fs.names(InodeNo(node));
+                let fs = Arc::downgrade(&self.fs);
                 self.seeking.in_background(move |device| {
+                    // In this order: whoever gives it another name from here on comes again.
                     through.refresh_begins(node);
+                    let names = fs.upgrade().map(|fs| fs.names(InodeNo(node))).unwrap_or_default();
                     through::refresh(device, node, &names);
                 });
             }

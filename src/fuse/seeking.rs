@@ -157,7 +157,9 @@ mod tests {
     fn no_answer_waits_for_a_name() {
         let seeking = Seeking::start().unwrap();
         let (goes_on, waits) = mpsc::channel::<()>();
-        seeking.run(&seeking.names, move |_| drop(waits.recv()));
+        seeking.run(&seeking.names, move |_| {
+            let _ = waits.recv();
+        });
         let (answer, answered) = mpsc::channel();
         seeking.when_written_back(7, move || answer.send(()).unwrap());
         answered.recv_timeout(std::time::Duration::from_secs(60)).unwrap();

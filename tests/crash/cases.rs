@@ -513,3 +513,22 @@ fn a_small_file_that_was_written_in_part_is_whole_later() {
         assert!(read_all(&vault.root().open_file(b"small").expect(&told)).expect(&told) == content, "{told}");
     }
 }
+
+/// What a full disk refused of a new file is not in it later.
+#[test]
+fn what_was_refused_of_an_empty_file_is_not_there() {
+    for after_bytes in [0, 100, 5000] {
+        let world = prepared().world();
+        let (_, file) = world.vault().root().make_file(b"small", &PLAIN).expect("it is made");
+        world.disk.inject(Fault::NoSpace { after_bytes });
+        file.write(0, &[8; 10_000]).expect_err("there is no room");
+        world.disk.clear_faults();
+        assert_eq!(file.len_bytes(), 0);
+        file.write(0, b"small").expect("there is room");
+        file.sync().expect("it is synced");
+        drop(file);
+        world.vault().seal().expect("it is sealed");
+        let vault = prepared().open(&world.disk.kill()).expect("it opens");
+        assert_eq!(read_all(&vault.root().open_file(b"small").expect("it is there")).expect("it is whole"), b"small");
+    }
+}

@@ -387,8 +387,14 @@ impl<S: Storage> State<S> {
         let (bytes, seal, seq) = sealed?;
         let len = bytes.len() as u64;
         if let Err(error) = self.write_home(core, &[IoSlice::new(&bytes)], 0) {
-            // The home may have half of it, and nothing of what it had: it is in memory until a commit succeeds.
-            self.keep_blob(seal, &bytes, plain.len() as u64);
+            if self.size == 0 && matches!(self.body, Body::Blob { .. }) {
+                // Nothing was there, and nothing is.
+                self.body = Body::Blob { seal: None, sealed: None };
+                self.stale = true;
+            } else {
+                // The home may have half of it, and nothing of what it had: it is in memory until a commit succeeds.
+                self.keep_blob(seal, &bytes, plain.len() as u64);
+            }
             return Err(error);
         }
         self.seq = seq;
