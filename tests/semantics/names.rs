@@ -139,7 +139,8 @@ fn listings_are_stable() {
         File::create_new(folder.join(name(index))).unwrap();
     }
     // By hand: a buffer at a time, with changes between.
-    let directory = rustix::fs::open(&folder, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    let directory =
+        rustix::fs::open(&folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
     let mut seen = Vec::new();
     let mut buffer = Vec::with_capacity(2048);
     let mut round = 0;
@@ -183,7 +184,7 @@ fn inode_numbers_that_are_used_again() {
         rustix::fs::fchmod(&first, Mode::from_bits_retain(0o4711)).unwrap();
         // Every second one is still held, by a handle that is none for reading.
         let held = (round % 2 == 0).then(|| {
-            let held = rustix::fs::open(at("first"), OFlags::PATH, Mode::empty()).unwrap();
+            let held = rustix::fs::open(at("first"), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
             (rustix::fs::fstat(&held).unwrap().st_ino, held)
         });
         drop(first);
@@ -257,16 +258,24 @@ fn the_deepest_paths() {
     // 200 directories with names of 251 bytes: ten times PATH_MAX, and each of them sealed to a long name.
     let name = |depth: usize| format!("{depth:03}{}", "d".repeat(248));
     let enter = |at: &rustix::fd::OwnedFd, name: &str| {
-        rustix::fs::openat(at, name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+        rustix::fs::openat(at, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
     };
-    let top = || rustix::fs::open(&fixture.mountpoint, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    let top = || {
+        rustix::fs::open(&fixture.mountpoint, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .unwrap()
+    };
     let mut at = top();
     for depth in 0..200 {
         rustix::fs::mkdirat(&at, name(depth), Mode::from_bits_retain(0o755)).unwrap();
         at = enter(&at, &name(depth)).unwrap();
     }
-    let bottom =
-        rustix::fs::openat(&at, "bottom", OFlags::CREATE | OFlags::WRONLY, Mode::from_bits_retain(0o600)).unwrap();
+    let bottom = rustix::fs::openat(
+        &at,
+        "bottom",
+        OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC,
+        Mode::from_bits_retain(0o600),
+    )
+    .unwrap();
     rustix::io::write(&bottom, b"deep").unwrap();
     drop((at, bottom));
     // A path of PATH_MAX less its zero byte, below the mountpoint.
@@ -285,7 +294,7 @@ fn the_deepest_paths() {
     for depth in 0..200 {
         at = enter(&at, &name(depth)).unwrap();
     }
-    let bottom = rustix::fs::openat(&at, "bottom", OFlags::RDONLY, Mode::empty()).unwrap();
+    let bottom = rustix::fs::openat(&at, "bottom", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
     let mut bytes = [0; 8];
     assert_eq!(rustix::io::read(&bottom, &mut bytes), Ok(4));
 }
@@ -297,10 +306,10 @@ fn removed_directories() {
     let fixture = Fixture::mounted(&[]);
     let path = fixture.mountpoint.join("folder");
     fs::create_dir(&path).unwrap();
-    let folder = rustix::fs::open(&path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    let folder = rustix::fs::open(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
     fs::remove_dir(&path).unwrap();
     assert_eq!(
-        rustix::fs::openat(&folder, "x", OFlags::CREATE | OFlags::WRONLY, Mode::empty()).err(),
+        rustix::fs::openat(&folder, "x", OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).err(),
         Some(Errno::NOENT)
     );
     assert_eq!(rustix::fs::mkdirat(&folder, "x", Mode::empty()), Err(Errno::NOENT));
