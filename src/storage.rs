@@ -75,7 +75,7 @@ pub enum FileKind {
     Socket,
     CharDevice,
     BlockDevice,
-    /// The backing did not say (`DT_UNKNOWN`).
+    /// It is not known: the backing did not list it (`DT_UNKNOWN`), and it could not be looked at.
     Unknown,
 }
 

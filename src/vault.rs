@@ -301,7 +301,7 @@ impl<S: Storage> Vault<S> {
 
     /// Looks at everything in the tree, which settles what lies in a crash window; false if not all could be looked at.
     fn look_through(&self) -> bool {
-        let mut unseen = 0_u64;
+        let mut seen = true;
         let mut pending = vec![self.root.clone()];
         while let Some(directory) = pending.pop() {
             let mut names = Vec::new();
@@ -310,33 +310,27 @@ impl<S: Storage> Vault<S> {
                 true
             });
             if let Err(error) = listed {
-                unseen += u64::from(is_unseen(&error));
+                seen &= !is_unseen(&error);
                 warn!("a directory could not be looked through after the crash: {error}");
             }
             for (name, kind) in names {
-                // The lookup itself settles what lies in a window; and not every backing lists what an entry is.
-                let kind = match kind {
-                    FileKind::Regular | FileKind::Unknown => match directory.lookup(&name) {
-                        Ok(stat) => stat.kind(),
-                        Err(error) => {
-                            unseen += u64::from(is_unseen(&error));
-                            continue;
-                        }
-                    },
-                    kind => kind,
-                };
-                if kind == FileKind::Directory {
-                    match directory.open_child(&name) {
+                match kind {
+                    FileKind::Directory => match directory.open_child(&name) {
                         Ok(child) => pending.push(child),
                         Err(error) => {
-                            unseen += u64::from(is_unseen(&error));
+                            seen &= !is_unseen(&error);
                             warn!("a directory could not be looked through after the crash: {error}");
                         }
+                    },
+                    // The lookup itself settles what lies in a window.
+                    FileKind::Regular | FileKind::Unknown => {
+                        seen &= !directory.lookup(&name).is_err_and(|error| is_unseen(&error));
                     }
+                    _ => {}
                 }
             }
         }
-        unseen == 0
+        seen
     }
 
     /// Lowers the number of seals after which page keys change (tests).

@@ -21,7 +21,7 @@ const WAITS_FOR_WRITES: u32 = 44;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The thread, and which files it is needed for.
+/// The threads, and for which files the one that answers is needed.
 pub(super) struct Seeking {
     /// How often each file is open for writing. A file that is not has no dirty pages: close(2) wrote them,
     /// and a mapping keeps its handle.
@@ -99,7 +99,7 @@ impl Seeking {
         }
     }
 
-    /// Has the kernel write a file back, and runs `answer` in the thread.
+    /// Has the kernel write a file back, and then runs `answer`, in a thread where nothing else is waited for.
     pub(super) fn when_written_back(&self, node: u64, answer: impl FnOnce() + Send + 'static) {
         // Without its thread the job is dropped, and with it the reply, which then says EIO.
         self.run(&self.jobs, move |device| {

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dashmap::DashMap;
+use dashmap::{DashMap, DashSet};
 
 use super::transport::{self, Agreement, Device, init};
 use crate::fs::InodeNo;
@@ -21,7 +21,7 @@ pub(super) struct WriteThrough {
     /// Handles, and whether something was written by them.
     handles: DashMap<u64, bool>,
     /// Inodes that the kernel will be made to ask anew for.
-    due: DashMap<u64, ()>,
+    due: DashSet<u64>,
 }
 
 impl WriteThrough {
@@ -50,12 +50,10 @@ impl WriteThrough {
     pub(super) fn released(&self, handle: u64) -> bool {
         self.handles.remove(&handle).is_some_and(|(_, written)| written)
     }
-}
 
-impl WriteThrough {
     /// The kernel is to ask anew for an inode; true unless it is waited for already.
     pub(super) fn refresh_is_due(&self, node: u64) -> bool {
-        self.due.insert(node, ()).is_none()
+        self.due.insert(node)
     }
 
     /// It begins: what is written from here on needs another.

@@ -198,12 +198,12 @@ impl Storage for PosixStorage {
             if name == "." || name == ".." {
                 continue;
             }
-            let wants_more = sink(DirEntry {
-                name,
-                ino: entry.ino(),
-                kind: kind_of(entry.file_type()),
-                next_cookie: entry.next_entry_cookie(),
-            });
+            // Not every filesystem lists what an entry is.
+            let kind = match kind_of(entry.file_type()) {
+                FileKind::Unknown => stat_at(dir.0.as_fd(), name).map_or(FileKind::Unknown, |stat| stat.kind()),
+                kind => kind,
+            };
+            let wants_more = sink(DirEntry { name, ino: entry.ino(), kind, next_cookie: entry.next_entry_cookie() });
             if !wants_more {
                 break;
             }

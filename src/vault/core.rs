@@ -268,8 +268,7 @@ impl<S: Storage> VaultCore<S> {
         self.seal_limit.store(limit, Ordering::Relaxed);
     }
 
-    /// The session and epoch of a file that is made now.
-    /// Of what is made now.
+    /// The session and epoch of what is made now.
     pub fn birth(&self) -> Birth {
         let mut epoch = self.epoch.lock();
         epoch.fertile = epoch.current;

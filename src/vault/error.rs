@@ -145,7 +145,6 @@ impl VaultError {
         Self::io(context, io::Error::from_raw_os_error(errno))
     }
 
-    /// Whether it is the backing's (or the vault's own) error of this number.
     /// An error of opening one of the vault's own files: what is there and is no file will not be one the next time.
     pub(crate) fn own_file(path: &str, context: &'static str, source: io::Error) -> Self {
         if is_of_another_kind(&source) {
@@ -154,6 +153,7 @@ impl VaultError {
         Self::io(context, source)
     }
 
+    /// Whether it is the backing's (or the vault's own) error of this number.
     pub(crate) fn is_errno(&self, errno: i32) -> bool {
         matches!(self, Self::Io { source, .. } if source.raw_os_error() == Some(errno))
     }

@@ -14,6 +14,8 @@ use crate::storage::{Access, Storage, read_into, write_from};
 
 /// The lock's file in the private folder.
 pub(super) const ENTRY: &str = "lock";
+/// The same below the vault.
+pub(super) const PATH: &str = "private/lock";
 
 const CONTENT_MAX: usize = 4096;
 /// Someone may only be looking ([`holder`]), which is over at once.
@@ -92,7 +94,7 @@ impl<S: Storage> VaultLock<S> {
 }
 
 fn not_locked(error: std::io::Error) -> VaultError {
-    VaultError::own_file("private/lock", "lock the vault", error)
+    VaultError::own_file(PATH, "lock the vault", error)
 }
 
 /// Who has the vault for reading and writing. None: nobody.

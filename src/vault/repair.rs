@@ -80,8 +80,7 @@ pub struct RepairPlan {
 impl RepairPlan {
     /// Whether something else is in the place of the lock, so that it is not known whether anybody has the vault.
     pub fn replaces_lock(&self) -> bool {
-        let lock = joined(PRIVATE.as_ref(), lock::ENTRY.as_ref());
-        self.steps.iter().any(|step| step.backing == lock)
+        self.steps.iter().any(|step| step.backing == lock::PATH)
     }
 
     /// From what verify found. `holes`: pages that do not open become holes.
@@ -219,8 +218,7 @@ fn own_files<S: Storage>(storage: &S, plan: &RepairPlan, told: &mut dyn FnMut(&R
     let private = storage.open_dir(&top, PRIVATE.as_ref()).map_err(io)?;
     let asides = || plan.steps.iter().filter(|step| step.repair == Repair::PutAside && !is_in_tree(&step.backing));
     // What nobody can lock nobody has locked, as far as can be seen.
-    let lock = joined(PRIVATE.as_ref(), lock::ENTRY.as_ref());
-    for step in asides().filter(|step| step.backing == lock) {
+    for step in asides().filter(|step| step.backing == lock::PATH) {
         told(step, put_aside(storage, &step.backing));
     }
     let _lock = VaultLock::exclusive(storage, &private)?;
@@ -231,7 +229,7 @@ fn own_files<S: Storage>(storage: &S, plan: &RepairPlan, told: &mut dyn FnMut(&R
         let moved = storage.rename(&private, lost::LOST.as_ref(), &private, &beside, RenameMode::NoReplace);
         told(step, moved.map_err(io));
     }
-    for step in asides().filter(|step| ![&lock, &lost].contains(&&step.backing)) {
+    for step in asides().filter(|step| step.backing != lock::PATH && step.backing != lost) {
         told(step, put_aside(storage, &step.backing));
     }
     storage.sync_all().map_err(io)
@@ -313,14 +311,14 @@ impl Moves {
                 _ => {}
             }
         }
-        if from.is_empty() {
-            return Ok(Self::default());
-        }
         for step in plan.steps.iter().filter(|step| is_iv_of_the_top(step)) {
             // `lost+found` is named by it, so it cannot wait for the names to be gone. What is left of them does not open by
             // the new one, and is found by the next round.
             keep_iv(&vault.core.storage, &step.backing)?;
             vault.root().begin_anew()?;
+        }
+        if from.is_empty() {
+            return Ok(Self::default());
         }
         let folder = lost_found(vault)?;
         let mut moves = Self { folder: path_of(&folder), entries: Vec::new() };

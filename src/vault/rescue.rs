@@ -8,7 +8,7 @@ use super::directory::{Directory, PRIVATE, Tree};
 use super::error::{Result, VaultError};
 use super::journal::SEGMENT_NAMES;
 use super::keyring::{KeyRing, LiveKeys};
-use super::lock::VaultLock;
+use super::lock::{self, VaultLock};
 use super::verify::{Finding, FindingKind, Severity};
 use super::windows::Windows;
 use super::{Vault, recovery};
@@ -45,7 +45,7 @@ impl<S: Storage> Vault<S> {
                 Ok(lock) => lock,
                 Err(error @ VaultError::AlreadyMounted { .. }) => return Err(error),
                 Err(error) => {
-                    tolerate(FindingKind::Private, "private/lock", error);
+                    tolerate(FindingKind::Private, lock::PATH, error);
                     VaultLock::none()
                 }
             }

@@ -1,9 +1,10 @@
 //! What the alphabet of the sequences has no word for: clocks that are set back, attributes, copies of a crashed vault,
 //! holes on a full disk.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
+use sero::storage::sim::RawEntry;
 use sero::storage::{CrashPolicy, Fault, FileKind, SetTime, SimDisk, Stat, Timestamp};
 use sero::vault::{Mode, NodeRef, Vault, VaultError};
 
@@ -433,7 +434,9 @@ fn synced_files_alone_end_an_epoch() {
     (0..6).for_each(|_| world.vault().tick().expect("a tick"));
     drop((file, root));
     let disk = world.disk.kill();
-    let home = newest_file(&disk);
+    // The one that was made last.
+    let home = homes(&disk).max_by_key(|home| disk.raw_stat(&home.path).expect("it is there").ino);
+    let home = home.expect("there is a home").path;
     let mut bytes = disk.raw_read(&home).expect("it is there");
     bytes[50_000] ^= 1;
     disk.raw_write(&home, &bytes).expect("it is attacked");
@@ -444,11 +447,10 @@ fn synced_files_alone_end_an_epoch() {
     assert!(matches!(read_all(&file), Err(VaultError::Integrity(_))));
 }
 
-/// The home that was made last.
-fn newest_file(disk: &SimDisk) -> PathBuf {
-    let homes = disk.raw_list().into_iter().filter(|entry| entry.kind == FileKind::Regular);
-    let homes = homes.map(|entry| entry.path).filter(|path| path.starts_with("tree"));
-    homes.max_by_key(|path| disk.raw_stat(path).expect("it is there").ino).expect("there is a home")
+/// The files of the tree.
+fn homes(disk: &SimDisk) -> impl Iterator<Item = RawEntry> {
+    let listed = disk.raw_list().into_iter();
+    listed.filter(|entry| entry.kind == FileKind::Regular && entry.path.starts_with("tree"))
 }
 
 /// The disk does not read what a crash left: that says nothing of it, and nothing is cut off.
@@ -481,9 +483,7 @@ fn the_journal_of_a_file_without_its_header_is_kept() {
     let mut world = prepared().world();
     apply(&mut world, &[Op::Write { path: PAGED, at: 5000, len: 9000 }, Op::Fsync(PAGED)]);
     let disk = world.disk.kill();
-    let homes = || disk.raw_list().into_iter().filter(|entry| entry.kind == FileKind::Regular);
-    let homes = homes().filter(|entry| entry.path.starts_with("tree"));
-    let home = homes.max_by_key(|entry| entry.len_bytes).expect("there is a home").path;
+    let home = homes(&disk).max_by_key(|home| home.len_bytes).expect("there is a home").path;
     disk.raw_write_at(&home, 0, &[0; 128]).expect("it is attacked");
     let vault = prepared().open(&disk).expect("it opens");
     let recovery = vault.recovery().expect("it is recovered");

@@ -237,6 +237,18 @@ fn the_iv_of_the_top_and_of_lost_and_found_are_mended() {
     assert_eq!(names(&sample, &["lost+found.1"]).len(), saved.len());
 }
 
+/// Without a name at the top there is nothing to be moved, and the IV is mended all the same.
+#[test]
+fn the_iv_of_an_empty_vault_is_mended() {
+    let sample = Sample::empty();
+    sample.with(|vault| drop(put(&vault.root(), b"gone", b"x")));
+    sample.with(|vault| vault.root().unlink(b"gone").unwrap());
+    retarget(&sample.vault.join("tree/=iv"), edited);
+    assert!(!sample.verify().0.is_whole());
+    repair(&sample, false);
+    works(&sample);
+}
+
 /// A link that does not open by one of its pieces: the others are kept with it.
 #[test]
 fn pieces_of_a_damaged_link_are_kept() {

@@ -114,6 +114,7 @@ fn len_of(finding: &Finding) -> usize {
     finding.backing.len().saturating_add(finding.reason.len()).saturating_add(plain_len).saturating_add(128)
 }
 
+/// A path or a reason, or its beginning.
 fn told(mut text: Vec<u8>) -> Vec<u8> {
     if text.len() > TOLD_BYTES {
         text.truncate(TOLD_BYTES);

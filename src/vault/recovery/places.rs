@@ -66,26 +66,16 @@ pub(super) fn search<'a, S: Storage>(
     }
     let mut pending = if salts.is_empty() { Vec::new() } else { vec![root.clone()] };
     while let Some(directory) = pending.pop() {
-        let (mut below, mut files, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut below, mut files) = (Vec::new(), Vec::new());
         let listed = directory.list(0, &mut |entry| {
             match entry.kind {
                 FileKind::Directory => below.push(entry.name.to_vec()),
-                FileKind::Regular => files.push((entry.name.to_vec(), entry.ino)),
-                // Not every backing lists what an entry is.
-                FileKind::Unknown => unknown.push((entry.name.to_vec(), entry.ino)),
+                FileKind::Regular | FileKind::Unknown => files.push((entry.name.to_vec(), entry.ino)),
                 _ => {}
             }
             true
         });
         readable(listed)?;
-        for (name, ino) in unknown {
-            let Some(location) = readable(directory.locate(&name))? else { continue };
-            match stat(&location)?.map(|stat| stat.kind()) {
-                Some(FileKind::Directory) => below.push(name),
-                Some(FileKind::Regular) => files.push((name, ino)),
-                _ => {}
-            }
-        }
         for (name, ino) in files {
             let Some(location) = readable(directory.locate(&name))? else { continue };
             if let Some(salt) = read_salt(core, &location)?.filter(|salt| salts.contains(salt)) {
