@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `activity` | counts what is asked |
 //! | `adapter` | one request, one call of [`crate::fs::Fs`], one reply; panics and errors end here |
+//! | `background` | threads for what has to wait |
 //! | `transport` | the protocol, and the threads that read and answer |
 //! | `negotiate` | the capabilities taken of the kernel |
 //! | `seeking` | SEEK_DATA and SEEK_HOLE beside the kernel's dirty pages |
@@ -16,6 +17,7 @@
 
 mod activity;
 mod adapter;
+mod background;
 mod error;
 mod fusermount;
 mod io_uring;

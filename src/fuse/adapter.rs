@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::activity::Activity;
+use super::background::Background;
 use super::seeking::{Seeking, is_for_writing};
 use super::through::{self, WriteThrough};
 use super::transport::{
@@ -59,20 +60,26 @@ pub(super) struct Adapter<S: Storage> {
     fs: Arc<Fs<S>>,
     caching: Caching,
     lifetime: Duration,
+    device: Arc<OnceLock<Device>>,
     seeking: Seeking,
     through: Arc<WriteThrough>,
+    /// For notifications about names: they wait for a directory that may be locked by who waits for an answer of `seeking`.
+    refreshing: Background,
     activity: Arc<Activity>,
 }
 
 impl<S: Storage> Adapter<S> {
     pub(super) fn new(fs: Arc<Fs<S>>, caching: Caching, activity: Arc<Activity>) -> io::Result<Self> {
-        let (lifetime, seeking) = (caching.lifetime(), Seeking::start()?);
-        Ok(Self { fs, caching, lifetime, seeking, through: Arc::default(), activity })
+        let device = Arc::default();
+        let seeking = Seeking::start(Arc::clone(&device))?;
+        let refreshing = Background::start("refreshing", Arc::clone(&device))?;
+        let lifetime = caching.lifetime();
+        Ok(Self { fs, caching, lifetime, device, seeking, through: Arc::default(), refreshing, activity })
     }
 
     /// Where the session puts its way to the kernel once it has one.
     pub(super) fn device(&self) -> Arc<OnceLock<Device>> {
-        self.seeking.device()
+        Arc::clone(&self.device)
     }
 
     /// Notes what was agreed with the kernel.
@@ -90,8 +97,10 @@ impl<S: Storage> Adapter<S> {
             Ok(()) => reply.data(list.bytes()),
             Err(errno) => {
                 reply.error(errno);
-                self.seeking.in_background(move |device| {
-                    if let Err(error) = transport::invalidate(device, node) {
+                self.refreshing.run(move |device| {
+                    if let Some(device) = device
+                        && let Err(error) = transport::invalidate(device, node)
+                    {
                         log::debug!("a listing that failed was not dropped: {error}");
                     }
                 });
@@ -277,6 +286,7 @@ impl<S: Storage> Filesystem for Adapter<S> {
     }
 
     fn forget(&self, node: u64, lookups: u64) {
+        self.through.forgotten(node);
         // There is no reply to a forget.
         let _ = self.answer_uncounted("forget", |fs| {
             fs.forget(InodeNo(node), lookups);
@@ -427,19 +437,13 @@ impl<S: Storage> Filesystem for Adapter<S> {
 
     fn release(&self, request: &Request, handle: u64, flags: i32, reply: Reply) {
         self.seeking.released(request.node, flags);
-        if self.through.released(handle) {
-            let (node, through) = (request.node, Arc::clone(&self.through));
-            if through.refresh_is_due(node) {
-                let fs = Arc::downgrade(&self.fs);
-                self.seeking.in_background(move |device| {
-                    // In this order: whoever gives it another name from here on comes again.
-                    through.refresh_begins(node);
-                    let names = fs.upgrade().map(|fs| fs.names(InodeNo(node))).unwrap_or_default();
-                    through::refresh(device, node, &names);
-                });
-            }
-        }
         self.answer_empty("release", reply, |fs| fs.release(FileHandle(handle)));
+        // The kernel has the inode until it has the answer.
+        if self.through.released(request.node, handle) {
+            let (fs, node) = (Arc::downgrade(&self.fs), InodeNo(request.node));
+            let names = move || fs.upgrade().map(|fs| fs.names(node)).unwrap_or_default();
+            through::refresh(Arc::clone(&self.through), self.refreshing.clone(), node.0, names);
+        }
     }
 
     fn fsync(&self, _request: &Request, handle: u64, data_only: bool, reply: Reply) {

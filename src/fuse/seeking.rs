@@ -8,42 +8,30 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, OnceLock};
-use std::thread;
 
 use dashmap::DashMap;
 
+use super::background::Background;
 use super::transport::{self, Agreement, Device};
 
 /// The protocol's minor version of Linux 6.16.
 const WAITS_FOR_WRITES: u32 = 44;
 
-type Job = Box<dyn FnOnce() + Send>;
-
-/// The threads, and for which files the one that answers is needed.
+/// The thread that answers, and for which files it is needed.
 pub(super) struct Seeking {
     /// How often each file is open for writing. A file that is not has no dirty pages: close(2) wrote them,
     /// and a mapping keeps its handle.
     writers: DashMap<u64, u64>,
-    device: Arc<OnceLock<Device>>,
-    jobs: Sender<Job>,
-    /// For notifications about names: they wait for a directory that may be locked by who waits for an answer of the other.
-    names: Sender<Job>,
+    answers: Background,
     /// Whether the kernel waits for requests that it has sent already.
     waits: Arc<AtomicBool>,
 }
 
 impl Seeking {
-    /// Starts the threads; they end when this is dropped.
-    pub(super) fn start() -> io::Result<Self> {
-        let (jobs, names) = (worker("seeking")?, worker("refreshing")?);
-        Ok(Self { writers: DashMap::new(), device: Arc::default(), jobs, names, waits: Arc::default() })
-    }
-
-    /// Where the session puts its way to the kernel once it has one.
-    pub(super) fn device(&self) -> Arc<OnceLock<Device>> {
-        Arc::clone(&self.device)
+    /// Starts the thread; it ends when this is dropped.
+    pub(super) fn start(device: Arc<OnceLock<Device>>) -> io::Result<Self> {
+        Ok(Self { writers: DashMap::new(), answers: Background::start("seeking", device)?, waits: Arc::default() })
     }
 
     /// Notes what was agreed with the kernel.
@@ -82,27 +70,10 @@ impl Seeking {
         self.writers.remove_if(&node, |_, count| *count == 0);
     }
 
-    /// Runs `work` in a thread where it may wait for what the mount's other threads answer, and for directories.
-    pub(super) fn in_background(&self, work: impl FnOnce(&Device) + Send + 'static) {
-        self.run(&self.names, move |device| {
-            if let Some(device) = device {
-                work(device);
-            }
-        });
-    }
-
-    fn run(&self, jobs: &Sender<Job>, work: impl FnOnce(Option<&Device>) + Send + 'static) {
-        let device = Arc::clone(&self.device);
-        let job: Job = Box::new(move || work(device.get()));
-        if jobs.send(job).is_err() {
-            log::error!("a thread for notifications is gone");
-        }
-    }
-
     /// Has the kernel write a file back, and then runs `answer`, in a thread where nothing else is waited for.
     pub(super) fn when_written_back(&self, node: u64, answer: impl FnOnce() + Send + 'static) {
         // Without its thread the job is dropped, and with it the reply, which then says EIO.
-        self.run(&self.jobs, move |device| {
+        self.answers.run(move |device| {
             if let Some(device) = device
                 // Dropping cached pages writes the dirty ones first.
                 && let Err(error) = transport::invalidate(device, node)
@@ -114,24 +85,20 @@ impl Seeking {
     }
 }
 
-/// A thread that does one job after another, until the other end is dropped.
-fn worker(name: &str) -> io::Result<Sender<Job>> {
-    let (sender, jobs) = mpsc::channel::<Job>();
-    thread::Builder::new().name(name.to_owned()).spawn(move || jobs.into_iter().for_each(|job| job()))?;
-    Ok(sender)
-}
-
 pub(super) fn is_for_writing(flags: i32) -> bool {
     flags & libc::O_ACCMODE != libc::O_RDONLY
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
     use super::*;
 
     #[test]
     fn files_that_are_open_for_writing_are_known() {
-        let seeking = Seeking::start().unwrap();
+        let seeking = Seeking::start(Arc::default()).unwrap();
         let node = 7;
         seeking.opened(node, libc::O_RDONLY);
         assert!(!seeking.has_writer(node));
@@ -147,22 +114,8 @@ mod tests {
     #[test]
     fn another_thread_answers() {
         let (sender, receiver) = mpsc::channel();
-        let seeking = Seeking::start().unwrap();
+        let seeking = Seeking::start(Arc::default()).unwrap();
         seeking.when_written_back(7, move || sender.send(thread::current().id()).unwrap());
         assert_ne!(receiver.recv().unwrap(), thread::current().id());
-    }
-
-    /// Who waits for a directory may wait for who waits for an answer.
-    #[test]
-    fn no_answer_waits_for_a_name() {
-        let seeking = Seeking::start().unwrap();
-        let (goes_on, waits) = mpsc::channel::<()>();
-        seeking.run(&seeking.names, move |_| {
-            let _ = waits.recv();
-        });
-        let (answer, answered) = mpsc::channel();
-        seeking.when_written_back(7, move || answer.send(()).unwrap());
-        answered.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
-        drop(goes_on);
     }
 }

@@ -4,15 +4,26 @@
 //! writing when there is little is opened for direct I/O: each `write(2)` waits for our answer, and is told what it is.
 //!
 //! With its writeback cache the kernel keeps the modification time by itself, and Linux (6.18) forgets to move it at such
-//! a write. So when the file is closed it is made to forget the inode, and asks for it anew.
+//! a write. So when the file is closed the kernel is made to forget the inode, and asks for it anew. Whoever has it open, or
+//! looks at it at that moment (the kernel does until it has our answer to the RELEASE), keeps it from that: it is tried again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use dashmap::{DashMap, DashSet};
+use dashmap::DashMap;
 
+use super::background::Background;
 use super::transport::{self, Agreement, Device, init};
 use crate::fs::InodeNo;
+
+/// How often the kernel is asked to forget an inode after it was closed.
+const ATTEMPTS: u32 = 9;
+/// Before the second time; twice as long before each other.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+
+/// What a file is called: directories, and names in them.
+pub(super) type Names = Vec<(InodeNo, Arc<[u8]>)>;
 
 #[derive(Default)]
 pub(super) struct WriteThrough {
@@ -20,8 +31,8 @@ pub(super) struct WriteThrough {
     mappable: AtomicBool,
     /// Handles, and whether something was written by them.
     handles: DashMap<u64, bool>,
-    /// Inodes that the kernel will be made to ask anew for.
-    due: DashSet<u64>,
+    /// Inodes of which the kernel keeps another time than the file has, and how often it was asked to forget them.
+    stale: DashMap<u64, u32>,
 }
 
 impl WriteThrough {
@@ -46,24 +57,56 @@ impl WriteThrough {
         }
     }
 
-    /// True if the handle was opened so, and something was written by it.
-    pub(super) fn released(&self, handle: u64) -> bool {
-        self.handles.remove(&handle).is_some_and(|(_, written)| written)
+    /// True if the inode is to be refreshed, perhaps for what was written by this handle, and nobody is about to.
+    pub(super) fn released(&self, node: u64, handle: u64) -> bool {
+        let written = self.handles.remove(&handle).is_some_and(|(_, written)| written);
+        match self.stale.get_mut(&node) {
+            Some(mut attempts) => std::mem::take(&mut *attempts) == ATTEMPTS,
+            None if written => self.stale.insert(node, 0).is_none(),
+            None => false,
+        }
     }
 
-    /// The kernel is to ask anew for an inode; true unless it is waited for already.
-    pub(super) fn refresh_is_due(&self, node: u64) -> bool {
-        self.due.insert(node)
+    /// The kernel has nothing of the inode any more.
+    pub(super) fn forgotten(&self, node: u64) {
+        self.stale.remove(&node);
     }
 
-    /// It begins: what is written from here on needs another.
-    pub(super) fn refresh_begins(&self, node: u64) {
-        self.due.remove(&node);
+    /// One attempt more at an inode that is stale, if there is one to be made; how long to wait for the next.
+    fn attempt(&self, node: u64) -> Option<Duration> {
+        let mut attempts = self.stale.get_mut(&node).filter(|attempts| **attempts < ATTEMPTS)?;
+        let pause = FIRST_PAUSE.saturating_mul(1 << *attempts);
+        *attempts += 1;
+        Some(pause)
     }
 }
 
-/// Has the kernel ask anew for an inode.
-pub(super) fn refresh(device: &Device, node: u64, names: &[(InodeNo, Arc<[u8]>)]) {
+/// Has the kernel ask anew for an inode, in `background`; `names` finds what it is called.
+pub(super) fn refresh(
+    through: Arc<WriteThrough>,
+    background: Background,
+    node: u64,
+    names: impl Fn() -> Names + Send + 'static,
+) {
+    refresh_after(Duration::ZERO, through, background, node, names);
+}
+
+fn refresh_after(
+    pause: Duration,
+    through: Arc<WriteThrough>,
+    background: Background,
+    node: u64,
+    names: impl Fn() -> Names + Send + 'static,
+) {
+    background.clone().run_after(pause, move |device| {
+        // In this order: whoever gives it another name from here on is seen the next time.
+        let (Some(device), Some(pause)) = (device, through.attempt(node)) else { return };
+        invalidate(device, node, &names());
+        refresh_after(pause, through, background, node, names);
+    });
+}
+
+fn invalidate(device: &Device, node: u64, names: &Names) {
     // Who reads beside a direct write may have brought old content into the cache.
     let mut outcome = transport::invalidate(device, node);
     for (parent, name) in names {
@@ -86,8 +129,25 @@ mod tests {
         through.opened(8);
         through.written(8);
         through.written(9);
-        assert!(!through.released(7) && through.released(8) && !through.released(9));
-        assert!(!through.released(8));
+        assert!(!through.released(1, 7) && through.released(2, 8) && !through.released(3, 9));
+        assert!(!through.released(2, 8), "somebody is about to");
+        assert_eq!((through.attempt(1), through.attempt(2)), (None, Some(FIRST_PAUSE)));
+        through.forgotten(2);
+        assert_eq!(through.attempt(2), None);
+        assert!(!through.released(2, 8));
+    }
+
+    /// Another program may have the file open, and keep the kernel from forgetting it, for as long as it likes.
+    #[test]
+    fn a_stale_inode_is_refreshed_for_some_time_after_each_close() {
+        let through = WriteThrough::default();
+        through.opened(7);
+        through.written(7);
+        assert!(through.released(1, 7));
+        let pauses: Vec<_> = std::iter::from_fn(|| through.attempt(1)).collect();
+        assert_eq!((pauses.len(), pauses.last()), (ATTEMPTS as usize, Some(&Duration::from_millis(256))));
+        assert!(through.released(1, 8), "a reader");
+        assert!(!through.released(1, 9) && through.attempt(1).is_some());
     }
 
     #[test]
