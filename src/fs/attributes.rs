@@ -196,6 +196,12 @@ impl<S: Storage> Fs<S> {
         })
     }
 
+    /// As the kernel is told the vault's attributes of an inode.
+    pub(super) fn attr_of(&self, ino: InodeNo, stat: &Stat) -> Attr {
+        let attr = Attr::new(ino, stat);
+        Attr { provisional: attr.kind == FileKind::Regular && self.vault.space_is_due(stat.ino), ..attr }
+    }
+
     fn attr_by(&self, node: &Arc<Node<S>>, stat: impl Fn() -> Result<Stat>) -> Result<Attr> {
         let mut attempts_left = ATTEMPTS;
         loop {
@@ -207,7 +213,7 @@ impl<S: Storage> Fs<S> {
                 state.version
             };
             let stat = stat()?;
-            let attr = Attr::new(node.ino, &stat);
+            let attr = self.attr_of(node.ino, &stat);
             // A rotation of the key puts a symbolic link in the place of another.
             let is_same = attr.kind == FileKind::Symlink || self.table.number(stat.ino) == node.ino;
             if attr.kind != node.kind || !is_same {
@@ -218,7 +224,7 @@ impl<S: Storage> Fs<S> {
             let mut state = node.state();
             if state.version == version {
                 state.attr = attr;
-                state.fresh = true;
+                state.fresh = !attr.provisional;
                 return Ok(attr);
             }
             if attempts_left == 0 {

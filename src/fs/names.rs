@@ -71,7 +71,7 @@ impl<S: Storage> Fs<S> {
     /// Finds or makes the node of an inode, and counts one reference of the kernel. True if it is new.
     fn enter_inode(&self, found: Found<S>) -> Result<(Arc<Node<S>>, bool)> {
         table::check_number(&found.stat)?;
-        let attr = Attr::new(self.table.number(found.stat.ino), &found.stat);
+        let attr = self.attr_of(self.table.number(found.stat.ino), &found.stat);
         let created = found.removals.is_none();
         if created {
             self.losses.removed(attr.ino);
@@ -349,8 +349,8 @@ impl<S: Storage> Fs<S> {
         {
             let mut state = node.state();
             if state.version == version {
-                state.attr = Attr::new(node.ino, &stat);
-                state.fresh = true;
+                state.attr = self.attr_of(node.ino, &stat);
+                state.fresh = !state.attr.provisional;
             } else {
                 // It was changed in another way meanwhile, which may or may not be in `stat`.
                 state.attr.nlink = state.attr.nlink.saturating_add(1);

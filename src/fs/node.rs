@@ -147,7 +147,7 @@ impl<S: Storage> Node<S> {
             uncommitted: AtomicBool::new(false),
             name_changes: AtomicU32::new(1),
             names_durable: AtomicU32::new(0),
-            state: Mutex::new(State { attr, fresh: true, version: 0, name: None, rare: None }),
+            state: Mutex::new(State { attr, fresh: !attr.provisional, version: 0, name: None, rare: None }),
         }
     }
 

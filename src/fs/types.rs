@@ -45,6 +45,8 @@ pub struct Attr {
     pub atime: Timestamp,
     pub mtime: Timestamp,
     pub ctime: Timestamp,
+    /// `blocks` is going to change by itself soon.
+    pub provisional: bool,
 }
 
 impl Attr {
@@ -70,6 +72,7 @@ impl Attr {
             atime: stat.atime,
             mtime: stat.mtime,
             ctime: stat.ctime,
+            provisional: false,
         }
     }
 

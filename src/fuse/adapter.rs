@@ -21,6 +21,9 @@ use crate::fs::{self, Attr, Caller, FileHandle, FileKind, Fs, FsError, InodeNo, 
 /// An errno, as the kernel is told it.
 type Outcome<T> = Result<T, i32>;
 
+/// How long the kernel may keep attributes that will change without its doing.
+const PROVISIONAL_KEPT: Duration = Duration::from_secs(1);
+
 /// How long the kernel may rely on what it was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Caching {
@@ -144,7 +147,11 @@ impl<S: Storage> Adapter<S> {
 
     /// How long the kernel may keep these attributes. Set-user-id bits go with a write, which the kernel is not told.
     fn attr_kept(&self, attr: &Attr) -> Duration {
-        if attr.kind == FileKind::Regular && attr.perm & 0o6000 != 0 { Duration::ZERO } else { self.lifetime }
+        match attr {
+            Attr { kind: FileKind::Regular, perm, .. } if perm & 0o6000 != 0 => Duration::ZERO,
+            Attr { provisional: true, .. } => self.lifetime.min(PROVISIONAL_KEPT),
+            _ => self.lifetime,
+        }
     }
 
     fn answer_entry(

@@ -67,6 +67,12 @@ impl<S: Storage> Vault<S> {
         }
     }
 
+    /// Whether the space that a regular file takes is going to change without anything being done to it: a checkpoint will give
+    /// back what was cut off or punched out.
+    pub fn space_is_due(&self, ino: u64) -> bool {
+        self.core.file(ino).is_some_and(|file| file.space_is_due())
+    }
+
     fn stat_pinned(&self, pin: &Pin<S>) -> Result<Stat> {
         let mut stat =
             self.core.storage.stat(Target::Pin(&pin.pin)).map_err(|e| VaultError::io("read attributes", e))?;
@@ -88,7 +94,10 @@ impl<S: Storage> Vault<S> {
 
     /// Sets the permission bits (07777).
     pub fn set_mode(&self, node: NodeRef<'_, S>, mode: u32) -> Result<()> {
-        self.change(node, "set permissions", |target| self.core.storage.set_mode(target, mode & 0o7777))
+        self.change(node, "set permissions", |target| {
+            let _own = self.core.widening.read();
+            self.core.storage.set_mode(target, mode & 0o7777)
+        })
     }
 
     /// Sets the owner, and nothing else but what the backing does by itself.

@@ -174,18 +174,29 @@ impl<S: Storage> VaultCore<S> {
     /// the vault is locked by this thread.
     pub fn with_room<T>(self: &Arc<Self>, work: impl Fn() -> Result<T>) -> Result<T> {
         match work() {
-            Err(VaultError::Io { source, .. }) if is_out_of_space(&source) && self.holds_what_was_removed() => {
-                self.checkpoint(false)?;
+            Err(VaultError::Io { source, .. }) if is_out_of_space(&source) => {
+                // One that is under way has the space already, or gave it back in between.
+                if self.checkpoint.try_lock().is_none() || self.holds_space() {
+                    self.checkpoint(false)?;
+                }
                 work()
             }
             outcome => outcome,
         }
     }
 
-    /// Whether the journal alone, with a checkpoint that is not finished, keeps files whose last name is gone: they take
-    /// their space until the next one.
-    fn holds_what_was_removed(&self) -> bool {
-        self.journaled.lock().values().any(|file| file.ends_with_its_users() && Arc::strong_count(file) <= 2)
+    /// Whether the next checkpoint will give space back: of what was cut off or punched out of files, or of files whose last
+    /// name is gone and that the journal alone keeps, with a checkpoint that is not finished.
+    fn holds_space(&self) -> bool {
+        let is_kept = |file: &Arc<VaultFile<S>>| file.ends_with_its_users() && Arc::strong_count(file) <= 2;
+        let journaled: Vec<_> = {
+            let journaled = self.journaled.lock();
+            if journaled.values().any(is_kept) {
+                return true;
+            }
+            journaled.values().cloned().collect()
+        };
+        journaled.iter().any(|file| file.gives_space_back())
     }
 
     fn sync_homes(&self, applied: &[Applied<S>], removed: bool) -> Result<()> {

@@ -49,6 +49,9 @@ pub(crate) struct VaultCore<S: Storage> {
     /// Held shared while the journal is told a file's name, alone from the intent of a rename until it is done. Taken
     /// after the gate.
     pub naming: RwLock<()>,
+    /// Held alone while an inode has other permissions than its own for a moment, and shared while somebody sets some. After
+    /// any other lock.
+    pub widening: RwLock<()>,
     /// Held shared while the table of an inode's extended attributes is replaced, alone while a rotation does so. Taken
     /// before the state of the file whose table it is.
     pub xattrs: RwLock<()>,
@@ -136,6 +139,7 @@ impl<S: Storage> VaultCore<S> {
             tree,
             gate: RwLock::new(()),
             naming: RwLock::new(()),
+            widening: RwLock::new(()),
             xattrs: RwLock::new(()),
             rotating: Mutex::new(()),
             verifying: RwLock::new(()),

@@ -417,8 +417,13 @@ pub(crate) fn widened<S: Storage, T>(
         Err(error) if error.raw_os_error() == Some(libc::EACCES) && !core.is_read_only() => error,
         other => return other,
     };
+    let _alone = core.widening.write();
     let Ok(stat) = core.storage.stat(target) else { return Err(refused) };
-    if stat.mode & bits == bits || core.storage.set_mode(target, stat.mode & 0o7777 | bits).is_err() {
+    if stat.mode & bits == bits {
+        // Somebody may have allowed it since.
+        return work();
+    }
+    if core.storage.set_mode(target, stat.mode & 0o7777 | bits).is_err() {
         return Err(refused);
     }
     let outcome = work();

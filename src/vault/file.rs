@@ -103,6 +103,8 @@ struct State<S: Storage> {
     mtime_due: bool,
     /// The home file's length.
     home_len: u64,
+    /// Bytes of the home up to which somebody asked for space, which stays reserved behind its end.
+    asked_for: u64,
     journal: Journaled,
 }
 
@@ -161,6 +163,7 @@ impl<S: Storage> VaultFile<S> {
             mtime: Some(stat.mtime),
             mtime_due: false,
             home_len: stat.size_bytes,
+            asked_for: 0,
             journal: Journaled::default(),
         };
         let mut made = Self::with_state(core, location, stat.ino, state);
@@ -190,6 +193,20 @@ impl<S: Storage> VaultFile<S> {
     /// The modification time, if it is newer than the backing's own.
     pub fn mtime(&self) -> Option<Timestamp> {
         self.state.read().mtime
+    }
+
+    /// Whether the space that the backing has for the file is going to change by itself: with the next checkpoint.
+    pub(crate) fn space_is_due(&self) -> bool {
+        let state = self.state.read();
+        let in_journal = state.journal.touched || !state.home.overlay.is_empty();
+        state.base != Base::Volatile && (in_journal || state.home_len != state.wanted_home_len())
+    }
+
+    /// Whether the next checkpoint will give back some of the space that the backing has for the file.
+    pub(crate) fn gives_space_back(&self) -> bool {
+        let state = self.state.read();
+        let shorter = state.home_len > state.wanted_home_len();
+        state.base != Base::Volatile && (shorter || !state.journal.punched.is_empty())
     }
 
     /// The backing's attributes with the plain size and the newest modification time.

@@ -5,10 +5,10 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 
-use rustix::fs::{AtFlags, CWD, StatxFlags, XattrFlags};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, StatxFlags, XattrFlags};
 use rustix::io::Errno;
 
-use crate::harness::{Fixture, NOBODY, Outcome, run, shell_as};
+use crate::harness::{Fixture, NOBODY, Outcome, eventually, run, shell_as};
 use crate::{for_all, needs_mount, new_file};
 
 fn set_mode(path: impl AsRef<Path>, mode: u32) {
@@ -211,6 +211,21 @@ fn sizes() {
         let allocated = metadata.blocks() * 512;
         assert!(allocated >= len && allocated <= len + len / 32 + 16_384, "{len}: {allocated}");
     }
+    // What is cut off or punched out is given back by the next checkpoint, while nobody does anything to the file.
+    let path = fixture.mountpoint.join("cut");
+    fs::write(&path, vec![7; 4 << 20]).unwrap();
+    let file = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let blocks = || fs::metadata(&path).unwrap().blocks();
+    file.sync_all().unwrap();
+    assert!(blocks() >= (4 << 20) / 512, "{} blocks", blocks());
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(&file, flags, 0, 1 << 20).unwrap();
+    file.set_len(2 << 20).unwrap();
+    blocks();
+    eventually("the space is given back", || blocks() <= (5 << 18) / 512);
+    fs::write(&path, "").unwrap();
+    blocks();
+    eventually("the space of what was emptied is given back", || blocks() <= 64);
 }
 
 /// > Each user has their own files and rights: owner, permissions, sticky and set-group-id directories are the kernel's to check.

@@ -9,7 +9,7 @@ use std::process::Command;
 use rustix::fs::{FallocateFlags, FlockOperation, Gid, Mode, SeekFrom, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use crate::harness::{Fixture, pattern, run};
+use crate::harness::{Fixture, eventually, pattern, run};
 use crate::{Disk, needs_mount, new_file, python};
 
 /// > A file that is removed or replaced while it is open stays whole for who has it open: content, `fchmod`, `fchown`, `futimens`, `fsetxattr`, `fsync`, truncation, and a second open through `/proc`.
@@ -134,7 +134,14 @@ fn space_is_reserved_and_given_back() {
     file.sync_all().unwrap();
     let full = blocks();
     rustix::fs::fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 1 << 20, 3 << 20).unwrap();
+    // What is reserved behind the end stays when the punched is given back.
+    rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 4 << 20, 4 << 20).unwrap();
     file.sync_all().unwrap();
+    let reserved = blocks();
+    eventually("the punched space is given back", || blocks() < reserved - (2 << 20) / 512);
+    assert!(blocks() >= (5 << 20) / 512, "{} blocks", blocks());
+    file.set_len((4 << 20) - 1).unwrap();
+    file.set_len(4 << 20).unwrap();
     drop(file);
     // What the journal still holds goes home.
     fixture.seal().ok();
@@ -357,6 +364,51 @@ fn a_full_disk() {
     fixture.mount(&[]).ok();
     assert!(fs::read(at("room")).unwrap() == pattern(1 << 20));
     assert!(fs::read(at("before")).unwrap().len() == 1 << 20);
+    fixture.seal().ok();
+}
+
+/// > Space that was removed, cut off or punched out is there for what is written next, and `df` shows it within half a minute.
+#[test]
+fn space_that_was_given_up() {
+    needs_mount!();
+    let disk = Disk::of("64m");
+    let fixture = Fixture::with_vault_in(&disk.path());
+    fixture.mount(&[]).ok();
+    let at = |name: &str| fixture.mountpoint.join(name);
+    for how in ["removed", "emptied", "cut", "punched"] {
+        fs::write(at("old"), pattern(24 << 20)).unwrap();
+        let old = OpenOptions::new().read(true).write(true).open(at("old")).unwrap();
+        old.sync_all().unwrap();
+        // So that the journal knows of it.
+        old.write_all_at(b"later", 0).unwrap();
+        old.sync_all().unwrap();
+        // Nearly all of the disk, beside the room of the journal.
+        let taken = disk.path().join("taken");
+        let free = rustix::fs::statvfs(disk.path()).unwrap();
+        let filler = free.f_bavail * free.f_frsize - (6 << 20);
+        rustix::fs::fallocate(File::create(&taken).unwrap(), FallocateFlags::empty(), 0, filler).unwrap();
+        match how {
+            "removed" => fs::remove_file(at("old")).unwrap(),
+            "emptied" => old.set_len(0).unwrap(),
+            "cut" => old.set_len(1 << 20).unwrap(),
+            _ => rustix::fs::fallocate(&old, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 1 << 20, 23 << 20)
+                .unwrap(),
+        }
+        drop(old);
+        let mut new = new_file(at("new"));
+        new.write_all(&pattern(20 << 20))
+            .and_then(|()| new.sync_all())
+            .unwrap_or_else(|error| panic!("{how}: {error}"));
+        assert!(fs::read(at("new")).unwrap() == pattern(20 << 20), "{how}");
+        drop(new);
+        for name in [at("new"), at("old"), taken] {
+            let _ = fs::remove_file(name);
+        }
+        eventually("df shows what is free", || {
+            let free = rustix::fs::statvfs(&fixture.mountpoint).unwrap();
+            free.f_bavail * free.f_frsize > 40 << 20
+        });
+    }
     fixture.seal().ok();
 }
 

@@ -400,6 +400,7 @@ mod tests {
             atime: time(-2, 500_000_000),
             mtime: time(9, 1),
             ctime: time(10, 2),
+            provisional: false,
         }
     }
 

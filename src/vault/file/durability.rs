@@ -279,7 +279,7 @@ impl<S: Storage> Applied<S> {
         let appended = if extended { state.home_len.min(state.wanted_home_len()) } else { 0 };
         let len = self.home_len.max(appended);
         // Also where the length is right: what was reserved beyond it goes, unless pages wait for it that came since.
-        let waiting = if state.journal.touched { state.journal.reserved } else { 0 };
+        let waiting = if state.journal.touched { state.journal.reserved } else { 0 }.max(state.asked_for);
         if state.home_len != len || waiting <= len {
             core.storage.set_len(&state.home.file, len).map_err(|e| core.write_failed("set a file's length", e))?;
             state.home_len = len;

@@ -129,6 +129,7 @@ impl<S: Storage> VaultFile<S> {
             mtime: None,
             mtime_due: false,
             home_len: length,
+            asked_for: 0,
             journal: Journaled {
                 size: header.size,
                 header_size: header.size,

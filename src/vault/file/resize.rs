@@ -45,6 +45,7 @@ impl<S: Storage> VaultFile<S> {
         if size == state.size {
             return self.record_length(state);
         }
+        state.asked_for = 0;
         if size <= BLOB_MAX {
             let plain = state.read_start(&self.core, size as usize)?;
             if size == 0 || matches!(state.body, Body::Paged(_)) {
@@ -140,13 +141,19 @@ impl<S: Storage> VaultFile<S> {
     pub fn reserve(&self, offset_bytes: u64, len_bytes: u64) -> Result<()> {
         self.core.ensure_writable()?;
         let end = offset_bytes.checked_add(len_bytes).filter(|end| *end <= SIZE_MAX).ok_or(VaultError::TooLarge)?;
-        let state = self.state.read();
-        if end > offset_bytes {
-            let from = page_block(PageIndex::of(offset_bytes)).offset_bytes();
-            let to = home_len(end.max(state.size).max(1)).max(from + 1);
-            self.core.reserve(&state.home.file, from, to - from)?;
+        if end <= offset_bytes {
+            return Ok(());
         }
-        Ok(())
+        let from = page_block(PageIndex::of(offset_bytes)).offset_bytes();
+        self.core.with_room(|| {
+            let to = {
+                let mut state = self.state.write();
+                let to = home_len(end.max(state.size).max(1)).max(from + 1);
+                state.asked_for = state.asked_for.max(to);
+                to
+            };
+            self.core.reserve(&self.state.read().home.file, from, to - from)
+        })
     }
 }
 
