@@ -139,11 +139,30 @@ struct Context {
     config: Option<PathBuf>,
 }
 
+fn in_lines(value: &serde_json::Value) -> Result<String> {
+    serde_json::to_string_pretty(value).map_err(|error| failure::Failure::other(error.to_string()))
+}
+
 impl Context {
     /// The result that was asked for.
     fn print(&self, text: &str) {
         // A reader that has gone is no failure of the command.
         let _ = writeln!(std::io::stdout().lock(), "{text}");
+    }
+
+    /// The same of what is nowhere else.
+    ///
+    /// # Errors
+    /// If it could not be written.
+    fn hand_over(&self, text: &str) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|error| {
+            failure::Failure::other(format!("the recovery key could not be shown: {error}; see to where it is printed"))
+        })
+    }
+
+    fn hand_over_json(&self, value: &serde_json::Value) -> Result<()> {
+        self.hand_over(&in_lines(value)?)
     }
 
     /// Whether results go to a terminal.
@@ -153,8 +172,7 @@ impl Context {
 
     /// The same, as one JSON object.
     fn print_json(&self, value: &serde_json::Value) -> Result<()> {
-        let text = serde_json::to_string_pretty(value).map_err(|error| failure::Failure::other(error.to_string()))?;
-        self.print(&text);
+        self.print(&in_lines(value)?);
         Ok(())
     }
 

@@ -16,6 +16,8 @@ use keyring::KeyRing;
 use lock::VaultLock;
 use windows::Windows;
 
+use crate::format::directory_iv::DirectoryIv;
+
 mod attributes;
 mod checkpoint;
 mod core;
@@ -123,6 +125,7 @@ impl<S: Storage> Vault<S> {
     fn start(core: &Arc<VaultCore<S>>, mode: Mode) -> Result<(Arc<Directory<S>>, Option<Recovery>)> {
         let root = Directory::root(core)?;
         let recovery = recovery::recover(core, &root)?;
+        Self::refuse_foreign_keys(core, mode, recovery.as_ref())?;
         if mode == Mode::ReadWrite {
             if recovery.is_some() {
                 recovery::finish(core)?;
@@ -136,6 +139,19 @@ impl<S: Storage> Vault<S> {
             core.set_journal(Some(journal));
         }
         Ok((root, recovery))
+    }
+
+    /// Keys of another vault, or of another version, open no journal: it would be taken for noise and removed, and a new
+    /// state put beside it. So where nothing has vouched for the keys, the top directory must.
+    fn refuse_foreign_keys(core: &Arc<VaultCore<S>>, mode: Mode, recovery: Option<&Recovery>) -> Result<()> {
+        let is_unread = recovery.is_some_and(|recovery| recovery.segments == 0);
+        let stores_state = mode == Mode::ReadWrite
+            && Windows::is_missing_under(&core.storage, core.tree.private(), &core.keys.active())?;
+        if !is_unread && !stores_state {
+            return Ok(());
+        }
+        let opens = |record: &[u8]| core.keys.open(|keys| DirectoryIv::decode(keys, record)).is_ok();
+        if unlock::opens_top(&core.storage, opens)? { Ok(()) } else { Err(VaultError::ForeignConfiguration) }
     }
 
     /// The top directory of the tree.

@@ -453,7 +453,10 @@ fn a_configuration_is_copied_or_moved_away() {
     assert_eq!(fs::read(&copy).unwrap(), keys.configuration());
     keys.key("export-config", &[text(&copy)]).fails(15, "choose another place");
     let moved = keys.fixture.folder.path().join("moved.json");
-    keys.key("export-config", &[text(&moved), "--detach"]).ok();
+    let inside = keys.fixture.vault.join("sero.json.bak");
+    keys.as_owner("export-config", &[text(&inside), "--detach"]).fails(2, "lies in the vault");
+    assert_eq!(fs::read(&copy).unwrap(), keys.configuration());
+    keys.as_owner("export-config", &[text(&moved), "--detach"]).ok();
     assert!(!keys.fixture.vault.join("sero.json").exists() && !keys.fixture.vault.join("sero.json.bak").exists());
     keys.as_owner("check", &["--config", text(&moved)]).ok();
     keys.key("export-config", &["/nowhere/x", "--config", text(&moved)]).fails(9, "no such directory");

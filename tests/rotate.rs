@@ -15,7 +15,7 @@ use sero::vault::rotate::{Phase, RotationControl, RotationEnd, configuration};
 use sero::vault::{
     ConfigurationPlace, Directory, FileKind, Finding, LiveKeys, Mode, NewInode, NodeRef, PosixStorage, RenameMode,
     RootKeys, Secrets, SetTime, Severity, Timestamp, UnlockedKeys, Vault, VaultError, VerifyObserver, VerifyOptions,
-    XattrTable, unlock_root,
+    VersionKeys, XattrTable, unlock_root,
 };
 use tempfile::TempDir;
 
@@ -78,7 +78,7 @@ impl TestVault {
         configuration::start(&ConfigurationPlace::inside(&storage), &self.unlock(), keep_old).unwrap()
     }
 
-    fn finish(&self) -> impl FnOnce(&VaultKeys) -> Result<(), VaultError> {
+    fn finish(&self) -> impl FnOnce(&VersionKeys) -> Result<(), VaultError> {
         let storage = self.storage();
         move |keys| configuration::finish(&ConfigurationPlace::inside(&storage), keys)
     }

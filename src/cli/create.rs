@@ -84,7 +84,9 @@ pub(super) fn run(arguments: &CreateArguments, context: &Context) -> Result<()> 
     let place = detached.as_ref().map(Detached::place);
     vault::create_with(&arguments.vault, place.as_ref(), arguments.hint.as_deref(), &slots).map_err(about)?;
     if let Some(key) = &recovery {
-        context.print(&recovery_text(key));
+        context.hand_over(&recovery_text(key)).map_err(|failure| {
+            failure.about(format!("{shown} is made, and keyslot 2 is of no use: remove it, and add another"))
+        })?;
     }
     context.say(&format!("{shown} is made; `sero mount {shown} MOUNTPOINT` mounts it"));
     Ok(())

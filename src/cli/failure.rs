@@ -79,6 +79,7 @@ fn code_of(error: &VaultError) -> ExitCode {
         | VaultError::Sealing(_)
         | VaultError::JournalFull
         | VaultError::ConfigurationBusy
+        | VaultError::ConfigurationRefused(_)
         | VaultError::Internal(_) => ExitCode::Other,
     }
 }

@@ -57,24 +57,17 @@ pub(super) fn run(arguments: &KeyArguments, context: &Context) -> Result<()> {
 }
 
 /// What became of a new secret; a recovery key is shown this once.
-fn report(
-    id: KeyslotId,
-    new: &NewKeyslot<'_>,
-    given: &Given,
-    done: &str,
-    as_json: bool,
-    context: &Context,
-) -> Result<()> {
+///
+/// # Errors
+/// If a recovery key did not get to whoever is to read it.
+fn show(id: KeyslotId, new: &NewKeyslot<'_>, given: &Given, as_json: bool, context: &Context) -> Result<()> {
     if as_json {
         let shown = given.recovery.as_ref().map(recovery_key::encode);
         let shown = shown.as_ref().map(|text| text.as_str());
-        return context.print_json(&json!({ "slot": id, "kind": new.kind().ok(), "recovery_key": shown }));
+        let value = json!({ "slot": id, "kind": new.kind().ok(), "recovery_key": shown });
+        return if shown.is_some() { context.hand_over_json(&value) } else { context.print_json(&value) };
     }
-    context.say(done);
-    if let Some(key) = &given.recovery {
-        context.print(&recovery_text(key));
-    }
-    Ok(())
+    given.recovery.as_ref().map_or(Ok(()), |key| context.hand_over(&recovery_text(key)))
 }
 
 /// For messages: `keyslot 2 (keyfile, "usb")`.

@@ -180,17 +180,28 @@ impl Opening {
         UnlockedKeys::from_exposed_at(&self.place(), exposed).map_err(|error| self.about(error))
     }
 
+    /// Whether the keys are those that the vault is sealed under by now.
+    pub(super) fn check_newest(&self, keys: &UnlockedKeys) -> Result<()> {
+        match keys.opens_top(&self.backing.storage) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.about(VaultError::ForeignConfiguration)),
+            Err(error) => Err(self.about(error)),
+        }
+    }
+
     /// Takes the lock, and repairs what the last session left unfinished.
     pub(super) fn open(self, keys: UnlockedKeys, mode: Mode) -> Result<Arc<Vault<PosixStorage>>> {
         if self.detached.is_some() {
             keys.check_belong_to(&self.backing.storage).map_err(|error| self.about(error))?;
         }
+        let keys = keys.into_live_for(&self.backing.storage).map_err(|error| self.about(error))?;
         let Backing { path, storage } = self.backing;
         Vault::open(storage, keys, mode).map_err(|error| Failure::from(error).about(path.display()))
     }
 
     /// For looking at a vault that may be damaged.
     pub(super) fn open_tolerant(self, keys: UnlockedKeys) -> Result<Arc<Vault<PosixStorage>>> {
+        let keys = keys.into_live_for(&self.backing.storage).map_err(|error| self.about(error))?;
         let Backing { path, storage } = self.backing;
         Vault::open_tolerant(storage, keys).map_err(|error| Failure::from(error).about(path.display()))
     }

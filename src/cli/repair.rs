@@ -14,7 +14,7 @@ use super::opening::Opening;
 use super::unlocking::UnlockArguments;
 use super::words::count;
 use crate::vault::repair::{self, Repair, RepairPlan, RepairStep, apply};
-use crate::vault::{Finding, LiveKeys, Mode, PosixStorage, Vault, VaultError, VerifyOptions};
+use crate::vault::{Finding, Mode, PosixStorage, Vault, VaultError, VerifyOptions};
 
 /// One round can uncover what another needs: the second name of a file that was put aside.
 const ROUNDS_MAX: usize = 16;
@@ -61,7 +61,7 @@ pub(super) fn run(arguments: &RepairArguments, context: &Context) -> Result<()> 
     let unlocked = arguments.unlock.unlock(&opening, context)?;
     // Where it cannot be read, the files tell.
     let opens_top = unlocked.opens_top(&storage().map_err(about)?).unwrap_or(false);
-    let keys = LiveKeys::from(unlocked);
+    let keys = unlocked.into_live_for(&storage().map_err(about)?).map_err(about)?;
     super::daemon::harden();
     let mounts = opening.mounts();
     drop(opening);

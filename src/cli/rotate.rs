@@ -80,7 +80,8 @@ pub(super) fn run(arguments: &RotateArguments, context: &Context) -> Result<()> 
     let put_aside = opening.put_aside()?;
     if put_aside > 0 {
         let what = count(put_aside as u64, "entry", "entries");
-        let then = if arguments.keep_old {
+        let begun = opening.configuration().rotation;
+        let then = if begun.map_or(arguments.keep_old, |rotation| rotation.keep_old) {
             "it opens with the old key, which is kept"
         } else {
             "without the old key nothing opens it"
@@ -101,13 +102,24 @@ fn no_room(what: &str) -> Failure {
 fn ask(endpoint: &Endpoint, request: &Request) -> Result<RotationFacts> {
     match control::ask(endpoint, request)? {
         Response::Rotation(facts) => Ok(facts),
-        _ => Err(Failure::other("the daemon gave another answer than asked for; seal and mount again with this sero")),
+        _ => Err(other_answer()),
     }
+}
+
+fn other_answer() -> Failure {
+    Failure::other("the daemon gave another answer than asked for; seal and mount again with this sero")
+}
+
+/// As the rotation was begun, whatever is said now.
+fn keeps_old(keys: &UnlockedKeys) -> bool {
+    keys.configuration().rotation.is_some_and(|rotation| rotation.keep_old)
 }
 
 /// The keys with the version to rotate to, which is a new one unless an earlier rotation is gone on with.
 fn keys(arguments: &RotateArguments, context: &Context, opening: &Opening) -> Result<UnlockedKeys> {
     let (root, _) = arguments.unlock.unlock_root(opening, context)?;
+    // Before it is changed: it may be another vault's, which opens with the same secret.
+    opening.check_newest(root.unlocked())?;
     if let Some(rotation) = root.unlocked().configuration().rotation {
         if arguments.keep_old && !rotation.keep_old {
             return Err(Failure::new(
@@ -122,7 +134,19 @@ fn keys(arguments: &RotateArguments, context: &Context, opening: &Opening) -> Re
 }
 
 fn online(arguments: &RotateArguments, context: &Context, opening: &Opening, endpoint: &Endpoint) -> Result<()> {
+    let Response::Status(status) = control::ask(endpoint, &Request::Status)? else { return Err(other_answer()) };
+    if status.read_only {
+        return Err(crate::vault::VaultError::ReadOnly.into());
+    }
+    if status.config != opening.detached().map(|path| path.display().to_string()) {
+        let here = status.config.as_deref().unwrap_or("the one in it");
+        return Err(Failure::new(
+            ExitCode::RotationRefused,
+            format!("the vault is mounted with another configuration ({here}); rotate with that one, or seal it first"),
+        ));
+    }
     let keys = keys(arguments, context, opening)?;
+    let keep_old = keeps_old(&keys);
     let request = Request::Rotate {
         keys: KeysText::of(&keys),
         bytes_per_second: arguments.rate.unwrap_or(0).saturating_mul(MIB),
@@ -138,7 +162,7 @@ fn online(arguments: &RotateArguments, context: &Context, opening: &Opening, end
         watch.show(&facts.progress());
         if facts.state != RotationState::Running {
             drop(watch);
-            return end(&facts, arguments, context);
+            return end(&facts, keep_old, arguments, context);
         }
     }
 }
@@ -146,6 +170,7 @@ fn online(arguments: &RotateArguments, context: &Context, opening: &Opening, end
 fn offline(arguments: &RotateArguments, context: &Context, opening: Opening) -> Result<()> {
     opening.check_free(Mode::ReadWrite)?;
     let keys = keys(arguments, context, &opening)?;
+    let keep_old = keeps_old(&keys);
     let path = opening.path().to_owned();
     let again = Opening::with_configuration(&path, opening.detached())?;
     // It works from "/", too: after everything that was given by a relative path.
@@ -176,23 +201,23 @@ fn offline(arguments: &RotateArguments, context: &Context, opening: Opening) -> 
     let ended = ended.map_err(|_| Failure::other("stopped by a bug in sero; what was in the vault still is"))?;
     let facts = RotationFacts::ended(ended.map_err(about)?, control.progress());
     sealed.map_err(about)?;
-    end(&facts, arguments, context)
+    end(&facts, keep_old, arguments, context)
 }
 
 /// What there is to say at the end, and the exit code.
-fn end(facts: &RotationFacts, arguments: &RotateArguments, context: &Context) -> Result<()> {
+fn end(facts: &RotationFacts, keep_old: bool, arguments: &RotateArguments, context: &Context) -> Result<()> {
     if arguments.json {
         show(facts, arguments, context)?;
     }
     match facts.state {
-        RotationState::None | RotationState::Done => {
+        RotationState::Done => {
             if !arguments.json {
-                let kept = if arguments.keep_old { "the old one is kept" } else { "the old one is gone" };
+                let kept = if keep_old { "the old one is kept" } else { "the old one is gone" };
                 context.say(&format!("everything is under the new key, and {kept}"));
             }
             Ok(())
         }
-        RotationState::Running | RotationState::Stopped => Err(Failure::new(
+        RotationState::None | RotationState::Running | RotationState::Stopped => Err(Failure::new(
             ExitCode::RotationRefused,
             "the rotation was interrupted, and nothing is lost; the same command goes on with it",
         )),

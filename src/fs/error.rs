@@ -128,6 +128,7 @@ pub(super) fn vault_errno(error: &VaultError) -> i32 {
         | VaultError::LastKeyslot
         | VaultError::ConfigurationBusy
         | VaultError::ConfigurationExists
+        | VaultError::ConfigurationRefused(_)
         | VaultError::KdfRefused(_)
         | VaultError::AlreadyMounted { .. }
         | VaultError::NoRoomForCopy { .. }

@@ -91,7 +91,12 @@ fn make<S: Storage>(
     let root = storage.open_root().map_err(|e| VaultError::io("open the vault's directory", e))?;
     ensure_empty(storage, &root)?;
     let (configuration, keys) = new_configuration(hint, slots, storage.now().seconds)?;
-    let outcome = lay_out(storage, &root, &keys).and_then(|()| place.write_first(&configuration));
+    // Who makes this folder makes the vault. What another process makes in the same directory is not to be cleared away.
+    storage.make_dir(&root, PRIVATE.as_ref(), 0o700).map_err(|error| match error.raw_os_error() {
+        Some(libc::EEXIST) => VaultError::TargetNotEmpty,
+        _ => VaultError::io("make the vault's folders", error),
+    })?;
+    let outcome = lay_out(storage, &root, &keys).and_then(|()| place.put_new(&configuration));
     if let Err(error) = outcome {
         clear_away(storage, &root);
         return Err(error);
@@ -146,16 +151,15 @@ fn new_configuration(hint: Option<&str>, slots: &[NewKeyslot<'_>], now: i64) -> 
         configuration.keyslots.push(slot);
     }
     // What the caller chose is checked before anything is made.
-    configuration.encode()?;
+    configuration.encode().map_err(VaultError::ConfigurationRefused)?;
     let keys = VaultKeys::derive(&project_key, &configuration.vault_id.0);
     configuration.authenticate(&keys);
     Ok((configuration, keys))
 }
 
-/// Makes the folders, durably.
+/// Makes what is in the folders, durably.
 fn lay_out<S: Storage>(storage: &S, root: &S::Dir, keys: &VaultKeys) -> Result<()> {
     let io = |e| VaultError::io("make the vault's folders", e);
-    storage.make_dir(root, PRIVATE.as_ref(), 0o700).map_err(io)?;
     storage.make_dir(root, TREE.as_ref(), 0o700).map_err(io)?;
     let tree = storage.open_dir(root, TREE.as_ref()).map_err(io)?;
     let iv = DirectoryIv::random().encode(keys);

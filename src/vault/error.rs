@@ -57,6 +57,9 @@ pub enum VaultError {
     /// A configuration is where a new one is to be.
     #[error("there is a file already where the configuration is to be; choose another place")]
     ConfigurationExists,
+    /// What was asked for breaks a rule of the format.
+    #[error("{0}; choose another text, or another cost of guessing")]
+    ConfigurationRefused(ConfigurationError),
     /// The number is not that of a keyslot.
     #[error("there is no keyslot {id}; `sero key list` shows those that are there")]
     NoKeyslot { id: u32 },

@@ -4,6 +4,7 @@
 use super::error::{Result, VaultError};
 use super::place::{Before, ConfigurationPlace};
 use super::unlock::{RootKeys, Secrets, open_keyslot, wrap_project_key};
+use crate::crypto::kdf::KdfError;
 use crate::crypto::{KdfParams, RawKey, entropy};
 use crate::format::configuration::{Base64, Configuration, Hex, KEYSLOTS_MAX, Kdf, Keyslot, KeyslotId, KeyslotKind};
 use crate::storage::Storage;
@@ -74,8 +75,7 @@ pub fn add_keyslot<S: Storage>(
     let expected = keys.unlocked().configuration().free_keyslot_id();
     let now = place.now();
     let slot = new.seal(keys.unlocked().configuration(), expected, now, &keys.root)?;
-    let vault_keys = keys.unlocked().keys();
-    place.change(vault_keys, vault_keys, Before::Kept, |configuration| {
+    place.change(keys.unlocked().vouching(), keys.unlocked().keys(), Before::Kept, |configuration| {
         if configuration.keyslots.len() >= KEYSLOTS_MAX {
             return Err(VaultError::NoSpace { what: "another keyslot; remove one first" });
         }
@@ -87,26 +87,33 @@ pub fn add_keyslot<S: Storage>(
     })
 }
 
-/// Replaces the secret of a keyslot, which keeps its number.
+/// Replaces the secret of a keyslot, which keeps its number. If `secrets` open every other slot, the root key is renewed;
+/// whether it was.
 pub fn change_keyslot<S: Storage>(
     place: &ConfigurationPlace<'_, S>,
     keys: &RootKeys,
+    secrets: &Secrets<'_>,
     id: KeyslotId,
     new: &NewKeyslot<'_>,
     hint: Option<&str>,
-) -> Result<()> {
-    let slot = new.seal(keys.unlocked().configuration(), id, place.now(), &keys.root)?;
-    let vault_keys = keys.unlocked().keys();
-    place.change(vault_keys, vault_keys, Before::Forgotten, |configuration| {
+) -> Result<bool> {
+    let before = keys.unlocked().configuration();
+    let slot = new.seal(before, id, place.now(), &keys.root)?;
+    let opened = opened_slots(before, secrets, |slot| slot.id != id);
+    place.change(keys.unlocked().vouching(), keys.unlocked().keys(), Before::Replaced, |configuration| {
         check_root(configuration, keys)?;
-        check_slot(configuration, keys.unlocked().configuration(), id)?;
+        check_slot(configuration, before, id)?;
         let old =
             configuration.keyslots.iter_mut().find(|slot| slot.id == id).ok_or(VaultError::NoKeyslot { id: id.0 })?;
         *old = slot;
         if let Some(hint) = hint {
             configuration.hint = (!hint.is_empty()).then(|| hint.to_owned());
         }
-        Ok(())
+        let renews = configuration.keyslots.iter().all(|slot| slot.id == id || opened.opens(slot));
+        if renews {
+            renew_root_key(configuration, keys, |slot| if slot.id == id { &new.secrets } else { secrets })?;
+        }
+        Ok(renews)
     })
 }
 
@@ -133,14 +140,19 @@ pub fn remove_keyslots<S: Storage>(
     secrets: &Secrets<'_>,
     removal: Removal,
 ) -> Result<Removed> {
-    let vault_keys = keys.unlocked().keys();
     let before = keys.unlocked().configuration();
-    let opened = opened_slots(before, secrets);
-    place.change(vault_keys, vault_keys, Before::Forgotten, |configuration| {
+    let mut opened = opened_slots(before, secrets, |slot| removal != Removal::One(slot.id));
+    if removal == Removal::Others
+        && let Some(refused) = opened.refused.take()
+    {
+        // It may be the caller's own.
+        return Err(VaultError::KdfRefused(refused));
+    }
+    place.change(keys.unlocked().vouching(), keys.unlocked().keys(), Before::Replaced, |configuration| {
         check_root(configuration, keys)?;
         let goes = |slot: &Keyslot| match removal {
             Removal::One(id) => slot.id == id,
-            Removal::Others => !opened.contains(&slot.key_id),
+            Removal::Others => !opened.opens(slot),
         };
         let slots: Vec<KeyslotId> =
             configuration.keyslots.iter().filter(|slot| goes(slot)).map(|slot| slot.id).collect();
@@ -156,18 +168,37 @@ pub fn remove_keyslots<S: Storage>(
             return Err(VaultError::LastKeyslot);
         }
         configuration.keyslots.retain(|slot| !slots.contains(&slot.id));
-        let root_key_renewed = configuration.keyslots.iter().all(|slot| opened.contains(&slot.key_id));
+        let root_key_renewed = configuration.keyslots.iter().all(|slot| opened.opens(slot));
         if root_key_renewed {
-            renew_root_key(configuration, keys, secrets)?;
+            renew_root_key(configuration, keys, |_| secrets)?;
         }
         Ok(Removed { slots, root_key_renewed })
     })
 }
 
-/// Every slot that what is given opens, by what a change of its secret changes.
-fn opened_slots(configuration: &Configuration, secrets: &Secrets<'_>) -> Vec<Hex<8>> {
-    let opens = |slot: &&Keyslot| matches!(open_keyslot(configuration, slot, secrets), Some(Ok(Some(_))));
-    configuration.keyslots.iter().filter(opens).map(|slot| slot.key_id).collect()
+/// Slots that what is given opens, by what a change of its secret changes.
+struct Opened {
+    key_ids: Vec<Hex<8>>,
+    /// Why one of them could not be tried.
+    refused: Option<KdfError>,
+}
+
+impl Opened {
+    fn opens(&self, slot: &Keyslot) -> bool {
+        self.key_ids.contains(&slot.key_id)
+    }
+}
+
+fn opened_slots(configuration: &Configuration, secrets: &Secrets<'_>, counts: impl Fn(&Keyslot) -> bool) -> Opened {
+    let mut opened = Opened { key_ids: Vec::new(), refused: None };
+    for slot in configuration.keyslots.iter().filter(|slot| counts(slot)) {
+        match open_keyslot(configuration, slot, secrets) {
+            Some(Ok(Some(_))) => opened.key_ids.push(slot.key_id),
+            Some(Err(refused)) => opened.refused = Some(refused),
+            Some(Ok(None)) | None => {}
+        }
+    }
+    opened
 }
 
 /// A slot is still the one that was seen before the lock was taken: neither changed, nor another of the same number.
@@ -177,7 +208,11 @@ fn check_slot(configuration: &Configuration, before: &Configuration, id: Keyslot
 }
 
 /// Whoever once opened a slot may have kept the root key. With a new one, that opens no more than it did.
-fn renew_root_key(configuration: &mut Configuration, keys: &RootKeys, secrets: &Secrets<'_>) -> Result<()> {
+fn renew_root_key<'a>(
+    configuration: &mut Configuration,
+    keys: &RootKeys,
+    secrets: impl Fn(&Keyslot) -> &'a Secrets<'a>,
+) -> Result<()> {
     let root = RawKey::generate().map_err(|e| VaultError::io("get random bytes for the keys", e))?;
     let mut renewed = configuration.clone();
     for (version, key) in keys.unlocked().versions() {
@@ -186,6 +221,7 @@ fn renew_root_key(configuration: &mut Configuration, keys: &RootKeys, secrets: &
         }
     }
     for slot in &mut renewed.keyslots {
+        let secrets = secrets(slot);
         wrap(configuration, slot, secrets, &root)?;
     }
     *configuration = renewed;

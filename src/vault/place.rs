@@ -17,8 +17,8 @@ use std::time::Duration;
 use super::directory::{PRIVATE, TREE};
 use super::error::{Result, VaultError};
 use crate::crypto::VaultKeys;
-use crate::format::configuration::{self, Configuration, ConfigurationError};
-use crate::storage::{Access, FileKind, RenameMode, Storage, Target, read_into, write_from};
+use crate::format::configuration::{self, Configuration, ConfigurationError, KeyVersion};
+use crate::storage::{Access, FileKind, RenameMode, Stat, Storage, Target, read_into, write_from};
 
 /// Behind the configuration's name: the version before the last change.
 pub const BACKUP_SUFFIX: &str = ".bak";
@@ -40,8 +40,9 @@ pub struct ConfigurationPlace<'a, S: Storage> {
 pub enum Before {
     /// It is kept as the backup.
     Kept,
-    /// The backup, too, is of the new version: the old one has a way in that was taken away.
-    Forgotten,
+    /// The backup, too, is of the new version: the old one has a way in that was taken away, or lacks a key that the
+    /// vault needs from here on.
+    Replaced,
 }
 
 impl<'a, S: Storage> ConfigurationPlace<'a, S> {
@@ -72,50 +73,66 @@ impl<'a, S: Storage> ConfigurationPlace<'a, S> {
     /// Changes of others wait meanwhile.
     pub fn change<T>(
         &self,
-        now: &VaultKeys,
+        now: (KeyVersion, &VaultKeys),
         then: &VaultKeys,
         before: Before,
         change: impl FnOnce(&mut Configuration) -> Result<T>,
     ) -> Result<T> {
         let root = self.root()?;
         let _locked = self.lock(&root)?;
-        let old = self.read_entry(&root, self.entry)?;
-        if !old.verify(now) {
-            return Err(VaultError::ConfigurationEdited);
-        }
+        let old = self.read_vouched(&root, now)?;
         let mut new = old.clone();
         let result = change(&mut new)?;
         new.authenticate(then);
-        let (old, new) = (old.encode()?, new.encode()?);
+        let (old, new) = (old.encode()?, new.encode().map_err(VaultError::ConfigurationRefused)?);
         // A crash between the two leaves the old one in use, and says so by what it opens.
-        let backup = if before == Before::Forgotten { &new } else { &old };
+        let backup = if before == Before::Replaced { &new } else { &old };
         self.put(&root, &self.with(BACKUP_SUFFIX), backup)?;
         self.put(&root, self.entry, &new)?;
         Ok(result)
     }
 
-    /// Puts the first configuration of a vault into its place.
-    pub(super) fn write_first(&self, configuration: &Configuration) -> Result<()> {
-        self.put(&self.root()?, self.entry, &configuration.encode()?)
+    /// Puts a configuration where none is, nor anything else by its name or by that of its temporary.
+    pub(super) fn put_new(&self, configuration: &Configuration) -> Result<()> {
+        let root = self.root()?;
+        let bytes = configuration.encode().map_err(VaultError::ConfigurationRefused)?;
+        let placed = write_atomically(self.storage, &root, self.entry, &self.with(TEMPORARY_SUFFIX), &bytes, None);
+        placed.map_err(|error| match error.raw_os_error() {
+            Some(libc::EEXIST) => VaultError::ConfigurationExists,
+            _ => VaultError::io("write the configuration", error),
+        })
+    }
+
+    /// What is there, if it is as whoever has these keys left it.
+    fn read_vouched(&self, root: &S::Dir, (version, keys): (KeyVersion, &VaultKeys)) -> Result<Configuration> {
+        let there = self.read_entry(root, self.entry)?;
+        if there.verify(keys) {
+            Ok(there)
+        } else if there.active_key == version {
+            Err(VaultError::ConfigurationEdited)
+        } else {
+            // A rotation has begun since the keys were unlocked: they cannot vouch for it any more.
+            Err(VaultError::ConfigurationBusy)
+        }
     }
 
     /// Writes a copy of what `from` has, whose rules are checked, unless something is there already.
     pub fn copy_from<T: Storage>(&self, from: &ConfigurationPlace<'_, T>) -> Result<Configuration> {
         let configuration = from.read()?;
-        let root = self.root()?;
-        if self.storage.stat(Target::Entry(&root, self.entry)).is_ok() {
-            return Err(VaultError::ConfigurationExists);
-        }
-        self.put(&root, self.entry, &configuration.encode()?)?;
+        self.put_new(&configuration)?;
         Ok(configuration)
     }
 
-    /// Removes the configuration and its backup: only after it was copied to another place.
-    pub fn remove(&self) -> Result<()> {
+    /// Moves the configuration to `to`, where nothing is: nothing of it stays here. `now` are the keys of the active version,
+    /// which must vouch for it.
+    pub fn move_to<T: Storage>(&self, to: &ConfigurationPlace<'_, T>, now: (KeyVersion, &VaultKeys)) -> Result<()> {
         let io = |e| VaultError::io("remove the configuration", e);
         let root = self.root()?;
         let _locked = self.lock(&root)?;
-        for entry in [self.entry.to_owned(), self.with(BACKUP_SUFFIX)] {
+        to.put_new(&self.read_vouched(&root, now)?)?;
+        let backup = self.with(BACKUP_SUFFIX);
+        // Itself at last: until then a vault that a crash leaves here opens as before.
+        for entry in [with(&backup, TEMPORARY_SUFFIX), backup, self.with(TEMPORARY_SUFFIX), self.entry.to_owned()] {
             match self.storage.unlink(&root, &entry) {
                 Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(io(error)),
                 _ => {}
@@ -134,9 +151,7 @@ impl<'a, S: Storage> ConfigurationPlace<'a, S> {
     }
 
     fn with(&self, suffix: &str) -> OsString {
-        let mut name = self.entry.to_owned();
-        name.push(suffix);
-        name
+        with(self.entry, suffix)
     }
 
     fn read_entry(&self, root: &S::Dir, entry: &OsStr) -> Result<Configuration> {
@@ -182,7 +197,13 @@ impl<'a, S: Storage> ConfigurationPlace<'a, S> {
             if attempt > 0 {
                 thread::sleep(LOCK_PAUSE);
             }
-            let file = self.storage.open_file(root, self.entry, Access::ReadWrite).map_err(io)?;
+            let file = match self.storage.open_file(root, self.entry, Access::ReadWrite) {
+                // Taken elsewhere while this waited.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                    return Err(VaultError::NotAVault { reason: self.why_missing(root) });
+                }
+                opened => opened.map_err(io)?,
+            };
             if !self.storage.try_lock(&file, true).map_err(io)? {
                 continue;
             }
@@ -190,18 +211,33 @@ impl<'a, S: Storage> ConfigurationPlace<'a, S> {
             match self.storage.stat(Target::Entry(root, self.entry)) {
                 Ok(there) if there.ino == held.ino => return Ok(file),
                 Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
                 Err(error) => return Err(io(error)),
             }
         }
         Err(VaultError::ConfigurationBusy)
     }
 
+    /// Puts it into the place of what is there, with the owner and the permissions of that. Under the lock: no other
+    /// change writes by the same name.
     fn put(&self, root: &S::Dir, entry: &OsStr, bytes: &[u8]) -> Result<()> {
-        let mut temporary = entry.to_owned();
-        temporary.push(TEMPORARY_SUFFIX);
-        write_atomically(self.storage, root, entry, &temporary, bytes)
-            .map_err(|e| VaultError::io("write the configuration", e))
+        let temporary = with(entry, TEMPORARY_SUFFIX);
+        let like = self.storage.stat(Target::Entry(root, self.entry)).ok();
+        let io = |e| VaultError::io("write the configuration", e);
+        match self.storage.unlink(root, &temporary) {
+            // Left by a crash.
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(io(error)),
+        }
+        write_atomically(self.storage, root, entry, &temporary, bytes, like.as_ref()).map_err(io)
     }
+}
+
+fn with(name: &OsStr, suffix: &str) -> OsString {
+    let mut name = name.to_owned();
+    name.push(suffix);
+    name
 }
 
 /// Whether the directory has the folders of a vault, wherever its configuration is.
@@ -212,26 +248,30 @@ pub fn has_folders<S: Storage>(storage: &S) -> bool {
     storage.open_root().is_ok_and(|root| is_folder(&root, PRIVATE) && is_folder(&root, TREE))
 }
 
-/// Writes a file beside its place, makes it durable, and puts it there.
+/// Writes a file beside its place, makes it durable, and puts it there: with the owner and the permissions of `like`, over
+/// what is there; without, where nothing is.
 fn write_atomically<S: Storage>(
     storage: &S,
     dir: &S::Dir,
     entry: &OsStr,
     temporary: &OsStr,
     bytes: &[u8],
+    like: Option<&Stat>,
 ) -> io::Result<()> {
-    let create = || storage.create_file(dir, temporary, 0o600);
-    let file = create().or_else(|error| {
-        if error.raw_os_error() != Some(libc::EEXIST) {
-            return Err(error);
-        }
-        // Left by a crash.
-        storage.unlink(dir, temporary)?;
-        create()
-    })?;
+    let file = storage.create_file(dir, temporary, 0o600)?;
+    let dress = || {
+        let Some(like) = like else { return Ok(()) };
+        // Root may be at work on a user's vault; nobody else may give a file away.
+        let _ = storage.set_owner(Target::File(&file), Some(like.uid), Some(like.gid));
+        let is_theirs = storage.stat(Target::File(&file))?;
+        let same_group = (is_theirs.uid, is_theirs.gid) == (like.uid, like.gid);
+        storage.set_mode(Target::File(&file), like.mode & if same_group { 0o777 } else { 0o600 })
+    };
+    let mode = if like.is_some() { RenameMode::Replace } else { RenameMode::NoReplace };
     let placed = write_from(storage, &file, bytes, 0)
+        .and_then(|()| dress())
         .and_then(|()| storage.sync_file(&file))
-        .and_then(|()| storage.rename(dir, temporary, dir, entry, RenameMode::Replace));
+        .and_then(|()| storage.rename(dir, temporary, dir, entry, mode));
     if let Err(error) = placed {
         let _ = storage.unlink(dir, temporary);
         return Err(error);

@@ -29,8 +29,7 @@ use parking_lot::{Mutex, RwLockWriteGuard};
 use super::Vault;
 use super::directory::Directory;
 use super::error::{IntegrityError, Result, VaultError};
-use super::keyring::LiveKeys;
-use crate::crypto::keys::VaultKeys;
+use super::keyring::{LiveKeys, VersionKeys};
 use crate::storage::Storage;
 
 pub mod configuration;
@@ -323,7 +322,7 @@ impl<S: Storage> Vault<S> {
     pub fn rotate(
         &self,
         control: &RotationControl,
-        finish: impl FnOnce(&VaultKeys) -> Result<()>,
+        finish: impl FnOnce(&VersionKeys) -> Result<()>,
     ) -> Result<RotationEnd> {
         let Some(_alone) = self.core.rotating.try_lock() else { return Err(VaultError::RotationRunning) };
         if !self.is_rotating() {
@@ -356,7 +355,7 @@ impl<S: Storage> Vault<S> {
     fn rotate_watched(
         &self,
         control: &RotationControl,
-        finish: impl FnOnce(&VaultKeys) -> Result<()>,
+        finish: impl FnOnce(&VersionKeys) -> Result<()>,
     ) -> Result<RotationEnd> {
         let mut run = Run { control, problems: Vec::new(), more: 0 };
         self.settle_leftovers()?;

@@ -85,36 +85,66 @@ impl UnlockedKeys {
 
     /// The active version, and the one that a rotation has not finished with.
     pub(super) fn into_live(self) -> LiveKeys {
-        let Configuration { vault_id, active_key, rotation, .. } = self.configuration;
-        let older = rotation
-            .and_then(|rotation| self.versions.iter().find(|(version, _)| *version == rotation.from))
-            .map(|(version, key)| VersionKeys::new(*version, VaultKeys::derive(key, &vault_id.0)));
-        LiveKeys::new(VersionKeys::new(active_key, self.keys), older)
+        let older = self.configuration.rotation.and_then(|rotation| self.version(rotation.from));
+        LiveKeys::new(VersionKeys::new(self.configuration.active_key, self.keys), older)
     }
 
-    /// Whether these are the keys of the vault in `storage`: one of them opens its top directory's IV. To be asked where
-    /// the configuration came from elsewhere, before the vault is opened: under foreign keys a journal looks like noise.
+    /// What the vault in `storage` is opened with: [`into_live`](Self::into_live), or the version that was kept for such
+    /// copies if it is a copy from before a rotation.
+    pub fn into_live_for<S: Storage>(self, storage: &S) -> Result<LiveKeys> {
+        match self.kept_version_of(storage)? {
+            Some(kept) => Ok(LiveKeys::new(kept, None)),
+            None => Ok(self.into_live()),
+        }
+    }
+
+    /// Whether these are the keys of the vault in `storage`. To be asked where the configuration came from elsewhere: what
+    /// opens none of it is otherwise taken for damaged.
     pub fn check_belong_to<S: Storage>(&self, storage: &S) -> Result<()> {
-        // What is damaged is reported when it is opened.
-        let Some(target) = iv_of_top(storage)? else { return Ok(()) };
-        let (newest, older) = directory_iv::split(&target);
-        let records: Vec<&[u8]> = [Some(newest), older].into_iter().flatten().collect();
-        if self.opens_any(&records) { Ok(()) } else { Err(VaultError::ForeignConfiguration) }
+        if self.opens_top(storage)? || self.kept_version_of(storage)?.is_some() {
+            return Ok(());
+        }
+        Err(VaultError::ForeignConfiguration)
     }
 
-    /// Whether these keys open what the names at the top of a vault are sealed by now; so, too, if that is not there. A
-    /// configuration from before a rotation that has begun with them does not.
-    pub fn opens_top<S: Storage>(&self, storage: &S) -> Result<bool> {
-        let Some(target) = iv_of_top(storage)? else { return Ok(true) };
+    /// The kept version that the top of a vault is sealed under, where none of those in use opens it.
+    fn kept_version_of<S: Storage>(&self, storage: &S) -> Result<Option<VersionKeys>> {
+        let Some(target) = iv_of_top(storage)? else { return Ok(None) };
         let (newest, _) = directory_iv::split(&target);
-        Ok(self.opens_any(&[newest]))
+        let opens = |keys: &VersionKeys| DirectoryIv::decode(keys, newest).is_ok();
+        let is_in_use = |version| self.is_in_use(version);
+        let mut kept = None;
+        for keys in self.versions.iter().filter_map(|(version, _)| self.version(*version)) {
+            match (opens(&keys), is_in_use(keys.version)) {
+                (true, true) => return Ok(None),
+                (true, false) => kept = Some(keys),
+                (false, _) => {}
+            }
+        }
+        Ok(kept)
     }
 
-    fn opens_any(&self, records: &[&[u8]]) -> bool {
-        self.versions.iter().any(|(_, key)| {
-            let keys = VaultKeys::derive(key, &self.configuration.vault_id.0);
-            records.iter().any(|record| DirectoryIv::decode(&keys, record).is_ok())
-        })
+    fn is_in_use(&self, version: KeyVersion) -> bool {
+        let Configuration { active_key, rotation, .. } = &self.configuration;
+        version == *active_key || rotation.is_some_and(|rotation| rotation.from == version)
+    }
+
+    fn version(&self, version: KeyVersion) -> Option<VersionKeys> {
+        let (_, key) = self.versions.iter().find(|(known, _)| *known == version)?;
+        Some(VersionKeys::new(version, VaultKeys::derive(key, &self.configuration.vault_id.0)))
+    }
+
+    /// Whether the versions in use open what the names at the top of a vault are sealed by now; so, too, if that is not
+    /// there. A configuration from before a rotation that has begun with them does not, nor does another vault's.
+    pub fn opens_top<S: Storage>(&self, storage: &S) -> Result<bool> {
+        let in_use = self.versions.iter().filter(|(version, _)| self.is_in_use(*version));
+        let keys: Vec<_> = in_use.filter_map(|(version, _)| self.version(*version)).collect();
+        opens_top(storage, |record| keys.iter().any(|keys| DirectoryIv::decode(keys, record).is_ok()))
+    }
+
+    /// The active version, with its keys: what vouches for a configuration.
+    pub const fn vouching(&self) -> (KeyVersion, &VaultKeys) {
+        (self.configuration.active_key, &self.keys)
     }
 
     /// Every version of the project key.
@@ -155,10 +185,11 @@ impl UnlockedKeys {
     }
 
     fn verified(configuration: Configuration, versions: Vec<(KeyVersion, ProjectKey)>) -> Result<Self> {
+        // Of keys that were handed over: a rotation may have begun meanwhile.
         let (_, active) = versions
             .iter()
             .find(|(version, _)| *version == configuration.active_key)
-            .ok_or(VaultError::ConfigurationEdited)?;
+            .ok_or(VaultError::ConfigurationBusy)?;
         let keys = VaultKeys::derive(active, &configuration.vault_id.0);
         if !configuration.verify(&keys) {
             return Err(VaultError::ConfigurationEdited);
@@ -238,9 +269,10 @@ fn open_root_key(configuration: &Configuration, secrets: &Secrets<'_>) -> Result
     }
     let given = secrets.names();
     match refused {
-        Some(refused) if !tried => Err(VaultError::KdfRefused(refused)),
+        // Whatever else was tried: this may have been the one.
+        Some(refused) => Err(VaultError::KdfRefused(refused)),
         None if !tried => Err(VaultError::NoKeyslotFor { given, kinds: kinds(configuration) }),
-        _ => Err(VaultError::WrongPassphrase { given, hint: configuration.hint.clone() }),
+        None => Err(VaultError::WrongPassphrase { given, hint: configuration.hint.clone() }),
     }
 }
 
@@ -283,6 +315,11 @@ pub(super) fn wrap_project_key(
 }
 
 /// What the link of the top directory's IV says; None: there is none.
+/// Whether `opens` opens the newest IV of a vault's top directory; so, too, if that is not there.
+pub(super) fn opens_top<S: Storage>(storage: &S, opens: impl FnOnce(&[u8]) -> bool) -> Result<bool> {
+    Ok(iv_of_top(storage)?.is_none_or(|target| opens(directory_iv::split(&target).0)))
+}
+
 fn iv_of_top<S: Storage>(storage: &S) -> Result<Option<Vec<u8>>> {
     let io = |e| VaultError::io("look at the vault's top directory", e);
     let root = storage.open_root().map_err(io)?;

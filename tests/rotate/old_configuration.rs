@@ -62,3 +62,74 @@ fn a_journal_under_the_new_key_is_not_thrown_away() {
         vault.seal().unwrap();
     }
 }
+
+/// A vault with a journal that holds what was synced last.
+fn promised(test: &TestVault) -> TestVault {
+    let vault = test.open(Mode::ReadWrite);
+    write(&vault.root(), b"file", 0, &bytes(100_000, 1));
+    vault.sync().unwrap();
+    let file = vault.root().open_file(b"file").unwrap();
+    file.write(50_000, b"promised").unwrap();
+    file.sync().unwrap();
+    let copy = crashed(test);
+    drop(file);
+    vault.seal().unwrap();
+    copy
+}
+
+fn is_kept(vault: &Opened) -> bool {
+    let file = vault.root().open_file(b"file").unwrap();
+    let mut found = [0; 8];
+    file.read(50_000, &mut found).unwrap() == found.len() && &found == b"promised"
+}
+
+/// Somebody restores the `sero.json` of another vault, which opens with the same passphrase.
+#[test]
+fn keys_of_another_vault_throw_no_journal_away() {
+    let (test, other) = (TestVault::new(), TestVault::new());
+    let copy = promised(&test);
+    let before = journals(&copy);
+    for rotated in [false, true] {
+        if rotated {
+            // Of a later version the state is stored, where there is none.
+            other.rotate(false);
+        }
+        for mode in [Mode::ReadOnly, Mode::ReadWrite] {
+            let foreign = UnlockedKeys::from(other.unlock());
+            assert!(matches!(Vault::open(copy.storage(), foreign, mode), Err(VaultError::ForeignConfiguration)));
+        }
+    }
+    assert_eq!(journals(&copy), before);
+    assert!(!copy.path().join("private/state").exists());
+    let vault = copy.open(Mode::ReadWrite);
+    assert!(is_kept(&vault));
+    vault.seal().unwrap();
+}
+
+/// What `--keep-old` is for.
+#[test]
+fn an_old_copy_opens_with_the_key_that_was_kept() {
+    for kept in [true, false] {
+        let test = TestVault::new();
+        let copy = promised(&test);
+        test.rotate(kept);
+        test.rotate(false);
+        let keys = UnlockedKeys::from(test.unlock());
+        assert_eq!(keys.check_belong_to(&copy.storage()).is_ok(), kept);
+        assert!(!keys.opens_top(&copy.storage()).unwrap() && keys.opens_top(&test.storage()).unwrap());
+        let live = keys.into_live_for(&copy.storage()).unwrap();
+        match Vault::open(copy.storage(), live, Mode::ReadWrite) {
+            Ok(vault) => {
+                assert!(kept && is_kept(&vault));
+                write(&vault.root(), b"new", 0, b"by the old key");
+                vault.seal().unwrap();
+                drop(vault);
+                // The copy's own configuration opens what was written.
+                let vault = copy.open(Mode::ReadOnly);
+                assert_eq!(vault.root().open_file(b"new").unwrap().len_bytes(), 14);
+            }
+            Err(VaultError::ForeignConfiguration) => assert!(!kept && journals(&copy) > 0),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}

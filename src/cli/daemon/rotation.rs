@@ -1,7 +1,7 @@
 //! The rotation of a mounted vault: a thread beside the requests.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -27,6 +27,8 @@ pub(super) struct Rotation {
 struct Work {
     control: Arc<RotationControl>,
     thread: Option<JoinHandle<()>>,
+    /// It was begun, and how it ended may not be known yet.
+    begun: bool,
     ending: bool,
     /// How the last run ended; shared with its thread.
     ended: Arc<Mutex<Option<RotationFacts>>>,
@@ -43,6 +45,11 @@ impl Rotation {
             }
         }
         this
+    }
+
+    /// Where the vault's configuration lies, if that is apart from the vault.
+    pub(super) fn config(&self) -> Option<&Path> {
+        self.config.as_deref()
     }
 
     /// Takes the keys of the new version, and begins.
@@ -70,7 +77,7 @@ impl Rotation {
         let ended = Arc::new(Mutex::new(None));
         let (vault, path, config) = (Arc::clone(&self.vault), self.path.clone(), self.config.clone());
         let (its_control, its_ended) = (Arc::clone(&control), Arc::clone(&ended));
-        work.thread = spawn("rotation", move || {
+        let thread = spawn("rotation", move || {
             let rotate = || {
                 vault.rotate(&its_control, |active| {
                     let opening = Opening::with_configuration(&path, config.as_deref()).map_err(|failure| {
@@ -93,6 +100,11 @@ impl Rotation {
             };
             *its_ended.lock() = Some(facts);
         });
+        if thread.is_none() {
+            return Err(Failure::other("a thread could not be started; run this again"));
+        }
+        work.thread = thread;
+        work.begun = true;
         work.control = control;
         work.ended = ended;
         Ok(())
@@ -103,7 +115,7 @@ impl Rotation {
         if let Some(facts) = work.ended.lock().clone() {
             return facts;
         }
-        let state = if work.thread.is_some() { RotationState::Running } else { RotationState::None };
+        let state = if work.begun { RotationState::Running } else { RotationState::None };
         RotationFacts::at(state, work.control.progress(), Vec::new())
     }
 

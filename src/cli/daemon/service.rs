@@ -61,6 +61,7 @@ impl Service {
             mountpoint: self.session.mountpoint().display().to_string(),
             vault: self.session.source().display().to_string(),
             vault_id: self.vault_id.clone(),
+            config: self.rotation.config().map(|path| path.display().to_string()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uid: rustix::process::geteuid().as_raw(),

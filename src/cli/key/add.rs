@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{known, report};
+use super::{known, show};
 use crate::cli::Context;
 use crate::cli::failure::Result;
 use crate::cli::kdf::{self, KdfArguments};
@@ -56,6 +56,9 @@ pub(super) fn run(arguments: &AddArguments, context: &Context) -> Result<()> {
         role: FIRST_ROLE,
     };
     let id = add_keyslot(&opening.place(), &keys, &new).map_err(|error| opening.about(error))?;
-    let done = format!("{what}: keyslot {} is added", id.0);
-    report(id, &new, &given, &done, arguments.json, context)
+    if !arguments.json {
+        context.say(&format!("{what}: keyslot {} is added", id.0));
+    }
+    show(id, &new, &given, arguments.json, context)
+        .map_err(|failure| failure.about(format!("{what}: keyslot {} is added, and of no use: remove it", id.0)))
 }

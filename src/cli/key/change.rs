@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{known, named, report, slot};
+use super::{known, named, show, slot};
 use crate::cli::Context;
 use crate::cli::failure::Result;
 use crate::cli::kdf::{self, KdfArguments};
@@ -58,11 +58,11 @@ pub(super) fn run(arguments: &ChangeArguments, context: &Context) -> Result<()> 
     if let Some(id) = arguments.slot {
         slot(&opening, KeyslotId(id))?;
     }
-    let (keys, given) = arguments.unlock.unlock_root(&opening, context)?;
+    let (keys, secrets) = arguments.unlock.unlock_root(&opening, context)?;
     let old = slot(&opening, arguments.slot.map_or(keys.slot(), KeyslotId))?;
     let hint = arguments.hint.as_deref().or(opening.configuration().hint.as_deref());
     // Whoever gives a new hint must not write the passphrase that stays into it.
-    policy::check_hint(hint, given.passphrase.as_ref().filter(|_| old.id != keys.slot()))?;
+    policy::check_hint(hint, secrets.passphrase.as_ref().filter(|_| old.id != keys.slot()))?;
     let what = format!("{} of {}", named(old), opening.path().display());
     let label = arguments.label.as_deref().unwrap_or(&old.label);
     let given = arguments.new.obtain(&what, arguments.unlock.limit(), hint, &known(&opening, Some(label)))?;
@@ -72,8 +72,17 @@ pub(super) fn run(arguments: &ChangeArguments, context: &Context) -> Result<()> 
         label,
         role: &old.role,
     };
-    change_keyslot(&opening.place(), &keys, old.id, &new, arguments.hint.as_deref())
+    // A recovery key that nobody has read must not take the place of a secret that somebody has.
+    show(old.id, &new, &given, arguments.json, context)?;
+    let renewed = change_keyslot(&opening.place(), &keys, &secrets.secrets(), old.id, &new, arguments.hint.as_deref())
         .map_err(|error| opening.about(error))?;
-    let done = format!("{}: keyslot {} opens with the new secret alone", opening.path().display(), old.id.0);
-    report(old.id, &new, &given, &done, arguments.json, context)
+    if !arguments.json {
+        let root = if renewed { "; the root key is renewed" } else { "" };
+        context.say(&format!(
+            "{}: keyslot {} opens with the new secret alone{root}",
+            opening.path().display(),
+            old.id.0
+        ));
+    }
+    Ok(())
 }

@@ -6,6 +6,7 @@ use crate::cli::Context;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::{Failure, Result};
 use crate::cli::opening::{Detached, Opening};
+use crate::cli::unlocking::UnlockArguments;
 use crate::vault::Mode;
 
 #[derive(Debug, clap::Args)]
@@ -27,6 +28,9 @@ pub(in crate::cli) struct ExportArguments {
     /// Remove the configuration from the vault afterwards: every command then needs --config FILE
     #[arg(long)]
     detach: bool,
+
+    #[command(flatten)]
+    unlock: UnlockArguments,
 }
 
 pub(super) fn run(arguments: &ExportArguments, context: &Context) -> Result<()> {
@@ -43,11 +47,17 @@ pub(super) fn run(arguments: &ExportArguments, context: &Context) -> Result<()> 
     }
     let target = Detached::at(&arguments.file)?;
     let shown = target.path().display();
-    target.place().copy_from(&opening.place()).map_err(|error| Failure::from(error).about(target.path().display()))?;
+    if target.path().starts_with(opening.path()) {
+        return Err(Failure::new(ExitCode::Usage, format!("{shown} lies in the vault; choose another place")));
+    }
+    let about = |error| Failure::from(error).about(shown.to_string());
     if arguments.detach {
-        opening.place().remove().map_err(|error| opening.about(error))?;
+        // What is moved is all that there will be: so it is known to be good.
+        let keys = arguments.unlock.unlock(&opening, context)?;
+        opening.place().move_to(&target.place(), keys.vouching()).map_err(about)?;
         context.say(&format!("{vault}: its configuration is {shown} now; without that file nobody can open it"));
     } else {
+        target.place().copy_from(&opening.place()).map_err(about)?;
         context.say(&format!("{vault}: its configuration is copied to {shown}"));
     }
     Ok(())

@@ -29,6 +29,8 @@ pub(in super::super) struct Status {
     pub(in super::super) mountpoint: String,
     pub(in super::super) vault: String,
     pub(in super::super) vault_id: String,
+    /// Where its configuration lies, if that is apart from the vault.
+    pub(in super::super) config: Option<String>,
     /// The daemon's version, process and user.
     pub(in super::super) version: String,
     pub(in super::super) pid: u32,

@@ -93,16 +93,41 @@ fn a_changed_slot_opens_with_the_new_secret_alone() {
     let (_backing, storage) = vault(all.of(KeyslotKind::Passphrase));
     let place = ConfigurationPlace::inside(&storage);
     let keys = unlock_root(&place, &all.of(KeyslotKind::Passphrase)).unwrap();
-    change_keyslot(&place, &keys, keys.slot(), &new(all.of(KeyslotKind::Keyfile), "usb"), Some("under the mat"))
-        .unwrap();
+    let (old, usb) = (all.of(KeyslotKind::Passphrase), new(all.of(KeyslotKind::Keyfile), "usb"));
+    let renewed = change_keyslot(&place, &keys, &old, keys.slot(), &usb, Some("under the mat")).unwrap();
+    assert!(renewed, "there is no other slot");
     assert_eq!(opened_by(&storage, &all.of(KeyslotKind::Passphrase)), None);
     assert_eq!(opened_by(&storage, &all.of(KeyslotKind::Keyfile)), Some(1));
     let configuration = place.read().unwrap();
     assert_eq!(configuration.hint.as_deref(), Some("under the mat"));
     assert_ne!(configuration.keyslots[0].key_id, keys.unlocked().configuration().keyslots[0].key_id);
     assert_eq!(place.read_backup(), Some(configuration), "the old secret is in no file");
-    let missing = change_keyslot(&place, &keys, KeyslotId(9), &new(all.of(KeyslotKind::Keyfile), ""), None);
+    let keys = unlock_root(&place, &all.of(KeyslotKind::Keyfile)).unwrap();
+    let missing = change_keyslot(&place, &keys, &all.of(KeyslotKind::Keyfile), KeyslotId(9), &usb, None);
     assert!(matches!(missing, Err(VaultError::NoKeyslot { id: 9 })));
+}
+
+/// After a passphrase has become known, changing it has to be enough, with a rotation: who opened the old slot has the
+/// old root key, and with it would have the new project key.
+#[test]
+fn who_opened_a_changed_slot_opens_nothing_that_comes_later() {
+    let all = everything();
+    let (_backing, storage) = vault(all.of(KeyslotKind::Passphrase));
+    let place = ConfigurationPlace::inside(&storage);
+    let (passphrase, command) = (all.of(KeyslotKind::Passphrase), all.of(KeyslotKind::Command));
+    let keys = unlock_root(&place, &passphrase).unwrap();
+    add_keyslot(&place, &keys, &new(all.of(KeyslotKind::Keyfile), "usb")).unwrap();
+    let keys = unlock_root(&place, &passphrase).unwrap();
+    let both = Secrets { keyfile: all.of(KeyslotKind::Keyfile).keyfile, ..passphrase };
+    assert!(change_keyslot(&place, &keys, &both, KeyslotId(1), &new(command, ""), None).unwrap());
+    let now = place.read().unwrap();
+    assert_ne!(now.project_keys[0].wrapped, keys.unlocked().configuration().project_keys[0].wrapped);
+    let opened = crate::crypto::AeadKey::new(keys.root.expose())
+        .open_message(&now.project_key_aad(now.active_key), &now.project_keys[0].wrapped.0);
+    assert!(opened.is_err());
+    for (secrets, slot) in [(command, 1), (all.of(KeyslotKind::Keyfile), 2)] {
+        assert_eq!(opened_by(&storage, &secrets), Some(slot));
+    }
 }
 
 /// Three slots: a passphrase, a keyfile, a command.
@@ -210,13 +235,14 @@ fn a_slot_that_was_changed_meanwhile_is_not_brought_back() {
     let stale = unlock_root(&place, &passphrase).unwrap();
     let other = Passphrase::new(b"another battery".to_vec());
     let changed = Secrets { passphrase: Some(&other), ..Secrets::default() };
-    change_keyslot(&place, &unlock_root(&place, &passphrase).unwrap(), KeyslotId(1), &new(changed, "first"), None)
-        .unwrap();
+    let keys = unlock_root(&place, &passphrase).unwrap();
+    let renewed = change_keyslot(&place, &keys, &passphrase, KeyslotId(1), &new(changed, "first"), None).unwrap();
+    assert!(!renewed, "the keyfile was not given");
     for removal in [Removal::One(KeyslotId(1)), Removal::Others] {
         let refused = remove_keyslots(&place, &stale, &passphrase, removal);
         assert!(matches!(refused, Err(VaultError::ConfigurationBusy)), "{refused:?}");
     }
-    let refused = change_keyslot(&place, &stale, KeyslotId(1), &new(passphrase, "first"), None);
+    let refused = change_keyslot(&place, &stale, &passphrase, KeyslotId(1), &new(passphrase, "first"), None);
     assert!(matches!(refused, Err(VaultError::ConfigurationBusy)), "{refused:?}");
     // The other slot can go, and the changed one stays changed.
     let removed = remove_keyslots(&place, &stale, &passphrase, Removal::One(KeyslotId(2))).unwrap();

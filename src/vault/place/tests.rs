@@ -26,7 +26,7 @@ fn new_vault() -> (tempfile::TempDir, PosixStorage) {
 
 /// Takes the hint away.
 fn change<S: Storage>(storage: &S, keys: &UnlockedKeys, before: Before) -> Result<()> {
-    ConfigurationPlace::inside(storage).change(keys.keys(), keys.keys(), before, |configuration| {
+    ConfigurationPlace::inside(storage).change(keys.vouching(), keys.keys(), before, |configuration| {
         configuration.hint = None;
         Ok(())
     })
@@ -85,7 +85,7 @@ fn the_configuration_is_changed_and_the_one_before_kept() {
 fn a_version_that_must_not_come_back_is_not_kept() {
     let (_backing, storage) = new_vault();
     let unlocked = unlock(&storage, &passphrase()).unwrap();
-    change(&storage, &unlocked, Before::Forgotten).unwrap();
+    change(&storage, &unlocked, Before::Replaced).unwrap();
     let place = ConfigurationPlace::inside(&storage);
     assert_eq!(place.read_backup().unwrap(), place.read().unwrap());
 }
@@ -96,7 +96,7 @@ fn a_change_that_fails_changes_nothing() {
     let unlocked = unlock(&storage, &passphrase()).unwrap();
     let before = fs::read(backing.path().join("sero.json")).unwrap();
     let place = ConfigurationPlace::inside(&storage);
-    let (now, then) = (unlocked.keys(), unlocked.keys());
+    let (now, then) = (unlocked.vouching(), unlocked.keys());
     let refused = place.change(now, then, Before::Kept, |_| Err::<(), _>(VaultError::LastKeyslot));
     assert!(matches!(refused, Err(VaultError::LastKeyslot)));
     // Nor one to what the format does not have.
@@ -105,7 +105,7 @@ fn a_change_that_fails_changes_nothing() {
         configuration.keyslots.push(configuration.keyslots[0].clone());
         Ok(())
     };
-    assert!(place.change(now, then, Before::Kept, bad).is_err());
+    assert!(matches!(place.change(now, then, Before::Kept, bad), Err(VaultError::ConfigurationRefused(_))));
     assert_eq!(fs::read(backing.path().join("sero.json")).unwrap(), before);
     assert_eq!(listed(backing.path()), ["private", "sero.json", "tree"]);
 }
@@ -115,6 +115,18 @@ fn an_edited_configuration_is_not_changed() {
     let (backing, storage) = new_vault();
     let unlocked = unlock(&storage, &passphrase()).unwrap();
     let path = backing.path().join("sero.json");
+    // Keys of before a rotation cannot tell whether it was edited.
+    let (_, key) = unlocked.vouching();
+    let older = (crate::format::configuration::KeyVersion(0), key);
+    let other = unlock(&new_vault().1, &passphrase()).unwrap();
+    for (now, is_busy) in [(older, false), ((older.0, other.keys()), true), (other.vouching(), false)] {
+        let changed = ConfigurationPlace::inside(&storage).change(now, key, Before::Kept, |_| Ok(()));
+        match changed {
+            Ok(()) => assert!(std::ptr::eq(now.1, key)),
+            Err(VaultError::ConfigurationBusy) => assert!(is_busy),
+            Err(error) => assert!(!is_busy && matches!(error, VaultError::ConfigurationEdited), "{error}"),
+        }
+    }
     let edited = fs::read_to_string(&path).unwrap().replace("a horse", "a mouse");
     fs::write(&path, &edited).unwrap();
     assert!(matches!(change(&storage, &unlocked, Before::Kept), Err(VaultError::ConfigurationEdited)));
@@ -130,7 +142,7 @@ fn changes_at_once_are_all_made() {
             let (unlocked, path) = (&unlocked, backing.path());
             scope.spawn(move || {
                 let storage = PosixStorage::open(path).unwrap();
-                let (now, then) = (unlocked.keys(), unlocked.keys());
+                let (now, then) = (unlocked.vouching(), unlocked.keys());
                 let add = |configuration: &mut Configuration| {
                     let mut slot = configuration.keyslots[0].clone();
                     slot.id = configuration.free_keyslot_id();
@@ -149,16 +161,63 @@ fn changes_at_once_are_all_made() {
 
 #[test]
 fn a_configuration_can_lie_apart() {
-    let (_backing, vault) = new_vault();
+    let (backing, vault) = new_vault();
     let apart = tempfile::tempdir().unwrap();
     let directory = PosixStorage::open(apart.path()).unwrap();
     let place = ConfigurationPlace::detached(&directory, OsStr::new("papers.json"));
     place.copy_from(&ConfigurationPlace::inside(&vault)).unwrap();
     assert!(matches!(place.copy_from(&ConfigurationPlace::inside(&vault)), Err(VaultError::ConfigurationExists)));
-    ConfigurationPlace::inside(&vault).remove().unwrap();
+    let unlocked = unlock(&vault, &passphrase()).unwrap();
+    let inside = ConfigurationPlace::inside(&vault);
+    assert!(matches!(inside.move_to(&place, unlocked.vouching()), Err(VaultError::ConfigurationExists)));
+    fs::remove_file(apart.path().join("papers.json")).unwrap();
+    change(&vault, &unlocked, Before::Kept).unwrap();
+    fs::write(backing.path().join("sero.json.bak.tmp"), "left by a crash").unwrap();
+    let unlocked = unlock(&vault, &passphrase()).unwrap();
+    inside.move_to(&place, unlocked.vouching()).unwrap();
+    assert_eq!(listed(backing.path()), ["private", "tree"]);
     assert!(matches!(read_configuration(&vault), Err(VaultError::NotAVault { .. })));
-    assert_eq!(place.read().unwrap().hint.as_deref(), Some("a horse"));
+    assert_eq!(place.read().unwrap(), *unlocked.configuration());
     assert_eq!(listed(apart.path()), ["papers.json"]);
+    // What has the temporary's name is the user's.
+    fs::write(apart.path().join("other.tmp"), "mine").unwrap();
+    let other = ConfigurationPlace::detached(&directory, OsStr::new("other"));
+    assert!(matches!(other.copy_from(&place), Err(VaultError::ConfigurationExists)));
+    assert_eq!(fs::read_to_string(apart.path().join("other.tmp")).unwrap(), "mine");
+}
+
+/// What was moved was looked at by nobody else: a copy of what is damaged must not be all that is left.
+#[test]
+fn an_edited_configuration_is_not_moved() {
+    let (backing, vault) = new_vault();
+    let unlocked = unlock(&vault, &passphrase()).unwrap();
+    let path = backing.path().join("sero.json");
+    fs::write(&path, fs::read_to_string(&path).unwrap().replace("a horse", "a mouse")).unwrap();
+    let apart = tempfile::tempdir().unwrap();
+    let directory = PosixStorage::open(apart.path()).unwrap();
+    let place = ConfigurationPlace::detached(&directory, OsStr::new("papers.json"));
+    let refused = ConfigurationPlace::inside(&vault).move_to(&place, unlocked.vouching());
+    assert!(matches!(refused, Err(VaultError::ConfigurationEdited)));
+    assert!(path.exists() && listed(apart.path()).is_empty());
+}
+
+/// Root may change what is a user's, who must be able to read it afterwards.
+#[test]
+fn a_change_keeps_owner_and_permissions() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let (backing, vault) = new_vault();
+    let path = backing.path().join("sero.json");
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        std::os::unix::fs::chown(&path, Some(1234), Some(1235)).unwrap();
+    }
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    change(&vault, &unlock(&vault, &passphrase()).unwrap(), Before::Kept).unwrap();
+    for name in ["sero.json", "sero.json.bak"] {
+        let found = fs::metadata(backing.path().join(name)).unwrap();
+        assert_eq!(found.mode() & 0o7777, 0o640, "{name}");
+        assert!(!is_root || (found.uid(), found.gid()) == (1234, 1235), "{name}");
+    }
 }
 
 #[test]
@@ -169,14 +228,14 @@ fn a_crash_while_the_configuration_is_changed_leaves_one_of_the_two() {
     let unlocked = unlock(&disk.storage(), &passphrase()).unwrap();
     let made = disk.steps();
     let snapshot = disk.snapshot();
-    change(&disk.storage(), &unlocked, Before::Forgotten).unwrap();
+    change(&disk.storage(), &unlocked, Before::Replaced).unwrap();
     let new = read_configuration(&disk.storage()).unwrap();
     assert_ne!(old, new);
     for step in made + 1..=disk.steps() {
         for policy in CrashPolicy::ALL {
             let disk = snapshot.to_disk();
             disk.set_crash_at(disk.steps() + (step - made));
-            assert!(change(&disk.storage(), &unlocked, Before::Forgotten).is_err());
+            assert!(change(&disk.storage(), &unlocked, Before::Replaced).is_err());
             for crashed in disk.crashes(policy, 200, step) {
                 let found = read_configuration(&crashed.storage()).unwrap();
                 assert!(found == old || found == new, "step {step}, {policy:?}");

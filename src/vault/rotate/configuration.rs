@@ -3,6 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::super::error::{Result, VaultError};
+use super::super::keyring::VersionKeys;
 use super::super::keyslots::check_root;
 use super::super::place::{Before, ConfigurationPlace};
 use super::super::unlock::{RootKeys, UnlockedKeys};
@@ -24,7 +25,8 @@ pub fn start<S: Storage>(place: &ConfigurationPlace<'_, S>, keys: &RootKeys, kee
     let wrapped = wrapped.try_into().map_err(|_| VaultError::Internal("a wrapped key has another length"))?;
     let new = WrappedProjectKey { version, key_id: Hex(entropy::array()), wrapped: Base64(wrapped) };
     let then = VaultKeys::derive(&key, &keys.unlocked().configuration().vault_id.0);
-    place.change(keys.unlocked().keys(), &then, Before::Kept, |configuration| {
+    // The version before lacks the new key, which all is sealed under from here on.
+    place.change(keys.unlocked().vouching(), &then, Before::Replaced, |configuration| {
         if next_version(configuration)? != version {
             return Err(VaultError::RotationUnfinished);
         }
@@ -41,8 +43,8 @@ pub fn start<S: Storage>(place: &ConfigurationPlace<'_, S>, keys: &RootKeys, kee
 }
 
 /// Takes the older version out of the configuration and of its backup. `keys` are those of the active version.
-pub fn finish<S: Storage>(place: &ConfigurationPlace<'_, S>, keys: &VaultKeys) -> Result<()> {
-    place.change(keys, keys, Before::Forgotten, |configuration| {
+pub fn finish<S: Storage>(place: &ConfigurationPlace<'_, S>, keys: &VersionKeys) -> Result<()> {
+    place.change((keys.version, keys), keys, Before::Replaced, |configuration| {
         end(configuration);
         Ok(())
     })

@@ -142,7 +142,7 @@ fn what_is_refused_leaves_nothing_behind() {
     assert!(matches!(create(&path, &bad_kdf, &passphrase()), Err(VaultError::KdfRefused(_))));
     let mut bad_hint = options();
     bad_hint.hint = Some("\u{7}".into());
-    assert!(matches!(create(&path, &bad_hint, &passphrase()), Err(VaultError::ConfigurationDamaged { .. })));
+    assert!(matches!(create(&path, &bad_hint, &passphrase()), Err(VaultError::ConfigurationRefused(_))));
     assert!(listed(parent.path()).is_empty());
 }
 
