@@ -37,5 +37,5 @@ pub use error::FuseError;
 pub use mount::{MountRequest, Unmount, begin_detaching, check_available, is_dead, look, unmount};
 pub use mountinfo::DeviceNumber;
 pub use options::{AccessTime, MountOptions, UnknownOption};
-pub use session::{Held, MountedSession, serve};
+pub use session::{Held, MountedSession, serve, write_back};
 pub use users::{Process, mounts_on, processes_seeing, processes_using};

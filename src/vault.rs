@@ -217,9 +217,14 @@ impl<S: Storage> Vault<S> {
             }
         }
         let attributes = self.core.all_changed_attributes();
-        self.core.storage.sync_all().map_err(|e| self.core.sync_failed("sync the backing", e))?;
+        self.core.sync_backing()?;
         self.core.attributes_synced(&attributes);
         Ok(())
+    }
+
+    /// Makes every name durable that was given until now.
+    pub fn sync_names(&self) -> Result<()> {
+        self.core.tree.settle_by(|| self.core.settle_names())
     }
 
     /// A checkpoint now (tests, and before a backup).

@@ -16,6 +16,7 @@ mod crash {
     pub mod world;
 
     mod attacks;
+    mod beside;
     mod cases;
     mod faults;
     mod full_journal;

@@ -240,3 +240,49 @@ fn watching_goes_on_until_the_mount_ends() {
     fixture.seal().ok();
     assert_eq!(harness::end_of(&mut watch).code(), Some(11));
 }
+
+/// Mounts what looks like a vault's mount, as any user can, and answers nothing.
+const PRETENDER: &str = r#"
+import array, os, socket, subprocess, sys
+ours, theirs = socket.socketpair()
+environment = dict(os.environ, _FUSE_COMMFD=str(theirs.fileno()))
+command = ["fusermount3", "-o", "subtype=sero,fsname=" + sys.argv[1], "--", sys.argv[2]]
+helper = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()])
+theirs.close()
+message = ours.recvmsg(1, socket.CMSG_SPACE(4))
+device = array.array("i", message[1][0][2])[0]
+print("mounted", flush=True)
+sys.stdin.read()
+os.close(device)
+subprocess.run(["fusermount3", "-u", "-z", "--", sys.argv[2]], check=False)
+"#;
+
+/// It would be given the keys of a rotation, and say that the vault is sealed.
+#[test]
+fn a_mount_that_another_user_calls_the_vaults_is_not_believed() {
+    can_mount();
+    harness::users_can_mount();
+    let fixture = Fixture::new();
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    let mut pretender = Command::new("python3")
+        .args(["-c", PRETENDER])
+        .args([&fixture.vault, folder.path()])
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    BufReader::new(pretender.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said, "mounted\n");
+    let sealed = run(sero().arg("seal").arg(&fixture.vault));
+    let rotated = run(sero().arg("rotate").arg("--password-file").arg(&fixture.passphrase).arg(&fixture.vault));
+    let verified = run(sero().arg("verify").arg("--password-file").arg(&fixture.passphrase).arg(&fixture.vault));
+    drop(pretender.stdin.take());
+    pretender.wait().unwrap();
+    sealed.fails(11, "it is sealed already");
+    rotated.ok();
+    verified.ok();
+}

@@ -67,10 +67,15 @@ pub(super) fn keep_secrets() {
     let _ = rustix::process::setrlimit(Resource::Core, nothing);
 }
 
-/// Makes this process a daemon: no inherited umask or working directory, as many open files as it may have.
+/// Makes this process a daemon: no inherited umask or working directory, as many and as large files as it may have.
 pub(super) fn harden() {
     let files = rustix::process::getrlimit(Resource::Nofile);
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
+    // A limit on file sizes is for what is written by whom it was set for; at the hard one there is an error, and no end.
+    let size = rustix::process::getrlimit(Resource::Fsize);
+    let _ = rustix::process::setrlimit(Resource::Fsize, Rlimit { current: size.maximum, ..size });
+    // The handler does nothing: what matters is that there is one.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
     rustix::process::umask(rustix::fs::Mode::empty());
     let _ = std::env::set_current_dir("/");
 }

@@ -154,9 +154,7 @@ fn unknown(flag: u8) -> Failure {
 
 /// `sero mount -o idle=10m,ro` is `sero mount --idle 10m -o ro`.
 fn expand(arguments: Vec<OsString>) -> Vec<OsString> {
-    let is_mount =
-        arguments.iter().skip(1).find(|word| !word.as_bytes().starts_with(b"-")).is_some_and(|c| c == "mount");
-    if !is_mount {
+    if !is_mount(&arguments) {
         return arguments;
     }
     let mut line = Vec::with_capacity(arguments.len());
@@ -185,6 +183,19 @@ fn expand(arguments: Vec<OsString>) -> Vec<OsString> {
     }
     line.extend(words);
     line
+}
+
+/// Whether the command is `mount`: the first word that is neither an option nor the value of one.
+fn is_mount(arguments: &[OsString]) -> bool {
+    let mut words = arguments.iter().skip(1);
+    while let Some(word) = words.next() {
+        if word == "--config" {
+            words.next();
+        } else if !word.as_bytes().starts_with(b"-") {
+            return word == "mount";
+        }
+    }
+    false
 }
 
 /// The options with a value as words of the command line, and the others.
@@ -284,6 +295,13 @@ mod tests {
             line("mount.sero /v /m -o keyfile=/a,config=/b,max_session=8h,seal_on=lock"),
             "sero mount --keyfile=/a --config=/b --max-session=8h --seal-on=lock -o  -- /v /m"
         );
+    }
+
+    #[test]
+    fn a_global_option_before_the_command() {
+        assert_eq!(line("sero --config /c mount -o idle=5m,ro /v /m"), "sero --config /c mount --idle=5m -o ro /v /m");
+        assert_eq!(line("sero -v --config=/c mount -o idle=5m /v /m"), "sero -v --config=/c mount --idle=5m -o  /v /m");
+        assert_eq!(line("sero --config mount seal -o idle=5m"), "sero --config mount seal -o idle=5m");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::ops::Deref;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -52,7 +53,7 @@ impl Backing {
     /// Where it is mounted, as far as this process can see; the uppermost mount last.
     pub(super) fn mounts(&self) -> Vec<Mount> {
         let mut mounts = mountinfo::read().unwrap_or_default();
-        mounts.retain(|mount| mount.is_vault() && mount.source == *self.path.as_os_str());
+        mounts.retain(|mount| is_mount_of(mount, &self.path));
         mounts
     }
 
@@ -213,6 +214,17 @@ impl Deref for Opening {
     fn deref(&self) -> &Backing {
         &self.backing
     }
+}
+
+/// Whether this is where the vault in that directory is mounted. Every user can mount something and call it so: believed are
+/// root, this user, and whose the directory is.
+pub(super) fn is_mount_of(mount: &Mount, vault: &Path) -> bool {
+    let is_believed = |user: u32| {
+        user == 0
+            || user == rustix::process::geteuid().as_raw()
+            || fs::symlink_metadata(vault).is_ok_and(|metadata| metadata.uid() == user)
+    };
+    mount.is_vault() && mount.source == *vault.as_os_str() && mount.user_id().is_none_or(is_believed)
 }
 
 /// The uppermost mount of a vault at this place, whether anybody answers there or not.

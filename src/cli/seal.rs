@@ -9,7 +9,7 @@ use super::Context;
 use super::control::{self, Endpoint, Request, Response, Unreachable};
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
-use super::opening::Backing;
+use super::opening::{Backing, is_mount_of};
 use super::paths;
 use crate::fuse::mountinfo::{self, Mount};
 use crate::fuse::{self, FuseError, Lost, Unmount};
@@ -83,7 +83,7 @@ pub(super) fn run(arguments: &SealArguments, context: &Context) -> Result<()> {
 
 /// Best effort: unmounting does it as well.
 fn write_back(mount: &Mount) {
-    let written = File::open(&mount.mountpoint).and_then(|root| Ok(rustix::fs::syncfs(root)?));
+    let written = File::open(&mount.mountpoint).and_then(|root| fuse::write_back(&root, mount.device));
     if let Err(error) = written {
         log::debug!("{}: not written back before it is unmounted: {error}", mount.mountpoint.display());
     }
@@ -201,7 +201,7 @@ pub(super) fn find(mounts: &[Mount], target: &Path) -> Option<Mount> {
         let vaults = || mounts.iter().rev().filter(|mount| mount.is_vault());
         vaults()
             .find(|mount| mount.mountpoint == path)
-            .or_else(|| vaults().find(|mount| mount.source == *path.as_os_str()))
+            .or_else(|| vaults().find(|mount| is_mount_of(mount, path)))
             .cloned()
     };
     untouched.as_deref().and_then(matches).or_else(|| fs::canonicalize(target).ok().as_deref().and_then(matches))
@@ -277,7 +277,12 @@ fn wait_until_sealed(vault: &Path, mount: &Mount, daemon: Daemon, context: &Cont
     };
     let started = Instant::now();
     let mut said = false;
-    while backing.holder()?.is_some() {
+    let holder = backing.holder()?;
+    while let Some(now) = backing.holder()? {
+        if Some(&now) != holder.as_ref() {
+            // The next session has begun, which the last one's end allowed it.
+            return Ok(());
+        }
         if !said && started.elapsed() > SILENCE {
             said = true;
             check_other_places(mount)?;

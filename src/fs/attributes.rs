@@ -115,7 +115,8 @@ impl<S: Storage> Fs<S> {
         set_if_given(&mut state.attr.atime, atime);
         set_if_given(&mut state.attr.mtime, mtime);
         state.attr.ctime = now;
-        Ok(state.attr)
+        // What else is known may be of before it was written to.
+        Ok(Attr { provisional: state.attr.provisional || !state.fresh, ..state.attr })
     }
 
     fn truncate(&self, caller: &Caller, node: &Arc<Node<S>>, size_bytes: u64) -> Result<()> {
@@ -212,8 +213,11 @@ impl<S: Storage> Fs<S> {
                 }
                 state.version
             };
+            // Before as well: a checkpoint may give space back in between.
+            let is_due = node.kind == FileKind::Regular && self.vault.space_is_due(node.ino.0);
             let stat = stat()?;
             let attr = self.attr_of(node.ino, &stat);
+            let attr = Attr { provisional: attr.provisional || is_due, ..attr };
             // A rotation of the key puts a symbolic link in the place of another.
             let is_same = attr.kind == FileKind::Symlink || self.table.number(stat.ino) == node.ino;
             if attr.kind != node.kind || !is_same {

@@ -225,6 +225,12 @@ impl<S: Storage> Fs<S> {
         while let Some(node) = unsynced.pop() {
             // Before the names are looked at: a rename from now on counts again.
             let Some(change) = node.unsynced_names() else { continue };
+            if node.has_more_names() {
+                // Wherever they are.
+                self.vault.sync_names()?;
+                synced.push((node, change));
+                continue;
+            }
             for name in node.all_names() {
                 self.sync_directory(&name.parent)?;
                 unsynced.push(name.parent);

@@ -345,12 +345,12 @@ impl<S: Storage> Fs<S> {
         let linked = link(directory);
         parent.touch();
         let stat = linked?;
-        node.names_changed();
+        let attr = self.attr_of(node.ino, &stat);
         {
             let mut state = node.state();
             if state.version == version {
-                state.attr = self.attr_of(node.ino, &stat);
-                state.fresh = !state.attr.provisional;
+                state.attr = attr;
+                state.fresh = !attr.provisional;
             } else {
                 // It was changed in another way meanwhile, which may or may not be in `stat`.
                 state.attr.nlink = state.attr.nlink.saturating_add(1);
@@ -358,7 +358,9 @@ impl<S: Storage> Fs<S> {
             }
             state.version = state.version.wrapping_add(1);
         }
+        // In this order: whoever syncs the names in between comes again.
         self.name_node(node, parent, new_name);
+        node.names_changed();
         if !self.table.count_lookup(node) {
             return Err(FsError::UnknownInode);
         }

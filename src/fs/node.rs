@@ -69,6 +69,8 @@ struct Rare<S: Storage> {
     open: Option<(Arc<VaultFile<S>>, usize)>,
     /// Where a symbolic link led that has no name any more.
     last_target: Option<Arc<[u8]>>,
+    /// There was a name that is not remembered.
+    has_more_names: bool,
 }
 
 /// What a directory has more than other nodes.
@@ -197,6 +199,11 @@ impl<S: Storage> Node<S> {
         self.names_durable.fetch_max(change, Ordering::AcqRel);
     }
 
+    /// Whether [`all_names`](Self::all_names) may not be all.
+    pub fn has_more_names(&self) -> bool {
+        self.state().rare.as_ref().is_some_and(|rare| rare.has_more_names)
+    }
+
     pub fn all_names(&self) -> Vec<Name<S>> {
         self.state().names().cloned().collect()
     }
@@ -215,7 +222,11 @@ impl<S: Storage> Node<S> {
     pub fn add_name(self: &Arc<Self>, parent: &Arc<Node<S>>, name: &[u8]) -> bool {
         let Some(folder) = &parent.folder else { return false };
         let mut state = self.state();
-        if state.names().count() >= NAMES_KEPT || state.names().any(|known| known.is(parent, name)) {
+        if state.names().any(|known| known.is(parent, name)) {
+            return false;
+        }
+        if state.names().count() >= NAMES_KEPT {
+            state.rare().has_more_names = true;
             return false;
         }
         let name = Name::new(parent, name);
@@ -395,14 +406,21 @@ impl<S: Storage> State<S> {
 
     fn rare(&mut self) -> &mut Rare<S> {
         self.rare.get_or_insert_with(|| {
-            Box::new(Rare { other_names: Vec::new(), anchor: None, open: None, last_target: None })
+            Box::new(Rare {
+                other_names: Vec::new(),
+                anchor: None,
+                open: None,
+                last_target: None,
+                has_more_names: false,
+            })
         })
     }
 
     /// Lets go of what is empty.
     fn shrink(&mut self) {
         let is_empty = |rare: &Rare<S>| {
-            rare.other_names.is_empty() && rare.anchor.is_none() && rare.open.is_none() && rare.last_target.is_none()
+            let Rare { other_names, anchor, open, last_target, has_more_names } = rare;
+            other_names.is_empty() && anchor.is_none() && open.is_none() && last_target.is_none() && !has_more_names
         };
         if self.rare.as_deref().is_some_and(is_empty) {
             self.rare = None;

@@ -145,8 +145,8 @@ impl<S: Storage> Fs<S> {
     /// A rename that leaves a whiteout (a character device 0:0) where the entry was: overlayfs takes it for "gone".
     ///
     /// Onto a free name it is one step: the whiteout is made at the new name and the two are exchanged; after a
-    /// crash before that, a whiteout hides what was not there. Onto a name in use, the entry is renamed first and
-    /// the whiteout moved into its place from another name: no crash loses an entry.
+    /// crash before that, a whiteout hides what was not there. Onto a name in use, the two are exchanged, and
+    /// then the whiteout takes the place of what is to go: no crash loses an entry, and what fails is undone.
     fn rename_leaving_whiteout(&self, from: &Entry<'_, S>, to: &Entry<'_, S>, target_exists: bool) -> Result<()> {
         let whiteout = NewInode { mode: libc::S_IFCHR, uid: None, gid: None };
         if !target_exists {
@@ -160,10 +160,15 @@ impl<S: Storage> Fs<S> {
         }
         let aside = self.unused_name();
         from.directory.make_node(&aside, &whiteout, 0).map_err(no_whiteouts)?;
-        let renamed = from
-            .directory
-            .rename(from.name, to.directory, to.name, RenameMode::Replace)
-            .and_then(|()| from.directory.rename(&aside, from.directory, from.name, RenameMode::Replace));
+        let exchange = || from.directory.rename(from.name, to.directory, to.name, RenameMode::Exchange);
+        let renamed = exchange().and_then(|()| {
+            let replaced = from.directory.rename(&aside, from.directory, from.name, RenameMode::Replace);
+            if replaced.is_err() {
+                // What is reported is why the rename failed.
+                let _ = exchange();
+            }
+            replaced
+        });
         if renamed.is_err() {
             let _ = from.directory.unlink(&aside);
         }

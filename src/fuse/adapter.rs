@@ -115,7 +115,7 @@ impl<S: Storage> Adapter<S> {
     fn file_flags(&self, file: FileHandle, flags: i32) -> u32 {
         let through = self.caching == Caching::Exclusive
             && is_for_writing(flags)
-            && self.through.may_open(flags)
+            && self.through.is_possible()
             && self.fs.has_little_room();
         if through {
             self.through.opened(file.0);

@@ -107,7 +107,7 @@ pub(super) fn unmount(mountpoint: &Path, lazily: bool) -> Result<(), FuseError> 
 /// As [`unmount`] lazily, without waiting for it.
 pub(super) fn begin_detaching(mountpoint: &Path) -> Result<(), FuseError> {
     let program = program().ok_or(FuseError::NoFusermount)?;
-    super::mount::begin(Command::new(program).arg("-uz").arg("--").arg(mountpoint), mountpoint)
+    super::mount::begin(command(program).arg("-uz").arg("--").arg(mountpoint), mountpoint)
 }
 
 fn program() -> Option<&'static str> {

@@ -16,6 +16,7 @@ use super::mount::{self, MountRequest, Unmount};
 use super::mountinfo::DeviceNumber;
 use super::negotiate;
 use super::transport::Session;
+use super::users;
 use crate::fs::{Fs, Storage};
 
 /// How long is waited for requests that were sent.
@@ -115,7 +116,20 @@ impl MountedSession {
     /// Keeps the mount from ending, to write back what the kernel holds also after it was detached. Must not
     /// be called by a thread that serves the mount: those answer.
     pub fn hold(&self) -> io::Result<Held> {
-        File::open(self.mountpoint()).map(|root| Held { root, device: self.device })
+        let Some(device) = self.device else {
+            return File::open(self.mountpoint()).map(|root| Held { root, device: None });
+        };
+        // Unmounted here, it may live on elsewhere: bound to another place, or in another namespace.
+        let here = std::iter::once(self.mountpoint().to_owned());
+        let places = here.chain(users::places_of(device));
+        // Another filesystem may stand there by now, which is not to be waited for.
+        let is_it = |root: &File| {
+            let number = rustix::fs::fstat(root).map(|stat| stat.st_dev);
+            let parts = |dev| DeviceNumber { major: rustix::fs::major(dev), minor: rustix::fs::minor(dev) };
+            number.is_ok_and(|dev| parts(dev) == device)
+        };
+        let root = { places }.find_map(|place| File::open(place).ok().filter(is_it));
+        root.map(|root| Held { root, device: Some(device) }).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Cuts the connection: whoever still uses the mount gets ENOTCONN, and the session ends. False if the
@@ -156,14 +170,22 @@ impl Held {
     /// Has the kernel write all of its dirty pages to the vault. Must not be called by a thread that serves
     /// the mount.
     pub fn write_back(&self) -> io::Result<()> {
-        rustix::fs::syncfs(&self.root)?;
-        // Most kernels do not wait for the requests that this made, and count them. Others' requests are counted, too.
-        let Some(device) = self.device else { return Ok(()) };
-        let waiting = format!("/sys/fs/fuse/connections/{}/waiting", device.minor);
-        let deadline = Instant::now() + WRITTEN_LIMIT;
-        while Instant::now() < deadline && fs::read_to_string(&waiting).is_ok_and(|count| count.trim() != "0") {
-            thread::sleep(WRITTEN_POLL);
+        match self.device {
+            Some(device) => write_back(&self.root, device),
+            None => Ok(rustix::fs::syncfs(&self.root)?),
         }
-        Ok(())
     }
+}
+
+/// Has the kernel write all dirty pages of the mount with this directory to the vault. Must not be called by a thread that
+/// serves the mount.
+pub fn write_back(root: &File, device: DeviceNumber) -> io::Result<()> {
+    rustix::fs::syncfs(root)?;
+    // Most kernels do not wait for the requests that this made, and count them. Others' requests are counted, too.
+    let waiting = format!("/sys/fs/fuse/connections/{}/waiting", device.minor);
+    let deadline = Instant::now() + WRITTEN_LIMIT;
+    while Instant::now() < deadline && fs::read_to_string(&waiting).is_ok_and(|count| count.trim() != "0") {
+        thread::sleep(WRITTEN_POLL);
+    }
+    Ok(())
 }

@@ -41,9 +41,10 @@ impl WriteThrough {
         self.mappable.store(agreement.taken & init::DIRECT_IO_ALLOW_MMAP != 0, Ordering::Relaxed);
     }
 
-    /// Whether a file that is opened so can be written through: not what may be mapped, if the kernel cannot do both.
-    pub(super) fn may_open(&self, flags: i32) -> bool {
-        self.mappable.load(Ordering::Relaxed) || flags & libc::O_ACCMODE == libc::O_WRONLY
+    /// Whether files can be written through: kernels that cannot map such files (before Linux 6.6) neither write back nor
+    /// drop what of them is in the cache.
+    pub(super) fn is_possible(&self) -> bool {
+        self.mappable.load(Ordering::Relaxed)
     }
 
     pub(super) fn opened(&self, handle: u64) {
@@ -148,11 +149,5 @@ mod tests {
         assert_eq!((pauses.len(), pauses.last()), (ATTEMPTS as usize, Some(&Duration::from_millis(256))));
         assert!(through.released(1, 8), "a reader");
         assert!(!through.released(1, 9) && through.attempt(1).is_some());
-    }
-
-    #[test]
-    fn without_mappings_only_what_cannot_be_mapped() {
-        let through = WriteThrough::default();
-        assert!(through.may_open(libc::O_WRONLY | libc::O_APPEND) && !through.may_open(libc::O_RDWR));
     }
 }

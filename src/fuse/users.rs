@@ -43,6 +43,20 @@ pub fn processes_seeing(device: DeviceNumber) -> Vec<Process> {
         .collect()
 }
 
+/// Paths at which the filesystem is mounted, here or where another process sees it.
+pub(super) fn places_of(device: DeviceNumber) -> impl Iterator<Item = PathBuf> {
+    let mountpoints = move |mounts: Vec<Mount>| {
+        { mounts }.into_iter().filter(move |mount| mount.device == device).map(|mount| mount.mountpoint)
+    };
+    let here = mountpoints(mountinfo::read().unwrap_or_default());
+    let elsewhere = processes().flat_map(move |pid| {
+        let root = PathBuf::from(format!("/proc/{pid}/root"));
+        let below = move |place: PathBuf| root.join(place.strip_prefix("/").unwrap_or(&place));
+        mountpoints(mountinfo::read_of_process(pid).unwrap_or_default()).map(below)
+    });
+    here.chain(elsewhere)
+}
+
 /// Mounts that stand on this one, and so keep it busy.
 pub fn mounts_on(mounts: &[Mount], below: &Mount) -> Vec<PathBuf> {
     mounts.iter().filter(|mount| mount.parent_id == below.id).map(|mount| mount.mountpoint.clone()).collect()

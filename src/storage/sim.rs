@@ -126,12 +126,18 @@ impl SimDisk {
     }
 
     fn with(disk: Disk, seed: u64, choices: Vec<u32>) -> Self {
-        Self { shared: Arc::new(Shared { live: Mutex::new(Live::new(disk, seed)) }), choices }
+        let shared = Shared { live: Mutex::new(Live::new(disk, seed)), before_sync_all: Mutex::default() };
+        Self { shared: Arc::new(shared), choices }
     }
 
     /// The disk as a backing.
     pub fn storage(&self) -> SimStorage {
         SimStorage { shared: self.shared.clone() }
+    }
+
+    /// Has this done at the beginning of the next sync of everything, as others do something beside it.
+    pub fn before_sync_all(&self, work: impl FnOnce() + Send + 'static) {
+        *self.shared.before_sync_all.lock() = Some(Box::new(work));
     }
 
     // --- steps and crashes ---

@@ -122,11 +122,12 @@ impl<S: Storage> Vault<S> {
     /// Replaces the extended attributes.
     pub fn set_xattrs(&self, node: NodeRef<'_, S>, kind: FileKind, table: &XattrTable) -> Result<()> {
         let attribute = OsStr::new(table_attribute(kind));
+        // A rotation reads and writes back, and then forgets a key: what is sealed under it is there before. Nor does it
+        // write back what is removed meanwhile.
+        let _resealing = self.core.xattrs.read();
         if table.is_empty() {
             return self.remove(node, 0o600, attribute);
         }
-        // A rotation reads and writes back, and then forgets a key: what is sealed under it is there before.
-        let _resealing = self.core.xattrs.read();
         let sealed = table.seal(self.core.keys.active().xattr()).map_err(|error| match error {
             XattrError::Name => VaultError::InvalidName,
             XattrError::Full => VaultError::NoSpace { what: "so many extended attributes" },

@@ -11,7 +11,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use log::{debug, warn};
+use log::debug;
+use parking_lot::MutexGuard;
 
 use super::core::{VaultCore, is_out_of_space};
 use super::error::{Result, VaultError};
@@ -56,7 +57,21 @@ impl<S: Storage> Unfinished<S> {
 impl<S: Storage> VaultCore<S> {
     /// Brings home what is in the journal. `pressed`: somebody waits for room, so the segment may grow.
     pub fn checkpoint(self: &Arc<Self>, pressed: bool) -> Result<()> {
-        let mut unfinished = self.checkpoint.lock();
+        let unfinished = self.checkpoint.lock();
+        self.checkpoint_locked(unfinished, pressed)
+    }
+
+    /// For somebody who waits for room for so many blocks, unless another has made it meanwhile.
+    pub fn checkpoint_for(self: &Arc<Self>, blocks: u32) -> Result<()> {
+        let unfinished = self.checkpoint.lock();
+        if self.would_admit(blocks)? { Ok(()) } else { self.checkpoint_locked(unfinished, true) }
+    }
+
+    fn checkpoint_locked(
+        self: &Arc<Self>,
+        mut unfinished: MutexGuard<'_, Option<Unfinished<S>>>,
+        pressed: bool,
+    ) -> Result<()> {
         self.ensure_writable()?;
         if let Some(mut before) = unfinished.take() {
             before.let_go_of_the_removed(&self.journaled.lock());
@@ -91,6 +106,8 @@ impl<S: Storage> VaultCore<S> {
             *unfinished = Some(Unfinished { segment, end, applied, removed });
             return Err(error);
         }
+        // The segment has the only good copy of what another sync did not bring to the disk.
+        self.ensure_not_degraded()?;
         let retired = self.append(&[(Operation::Retired { seq: segment }, &[])])?;
         if !switches::holds("checkpoint.retirement-synced-before-reuse", false) {
             self.sync_journal(retired.lsn)?;
@@ -176,7 +193,7 @@ impl<S: Storage> VaultCore<S> {
         match work() {
             Err(VaultError::Io { source, .. }) if is_out_of_space(&source) => {
                 // One that is under way has the space already, or gave it back in between.
-                if self.checkpoint.try_lock().is_none() || self.holds_space() {
+                if self.checkpoint.is_locked() || self.holds_space() {
                     self.checkpoint(false)?;
                 }
                 work()
@@ -200,19 +217,18 @@ impl<S: Storage> VaultCore<S> {
     }
 
     fn sync_homes(&self, applied: &[Applied<S>], removed: bool) -> Result<()> {
-        let synced = if removed || applied.len() > SYNC_SINGLY_MAX {
-            self.storage.sync_all()
-        } else {
-            applied.iter().try_for_each(|applied| applied.file.sync_home())
-        };
+        if removed || applied.len() > SYNC_SINGLY_MAX {
+            return self.sync_backing();
+        }
+        let synced = applied.iter().try_for_each(|applied| applied.file.sync_home());
         synced.map_err(|e| self.sync_failed("sync the files of a checkpoint", e))
     }
 
     /// Makes everything durable that was closed, written or made until now, without anyone asking: files that were
     /// never synced, and what the journal holds.
     pub fn make_durable(self: &Arc<Self>) -> Result<()> {
-        self.ensure_writable()?;
         let _alone = self.background.lock();
+        self.ensure_writable()?;
         for file in self.take_uncommitted() {
             // It stays on the list if the backing is still full.
             let _ = file.commit();
@@ -232,21 +248,22 @@ impl<S: Storage> VaultCore<S> {
                 other => other?,
             }
         }
-        if incomplete.is_some() {
-            warn!("some new files could not be completed: the backing is full, or they are damaged");
-        } else if !new.is_empty() || self.is_open(ended) {
+        // What is in the journal already is not kept waiting by what finds no room.
+        let in_journal = self.journal()?.end();
+        self.sync_journal(in_journal)?;
+        if !new.is_empty() || self.is_open(ended) {
             // Also where whoever made a file has synced it: what was there before the crash is not half-made.
-            let sync = || self.storage.sync_all();
             let attributes = self.all_changed_attributes();
-            self.tree.settle_by(|| {
-                switches::barrier("tick.epoch-synced", sync).map_err(|e| self.sync_failed("sync the backing", e))
-            })?;
+            let unlinks = self.late_unlinks();
+            let sync = || switches::barrier("tick.epoch-synced", || self.sync_backing());
+            self.tree.settle_by(|| self.settle_names_by(sync))?;
             self.attributes_synced(&attributes);
             for ino in new {
                 self.settle_volatile(ino, ended);
             }
-            // A file that was written again meanwhile keeps its epoch open until the next time.
-            if !self.has_volatile_until(ended) {
+            // A file that was written again meanwhile keeps its epoch open until the next time; so does one that was and is
+            // gone: that it is may not be durable.
+            if !self.has_volatile_until(ended) && self.late_unlinks() == unlinks {
                 self.epoch_is_durable(ended, began);
                 let window_start = (began.seconds, began.nanoseconds);
                 self.append(&[(Operation::Epoch { durable: ended, window_start }, &[])])?;
@@ -255,10 +272,46 @@ impl<S: Storage> VaultCore<S> {
         self.tree.settle_all(self)?;
         let journaled: Vec<_> = self.journaled.lock().values().cloned().collect();
         for file in journaled {
-            file.record_in_background()?;
+            match file.record_in_background() {
+                // The others must not wait for one that finds no room.
+                Err(VaultError::Io { context, source }) if is_out_of_space(&source) => {
+                    incomplete = Some(VaultError::Io { context, source });
+                }
+                other => other?,
+            }
         }
         let journal = self.journal()?;
         self.sync_journal(journal.end())?;
         incomplete.map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::crypto::{KdfParams, Passphrase};
+    use crate::storage::SimDisk;
+    use crate::vault::create::{CreateOptions, create_on};
+    use crate::vault::{Mode, NewInode, Vault, unlock};
+
+    /// Pages that were home and not recorded counted for ever, and took the journal's room, if their file was removed.
+    #[test]
+    fn what_is_pending_of_a_removed_file_counts_no_more() {
+        let disk = SimDisk::new(1);
+        let kdf = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
+        let passphrase = Passphrase::new(b"correct horse".to_vec());
+        create_on(&disk.storage(), &CreateOptions { kdf, label: String::new(), hint: None }, &passphrase).unwrap();
+        let keys = unlock(&disk.storage(), &passphrase).unwrap();
+        let vault = Vault::open(disk.storage(), keys, Mode::ReadWrite).unwrap();
+        let root = vault.root();
+        let (_, file) = root.make_file(b"file", &NewInode { mode: 0o600, uid: None, gid: None }).unwrap();
+        file.write(0, &[1; 20_000]).unwrap();
+        file.sync().unwrap();
+        file.write(20_480, &[2; 256 * 4096]).unwrap();
+        assert!(file.has_pending());
+        root.unlink(b"file").unwrap();
+        drop(file);
+        vault.checkpoint().unwrap();
+        assert_eq!(vault.core.pages_pending_now(), 0);
+        vault.seal().unwrap();
     }
 }

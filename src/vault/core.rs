@@ -74,6 +74,8 @@ pub(crate) struct VaultCore<S: Storage> {
     epoch: Mutex<Epoch>,
     files: FileTable<S>,
     volatile: Mutex<HashMap<u64, Volatile>>,
+    /// How many files have gone that were written to after the epoch that they were made in.
+    late_unlinks: AtomicU64,
     uncommitted: Mutex<HashMap<u64, Arc<VaultFile<S>>>>,
     synced: Mutex<HashSet<u64>>,
     renamed: Mutex<Renamed>,
@@ -88,6 +90,8 @@ pub(crate) struct VaultCore<S: Storage> {
     pub background: Mutex<()>,
     pub checkpoint: Mutex<Option<Unfinished<S>>>,
     pub windows: RwLock<Windows>,
+    /// Held by who syncs the whole backing.
+    syncing: Mutex<()>,
 }
 
 /// Background durability: files made in epochs up to `durable` survive a power cut.
@@ -154,6 +158,7 @@ impl<S: Storage> VaultCore<S> {
             epoch: Mutex::new(Epoch { current: 1, fertile: 0, durable: 0, began }),
             files: FileTable::default(),
             volatile: Mutex::default(),
+            late_unlinks: AtomicU64::new(0),
             uncommitted: Mutex::default(),
             synced: Mutex::default(),
             renamed: Mutex::default(),
@@ -166,6 +171,7 @@ impl<S: Storage> VaultCore<S> {
             background: Mutex::new(()),
             checkpoint: Mutex::new(None),
             windows: RwLock::new(windows),
+            syncing: Mutex::new(()),
         }
     }
 
@@ -214,6 +220,18 @@ impl<S: Storage> VaultCore<S> {
                  was reported as stored. Check the disk, then unmount and mount again"
             );
         }
+    }
+
+    /// Whether nothing of the backing has failed: what was reported to somebody else before may not be reported again.
+    pub fn ensure_not_degraded(&self) -> Result<()> {
+        if self.degraded.lock().is_some() { Err(VaultError::ReadOnly) } else { Ok(()) }
+    }
+
+    /// `syncfs(2)`, by one thread after the other: the kernel tells one of them of an error, and to the next one all is well.
+    pub fn sync_backing(&self) -> Result<()> {
+        let _one = self.syncing.lock();
+        self.ensure_not_degraded()?;
+        self.storage.sync_all().map_err(|e| self.sync_failed("sync the backing", e))
     }
 
     /// A sync of the backing failed: what it should have stored may be gone, so nothing is tried again.
@@ -393,11 +411,7 @@ impl<S: Storage> VaultCore<S> {
             self.ensure_writable()?;
             {
                 let mut admitted = self.admitted.lock();
-                let (room, _) = self.journal()?.room();
-                let journaled = self.journaled.lock().len();
-                let dirty = self.dirty_nodes.load(Ordering::Relaxed);
-                let wanted = u64::from(*admitted) + u64::from(blocks) + self.checkpoint_blocks(dirty, journaled);
-                if wanted <= u64::from(room) && journaled < JOURNALED_MAX && dirty < DIRTY_NODES_MAX {
+                if self.has_room(*admitted, blocks)? {
                     *admitted += blocks;
                     return Ok(Admission { core: self, blocks });
                 }
@@ -407,8 +421,23 @@ impl<S: Storage> VaultCore<S> {
                 return Err(VaultError::JournalFull);
             }
             tried += 1;
-            self.checkpoint(true)?;
+            self.checkpoint_for(blocks)?;
         }
+    }
+
+    /// Whether the journal has room for so many blocks, beside those that were promised to others.
+    fn has_room(&self, admitted: u32, blocks: u32) -> Result<bool> {
+        let (room, _) = self.journal()?.room();
+        let journaled = self.journaled.lock().len();
+        let dirty = self.dirty_nodes.load(Ordering::Relaxed);
+        let wanted = u64::from(admitted) + u64::from(blocks) + self.checkpoint_blocks(dirty, journaled);
+        Ok(wanted <= u64::from(room) && journaled < JOURNALED_MAX && dirty < DIRTY_NODES_MAX)
+    }
+
+    /// Whether it would be admitted now.
+    pub fn would_admit(&self, blocks: u32) -> Result<bool> {
+        let admitted = *self.admitted.lock();
+        self.has_room(admitted, blocks)
     }
 
     /// Whether it is time for a checkpoint, before anyone must wait for one.
@@ -425,6 +454,12 @@ impl<S: Storage> VaultCore<S> {
         let images = (dirty + journaled) as u64;
         let pending = self.pending_pages.load(Ordering::Relaxed) as u64;
         images + images / 64 + pending / 64 + 2 * journaled as u64 + 16
+    }
+
+    /// Pages that are home and not recorded.
+    #[cfg(test)]
+    pub fn pages_pending_now(&self) -> usize {
+        self.pending_pages.load(Ordering::Relaxed)
     }
 
     pub fn pages_pending(&self, count: usize) {

@@ -360,7 +360,7 @@ impl<S: Storage> Directory<S> {
     }
 
     /// This directory and those above it, upwards.
-    fn chain(&self) -> impl Iterator<Item = Arc<Self>> + use<S> {
+    pub(crate) fn chain(&self) -> impl Iterator<Item = Arc<Self>> + use<S> {
         std::iter::successors(self.this.upgrade(), |directory| match &*directory.place.read() {
             Place::Below { parent, .. } => Some(parent.clone()),
             Place::Top | Place::Gone => None,

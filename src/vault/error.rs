@@ -24,7 +24,7 @@ pub enum VaultError {
     /// `sero.json` breaks a rule of the format.
     #[error(
         "the vault's configuration is damaged: {reason}; restore sero.json from a backup \
-         (the version before the last change is sero.json.bak)"
+         (sero.json.bak beside it may be good)"
     )]
     ConfigurationDamaged { reason: String },
     /// The passphrase opens the vault, but the configuration is not the one that was written with it.

@@ -351,7 +351,9 @@ impl<S: Storage> VaultFile<S> {
         if let SetTime::To(time) = mtime {
             state.mtime = Some(time);
             state.mtime_due = false;
-            if state.base != Base::Volatile && state.journal.touched {
+            // Also where a checkpoint that is not over has all of it: after a crash, that would bring its own time home.
+            let in_journal = state.journal.touched || !state.home.overlay.is_empty();
+            if state.base != Base::Volatile && in_journal {
                 self.record_length(&mut state)?;
                 journaled = true;
             }

@@ -138,8 +138,7 @@ pub(crate) fn recover<S: Storage>(core: &Arc<VaultCore<S>>, root: &Arc<Directory
 pub(crate) fn finish<S: Storage>(core: &Arc<VaultCore<S>>) -> Result<()> {
     // If the process alone ended, the kernel may still have what it did not sync: files, and names. This session takes
     // what it finds for durable, so it must be.
-    let sync = || core.storage.sync_all();
-    switches::barrier("recovery.cache-is-synced", sync).map_err(|e| core.sync_failed("sync the backing", e))?;
+    switches::barrier("recovery.cache-is-synced", || core.sync_backing())?;
     let mut active = 0;
     if let Ok(journal) = core.journal() {
         core.apply_recovered()?;
@@ -287,6 +286,9 @@ fn step<S: Storage>(
             remember_identity(core, segment, plan, at)?;
         }
         Operation::Reset { salt, birth_session, birth_epoch, .. } => {
+            if plan.base == PlanBase::Overlay {
+                plan.header_before = plan.overlay.get(&BlockIndex::ROOT).copied();
+            }
             plan.overlay.clear();
             plan.steps.clear();
             plan.base = PlanBase::Home;
@@ -493,7 +495,7 @@ impl Plan {
                 Fit::Other
             }
             // Torn, while a checkpoint replaced it.
-            Err(_) if self.base == PlanBase::Overlay => Fit::This,
+            Err(_) if self.rewrites_header() => Fit::This,
             Err(_) if core.windows.read().covers(stat).is_some() => Fit::Other,
             Err(_) => Fit::Stale,
             Ok(_) => Fit::Other,

@@ -3,8 +3,6 @@
 //! Without the feature `simulation` both functions are what they wrap. With it, a test names one switch for
 //! its thread (`take_out`); the list of all is `ALL`.
 
-use std::io;
-
 /// Every barrier and every invariant's condition that the mutation check takes out in turn.
 #[cfg(any(test, feature = "simulation"))]
 pub const ALL: &[&str] = &[
@@ -81,7 +79,7 @@ const fn is_out(_name: &str) -> bool {
 }
 
 /// Runs a sync, unless the named barrier is taken out.
-pub(crate) fn barrier<T: Default>(name: &'static str, sync: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+pub(crate) fn barrier<T: Default, E>(name: &'static str, sync: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     if is_out(name) { Ok(T::default()) } else { sync() }
 }
 

@@ -57,6 +57,8 @@ pub enum Op {
     Rmdir(&'static str),
     SyncDir(&'static str),
     Checkpoint,
+    /// A checkpoint that finds no room for the homes: until the next, two segments of the journal count.
+    HeldCheckpoint,
     /// `Vault::sync`.
     Sync,
     /// Three seconds of the daemon's ticks.

@@ -43,6 +43,7 @@ fn large() -> Vec<Op> {
         Op::Truncate { path: BLOB, size: BLOB_MAX + 5 },
         Op::Punch { path: PAGED, at: 5000, len: 100_000 },
         Op::Punch { path: PAGED, at: 117 * 4096, len: 8 * 4096 },
+        Op::HeldCheckpoint,
         Op::SetTimes(PAGED),
         Op::Fsync(BLOB),
         Op::Fsync("new"),
@@ -146,6 +147,54 @@ fn every_two_operations_crashed_everywhere() {
 #[test]
 fn every_three_operations_crashed_everywhere() {
     report("three operations", explore_all(&small(), 3, 2 * scale()));
+}
+
+/// While a checkpoint waits for room, or takes its time, what is written counts on top of what it brings home.
+#[test]
+fn beside_a_checkpoint_crashed_everywhere() {
+    let write = |path, len| Op::Write { path, at: 0, len };
+    let truncate = |path, size| Op::Truncate { path, size };
+    let paged = [
+        write(PAGED, 100),
+        Op::Append { path: PAGED, len: 100_000 },
+        truncate(PAGED, 100),
+        truncate(PAGED, 50_000),
+        Op::Punch { path: PAGED, at: 0, len: 100_000 },
+        Op::SetTimes(PAGED),
+        Op::Fsync(PAGED),
+        Op::Unlink(PAGED),
+        Op::Tick,
+        Op::HeldCheckpoint,
+        Op::Checkpoint,
+    ];
+    let blob = [
+        write(BLOB, 12_000),
+        write(BLOB, 100_000),
+        truncate(BLOB, 1 << 17),
+        Op::Append { path: BLOB, len: 10 },
+        Op::Fsync(BLOB),
+        Op::Tick,
+        Op::Checkpoint,
+    ];
+    let held = |first: &[Op], then: &[Op]| [first, &[Op::HeldCheckpoint], then].concat();
+    for (what, first, alphabet) in [
+        ("beside a checkpoint of pages", held(&[write(PAGED, 5000)], &[]), &paged[..]),
+        (
+            "after appending beside one",
+            held(&[write(PAGED, 5000)], &[Op::Append { path: PAGED, len: 400_000 }, Op::Fsync(PAGED)]),
+            &paged,
+        ),
+        ("beside a checkpoint of a blob", held(&[write(BLOB, 12_000)], &[]), &blob),
+        ("after emptying beside one", held(&[write(BLOB, 12_000)], &[truncate(BLOB, 0)]), &blob),
+        (
+            "after emptying and extending beside one",
+            held(&[write(BLOB, 12_000)], &[truncate(BLOB, 0), truncate(BLOB, 1 << 20)]),
+            &blob,
+        ),
+    ] {
+        let len = if scale() > 1 { 3 } else { 2 };
+        report(what, explore_after(&first, alphabet, len, 2));
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sero::crypto::{KdfParams, Passphrase};
-use sero::storage::sim::{Snapshot, is_crash};
+use sero::storage::sim::{Fault, Snapshot, is_crash};
 use sero::storage::{RenameMode, SetTime, SimDisk, SimStorage, Timestamp};
 use sero::vault::create::{CreateOptions, create_on};
 use sero::vault::rotate::{RotationControl, RotationEnd, configuration};
@@ -102,7 +102,7 @@ impl Prepared {
 fn open(disk: &SimDisk, secret: &[u8]) -> Result<Arc<Vault<SimStorage>>, VaultError> {
     let keys = match UnlockedKeys::from_exposed(&disk.storage(), secret) {
         // The keys that were exposed are older than a rotation.
-        Err(VaultError::ConfigurationEdited) => unlock(&disk.storage(), &passphrase())?,
+        Err(VaultError::ConfigurationBusy) => unlock(&disk.storage(), &passphrase())?,
         keys => keys?,
     };
     // A rotation that a crash cut needs both versions.
@@ -220,6 +220,7 @@ impl World {
             Op::LinkUnnamedRefused(path) => self.unnamed.is_some() && model.find(path).is_some(),
             Op::CreateUnnamed
             | Op::Checkpoint
+            | Op::HeldCheckpoint
             | Op::Sync
             | Op::Tick
             | Op::Seal
@@ -464,6 +465,15 @@ impl World {
                 self.model.dir_synced(number);
             }
             Op::Checkpoint => self.vault().checkpoint()?,
+            Op::HeldCheckpoint => {
+                self.disk.inject(Fault::NoSpaceBelow { folder: "tree" });
+                let outcome = self.vault().checkpoint();
+                self.disk.clear_faults();
+                // What needs nothing written home is done all the same.
+                if self.disk.has_crashed() || self.vault().is_read_only() {
+                    outcome?;
+                }
+            }
             Op::Sync => {
                 self.vault().sync()?;
                 self.model.all_synced();

@@ -1,14 +1,16 @@
 //! The asking side of the control socket.
 
 use std::fs;
-use std::io::{self, BufReader};
+use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use rustix::process::geteuid;
 
 use super::super::exit_code::ExitCode;
 use super::super::failure::{Failure, Result};
+use super::super::terminal;
 use super::{Request, Response, place, wire};
 use crate::fuse::DeviceNumber;
 use crate::fuse::mountinfo::Mount;
@@ -67,6 +69,9 @@ pub(in super::super) enum Unreachable {
     /// Stopped, or stuck.
     #[error("its process does not answer; look into its log, or end it: what was written is not lost")]
     Silent,
+    /// It has ended meanwhile, or is asked by too many at once.
+    #[error("it ended before it answered, or is asked by too many at once; ask again")]
+    Ended,
     /// Somebody else's.
     #[error("this user may not ask it; ask as the user who mounted it, or as root")]
     Denied,
@@ -84,7 +89,8 @@ impl From<Unreachable> for Failure {
 /// Asks one thing. What the daemon refused is an error already.
 pub(in super::super) fn ask(endpoint: &Endpoint, request: &Request) -> Result<Response> {
     match exchange(endpoint, request)? {
-        Response::Failed { code, message } => Err(Failure::new(code, message)),
+        // It may be anybody's who can mount something.
+        Response::Failed { code, message } => Err(Failure::new(code, terminal::shown(&message))),
         response => Ok(response),
     }
 }
@@ -95,10 +101,27 @@ pub(in super::super) fn exchange(endpoint: &Endpoint, request: &Request) -> Resu
     wire::limit_times(&stream).map_err(Unreachable::Failed)?;
     let mut writer = &stream;
     wire::send(&mut writer, request).map_err(unreachable)?;
-    match wire::receive(&mut BufReader::new(&stream)).map_err(unreachable)? {
+    let answer = Until { stream: &stream, deadline: Instant::now() + wire::LINE_TIME_LIMIT };
+    match wire::receive(&mut wire::WipedReader::new(answer)).map_err(unreachable)? {
         Some(response) => Ok(response),
-        // It has ended meanwhile, or turned us away.
-        None => Err(Unreachable::Denied),
+        None => Err(Unreachable::Ended),
+    }
+}
+
+/// Whoever is at the other end may send a byte now and then, for ever.
+struct Until<'a> {
+    stream: &'a UnixStream,
+    deadline: Instant,
+}
+
+impl Read for Until<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.read(out)
     }
 }
 

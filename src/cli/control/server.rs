@@ -1,7 +1,7 @@
 //! The daemon's side of the control socket.
 
 use std::fs::{self, Permissions};
-use std::io::{self, BufReader};
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -146,7 +146,7 @@ fn converse(stream: &UnixStream, handler: &dyn Handler) -> io::Result<()> {
         return Ok(());
     }
     wire::limit_times(stream)?;
-    let mut reader = BufReader::new(stream);
+    let mut reader = wire::WipedReader::new(stream);
     let mut writer = stream;
     loop {
         let response = match wire::receive(&mut reader) {

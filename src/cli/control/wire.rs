@@ -1,6 +1,7 @@
 //! Lines of JSON on a Unix socket, and who is at its other end.
 
 use std::io::{self, BufRead, Read, Write};
+use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -30,10 +31,44 @@ pub(super) fn is_trusted(peer: u32, user: u32) -> bool {
     peer == user || peer == 0
 }
 
+/// Reads ahead, as [`io::BufReader`] does, and leaves nothing of it in memory.
+pub(super) struct WipedReader<R> {
+    from: R,
+    ahead: Zeroizing<Vec<u8>>,
+    unread: Range<usize>,
+}
+
+impl<R: Read> WipedReader<R> {
+    pub(super) fn new(from: R) -> Self {
+        Self { from, ahead: Zeroizing::new(vec![0; 8192]), unread: 0..0 }
+    }
+}
+
+impl<R: Read> Read for WipedReader<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(out)?;
+        self.consume(read);
+        Ok(read)
+    }
+}
+
+impl<R: Read> BufRead for WipedReader<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.unread.is_empty() {
+            self.unread = 0..self.from.read(&mut self.ahead)?;
+        }
+        Ok(self.ahead.get(self.unread.clone()).unwrap_or_default())
+    }
+
+    fn consume(&mut self, len: usize) {
+        self.unread.start = self.unread.start.saturating_add(len).min(self.unread.end);
+    }
+}
+
 /// The next line; None at the end of the stream.
 pub(super) fn receive<T: DeserializeOwned>(from: &mut impl BufRead) -> io::Result<Option<T>> {
     // A line may hold keys.
-    let mut line = Zeroizing::new(Vec::new());
+    let mut line = Zeroizing::new(Vec::with_capacity(LINE_MAX_BYTES));
     from.take(LINE_MAX_BYTES as u64).read_until(b'\n', &mut line)?;
     match line.last() {
         None => Ok(None),
@@ -44,7 +79,9 @@ pub(super) fn receive<T: DeserializeOwned>(from: &mut impl BufRead) -> io::Resul
 }
 
 pub(super) fn send(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
-    let mut line = Zeroizing::new(serde_json::to_vec(message)?);
+    // At its full size from the start: a buffer that grows leaves what it holds, perhaps keys, where it was.
+    let mut line = Zeroizing::new(Vec::with_capacity(LINE_MAX_BYTES));
+    serde_json::to_writer(&mut *line, message)?;
     line.push(b'\n');
     if line.len() > LINE_MAX_BYTES {
         return Err(invalid("the message is too long"));
@@ -66,7 +103,7 @@ mod tests {
         let mut bytes = Vec::new();
         send(&mut bytes, &"one").unwrap();
         send(&mut bytes, &2).unwrap();
-        let mut from = bytes.as_slice();
+        let mut from = WipedReader::new(bytes.as_slice());
         assert_eq!(receive::<String>(&mut from).unwrap().as_deref(), Some("one"));
         assert_eq!(receive::<u32>(&mut from).unwrap(), Some(2));
         assert_eq!(receive::<u32>(&mut from).unwrap(), None);

@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use super::watch::Reason;
 use super::{Event, Mounted, session_end};
-use crate::cli::failure::Result;
+use crate::cli::exit_code::ExitCode;
+use crate::cli::failure::{Failure, Result};
 use crate::fuse::{self, FuseError, Held, MountedSession, Process, Unmount};
 
 /// How long a signal waits for the mount to fall idle.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long files that are open go on working after the mount was detached.
 const LAST_ORDERS: Duration = Duration::from_secs(5);
-/// How long the kernel may take to write its dirty pages at such an end.
+/// How long the kernel may write nothing of its dirty pages at such an end, while there are some.
 const WRITE_BACK_LIMIT: Duration = Duration::from_secs(30);
 /// How often a busy mount is tried again.
 const RETRY: Duration = Duration::from_millis(250);
@@ -32,13 +33,11 @@ pub(super) fn leave(mount: &Mounted, reason: Reason) -> Result<()> {
     if let Err(error) = session.unmount(Unmount::Lazily) {
         log::error!("{error}");
     }
-    let deadline = Instant::now() + LAST_ORDERS;
-    if let Some(result) = last_orders(session, events, deadline) {
-        return session_end(session, result);
-    }
-    if let Some(held) = held {
-        within(WRITE_BACK_LIMIT, move || held.write_back());
-    }
+    let deadline = match last_orders(session, events, Instant::now() + LAST_ORDERS) {
+        LastOrders::Ended(result) => return session_end(session, result),
+        LastOrders::Over { deadline } => deadline,
+    };
+    let is_written = held.is_some_and(|held| within(session, move || held.write_back()).is_some());
     // Not every user can be seen; and now nothing of ours keeps the session from ending by itself.
     let remaining = deadline.saturating_duration_since(Instant::now());
     if let Some(result) = ended_within(events, remaining.max(CUT_LIMIT)) {
@@ -48,22 +47,38 @@ pub(super) fn leave(mount: &Mounted, reason: Reason) -> Result<()> {
     if session.abort()
         && let Some(result) = ended_within(events, CUT_LIMIT)
     {
-        return session_end(session, result);
+        session_end(session, result)?;
     }
     // The end of this process cuts it as well; what comes until then finds the vault sealed.
-    Ok(())
+    if is_written {
+        return Ok(());
+    }
+    Err(Failure::new(
+        ExitCode::WritesLost,
+        "the vault is sealed and whole, but the kernel had more to write to it (the log says why it did not): programs that had \
+         files open lost what they wrote last",
+    ))
 }
 
-/// Waits for the users to go, until the deadline or another signal.
-fn last_orders(session: &MountedSession, events: &Receiver<Event>, deadline: Instant) -> Option<io::Result<()>> {
+/// How the waiting for the last users ended.
+enum LastOrders {
+    Ended(io::Result<()>),
+    /// Nothing is waited for any longer than this.
+    Over {
+        deadline: Instant,
+    },
+}
+
+/// Waits for the users to go, until the deadline or another signal, which sets the deadline to now.
+fn last_orders(session: &MountedSession, events: &Receiver<Event>, deadline: Instant) -> LastOrders {
     while Instant::now() < deadline && !other_users(session).is_empty() {
         match events.recv_timeout(RETRY) {
-            Ok(Event::Ended(result)) => return Some(result),
-            Ok(Event::Signal(_)) => return None,
+            Ok(Event::Ended(result)) => return LastOrders::Ended(result),
+            Ok(Event::Signal(_)) => return LastOrders::Over { deadline: Instant::now() },
             Ok(Event::Logind(_)) | Err(_) => {}
         }
     }
-    None
+    LastOrders::Over { deadline }
 }
 
 /// Tries plain unmounting until it works or the patience is used up.
@@ -84,7 +99,7 @@ fn leave_when_idle(mount: &Mounted, reason: Reason) -> Option<Result<()>> {
             }
             // Unmounted by someone else meanwhile, or covered by another mount.
             Err(FuseError::NotMounted { .. }) => {
-                return ended_within(events, Duration::ZERO).map(|result| session_end(session, result));
+                return ended_within(events, CUT_LIMIT).map(|result| session_end(session, result));
             }
             Err(error) => {
                 log::error!("{error}");
@@ -128,25 +143,42 @@ fn other_users(session: &MountedSession) -> Vec<Process> {
 }
 
 fn hold_and_write_back(session: &MountedSession) -> Option<Held> {
-    let session = session.clone();
-    within(WRITE_BACK_LIMIT, move || {
-        let held = session.hold()?;
+    let its_session = session.clone();
+    within(session, move || {
+        let held = its_session.hold()?;
         held.write_back()?;
         Ok(held)
     })
 }
 
-/// In a thread of its own: such work waits for requests that the session's threads answer, and must not
-/// keep the end from coming if one of them is stuck.
-fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Option<T> {
+/// In a thread of its own: such work waits for requests that the session's threads answer, and must not keep the end from
+/// coming if one of them is stuck. As long as something is written it is waited for, however much there is.
+fn within<T: Send + 'static>(
+    session: &MountedSession,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Option<T> {
     let (sender, done) = mpsc::channel();
     thread::spawn(move || {
         let _ = sender.send(work());
     });
-    match done.recv_timeout(limit) {
-        Ok(Ok(value)) => return Some(value),
-        Ok(Err(error)) => log::error!("what the kernel holds could not be written back: {error}"),
-        Err(_) => log::error!("what the kernel holds was not written back within {} seconds", limit.as_secs()),
+    let written = || session.activity().count().bytes_written;
+    let mut before = written();
+    loop {
+        match done.recv_timeout(WRITE_BACK_LIMIT) {
+            Ok(Ok(value)) => return Some(value),
+            Ok(Err(error)) => {
+                log::error!("what the kernel holds could not be written back: {error}");
+                return None;
+            }
+            Err(_) if written() != before => {
+                before = written();
+                log::warn!("the kernel is still writing what programs wrote to its cache");
+            }
+            Err(_) => {
+                let seconds = WRITE_BACK_LIMIT.as_secs();
+                log::error!("the kernel wrote nothing back for {seconds} seconds, and is not done");
+                return None;
+            }
+        }
     }
-    None
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
@@ -60,7 +61,9 @@ impl Verifications {
         });
         let (vault, work) = (Arc::clone(vault), Arc::clone(&running));
         let verify = move || {
-            let outcome = vault.verify(&options, &*work).map_err(refused);
+            let verify = AssertUnwindSafe(|| vault.verify(&options, &*work).map_err(refused));
+            let outcome =
+                catch_unwind(verify).unwrap_or_else(|_| Err(Failure::other("stopped by a bug in sero; see the log")));
             *work.ended.lock() = Some(outcome);
         };
         if let Err(error) = thread::Builder::new().name("verify".to_owned()).spawn(verify) {

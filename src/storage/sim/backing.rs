@@ -345,6 +345,10 @@ impl Storage for SimStorage {
     }
 
     fn sync_all(&self) -> io::Result<()> {
+        let before = self.shared.before_sync_all.lock().take();
+        if let Some(work) = before {
+            work();
+        }
         self.live().sync("sync_all", None, |disk| {
             disk.sync_all();
             Ok(())

@@ -1,5 +1,7 @@
 //! Errors that tests ask for.
 
+use std::path::PathBuf;
+
 use super::random::Random;
 
 /// An error to come. `nth` counts the calls of that kind from now on: 1 is the next.
@@ -11,6 +13,8 @@ pub enum Fault {
         /// Bytes of file content, overwritten ones too (as on a copy-on-write filesystem).
         after_bytes: u64,
     },
+    /// Writes to files below this folder of the top fail with `ENOSPC`, until the faults are cleared.
+    NoSpaceBelow { folder: &'static str },
     /// A write leaves a prefix, and fails with `EIO`.
     ShortWrite {
         /// Which write.
@@ -82,7 +86,7 @@ impl Faults {
         .is_some()
     }
 
-    pub(super) fn on_write(&mut self, len_bytes: u64, random: &mut Random) -> WriteVerdict {
+    pub(super) fn on_write(&mut self, path: impl Fn() -> PathBuf, len_bytes: u64, random: &mut Random) -> WriteVerdict {
         let failed = self.count(|fault| match fault {
             Fault::ShortWrite { nth } | Fault::WriteError { nth } => Some(nth),
             _ => None,
@@ -95,12 +99,18 @@ impl Faults {
             None => {}
         }
         for fault in &mut self.pending {
-            if let Fault::NoSpace { after_bytes } = fault {
-                let room = *after_bytes;
-                *after_bytes = room.saturating_sub(len_bytes);
-                if room < len_bytes {
-                    return WriteVerdict::NoSpaceAfter(room);
+            match fault {
+                Fault::NoSpace { after_bytes } => {
+                    let room = *after_bytes;
+                    *after_bytes = room.saturating_sub(len_bytes);
+                    if room < len_bytes {
+                        return WriteVerdict::NoSpaceAfter(room);
+                    }
                 }
+                Fault::NoSpaceBelow { folder } if path().starts_with(&**folder) => {
+                    return WriteVerdict::NoSpaceAfter(0);
+                }
+                _ => {}
             }
         }
         WriteVerdict::All

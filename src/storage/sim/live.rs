@@ -15,6 +15,8 @@ use super::{Step, crashed};
 /// What a [`SimDisk`](super::SimDisk) and all handles of it share.
 pub(super) struct Shared {
     pub(super) live: Mutex<Live>,
+    /// What somebody else does beside the next sync of everything.
+    pub(super) before_sync_all: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 pub(super) struct Live {
@@ -145,7 +147,8 @@ impl Live {
             let _ = self.disk.write(id, buffers, offset_bytes, WriteVerdict::All);
             return Err(crashed());
         }
-        let verdict = self.faults.on_write(bytes as u64, &mut self.random);
+        let Self { disk, faults, random, .. } = self;
+        let verdict = faults.on_write(|| disk.tree.path_of(id), bytes as u64, random);
         Ok(self.disk.write(id, buffers, offset_bytes, verdict)?)
     }
 

@@ -33,7 +33,7 @@ impl<S: Storage> VaultCore<S> {
         };
         if full {
             let before = self.all_changed_attributes();
-            self.storage.sync_all().map_err(|e| self.sync_failed("sync the backing", e))?;
+            self.sync_backing()?;
             self.attributes_synced(&before);
         }
         Ok(())

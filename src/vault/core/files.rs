@@ -1,6 +1,7 @@
 //! The files in memory, and what is known of the durability of those that are not.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::table::Found;
 use super::{VaultCore, Volatile};
@@ -207,6 +208,19 @@ impl<S: Storage> VaultCore<S> {
         if let Some(volatile) = self.volatile.lock().get_mut(&ino) {
             volatile.written = epoch;
         }
+    }
+
+    /// The last name of a volatile file went; `is_open`: somebody may have written to it and not committed that.
+    pub fn volatile_unlinked(&self, ino: u64, is_open: bool) {
+        let current = self.epoch.lock().current;
+        let late = |volatile: &Volatile| volatile.born < current && (is_open || volatile.written > volatile.born);
+        if self.volatile.lock().get(&ino).is_some_and(late) {
+            self.late_unlinks.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    pub fn late_unlinks(&self) -> u64 {
+        self.late_unlinks.load(Ordering::Acquire)
     }
 
     pub fn forget_volatile(&self, ino: u64) {

@@ -40,7 +40,7 @@ impl<S: Storage> VaultCore<S> {
             self.settle_names()?;
         }
         let replaces = plan.replaced.is_some() && plan.mode != RenameMode::Exchange;
-        if replaces && plan.source.kind() == FileKind::Regular && self.is_volatile(plan.source.ino) {
+        if replaces && plan.source.kind() == FileKind::Regular && self.is_half_durable(plan.source.ino) {
             let location = Location { directory: plan.from.clone(), entry: plan.from_entry.to_owned() };
             if !switches::holds("rename.source-is-durable", false) {
                 self.open_file(location, &plan.source)?.sync()?;
@@ -70,13 +70,18 @@ impl<S: Storage> VaultCore<S> {
         Ok(Renaming { _naming: naming, _number: number })
     }
 
+    /// Whether a crash may show less of a file than was written, although nobody writes to it any more.
+    fn is_half_durable(&self, ino: u64) -> bool {
+        self.is_volatile(ino) || self.file(ino).is_some_and(|file| file.has_pending())
+    }
+
     /// Before the journal speaks of a file by its name: what could give it another name after a crash is made
     /// durable.
     pub fn settle_name(&self, ino: u64, location: &Location<S>) -> Result<()> {
         let (itself, above) = {
             let renamed = self.renamed.lock();
             let above = !renamed.directories.is_empty()
-                && renamed.directories.keys().any(|directory| location.directory.is_within(*directory));
+                && location.directory.chain().any(|directory| renamed.directories.contains_key(&directory.ino()));
             (renamed.files.contains_key(&ino), above)
         };
         if switches::holds("rename.name-is-durable", !itself && !above) {
@@ -102,11 +107,16 @@ impl<S: Storage> VaultCore<S> {
 
     /// Makes every name durable. What is renamed meanwhile stays listed, and so does everything until it is done.
     pub fn settle_names(&self) -> Result<()> {
+        self.settle_names_by(|| self.sync_backing())
+    }
+
+    /// Runs a sync of the whole backing that is made anyway, and takes note of the names that it makes durable.
+    pub fn settle_names_by(&self, sync_all: impl FnOnce() -> Result<()>) -> Result<()> {
         let (files, directories) = {
             let renamed = self.renamed.lock();
             (renamed.files.clone(), renamed.directories.clone())
         };
-        self.storage.sync_all().map_err(|e| self.sync_failed("sync the backing", e))?;
+        sync_all()?;
         let mut renamed = self.renamed.lock();
         renamed.files.retain(|ino, change| files.get(ino) != Some(change));
         renamed.directories.retain(|ino, change| directories.get(ino) != Some(change));
@@ -188,6 +198,7 @@ impl<S: Storage> VaultCore<S> {
     pub fn unlinked(&self, directory: &Arc<Directory<S>>, entry: &OsStr, stat: &Stat) {
         let file = self.files.find_renamed(stat.ino);
         if stat.kind() == FileKind::Regular && stat.nlink <= 1 {
+            self.volatile_unlinked(stat.ino, file.is_some());
             match &file {
                 // It is forgotten with the last who has it open.
                 Some(file) => file.set_unlinked(),

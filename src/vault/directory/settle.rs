@@ -29,9 +29,12 @@ impl<S: Storage> Location<S> {
 impl<S: Storage> Directory<S> {
     /// `fsync(2)` of the directory: its names are durable when it returns.
     pub fn sync(&self) -> Result<()> {
+        // What a failed sync did not bring to the disk, another would not bring there either, and say that all is well.
+        self.core.ensure_not_degraded()?;
         self.settle()?;
         let handle = self.handle()?;
-        self.core.storage.sync_dir(&handle).map_err(|e| self.core.sync_failed("sync a directory", e))
+        self.core.storage.sync_dir(&handle).map_err(|e| self.core.sync_failed("sync a directory", e))?;
+        self.core.ensure_not_degraded()
     }
 
     /// See [`Location::settle`].
@@ -106,7 +109,7 @@ impl<S: Storage> Tree<S> {
         if self.unsettled.lock().is_empty() {
             return Ok(());
         }
-        self.settle_by(|| core.storage.sync_all().map_err(|e| core.sync_failed("sync the backing", e)))
+        self.settle_by(|| core.sync_backing())
     }
 
     /// Runs a sync of the whole backing that is made anyway, and takes note of what it settles.

@@ -9,7 +9,7 @@ use super::write::STEP_BLOCKS;
 use super::{Base, Body, State, VaultFile};
 use crate::format::geometry::{BlockIndex, PAGE_LEN, PageIndex};
 use crate::format::header::Seal;
-use crate::format::record::{Operation, SegmentSeq};
+use crate::format::record::{Lsn, Operation, SegmentSeq};
 use crate::format::seals::Sealed;
 use crate::storage::Storage;
 use crate::vault::core::{VaultCore, is_out_of_space};
@@ -101,16 +101,11 @@ impl<S: Storage> VaultFile<S> {
                 return Ok(());
             }
         }
-        let _admission = self.core.admit(STEP_BLOCKS)?;
-        let last = {
-            let _gate = self.core.change_gate()?;
-            let mut state = self.state.write();
+        let last = self.recorded(|state| {
             // A background sync may have begun with it, and not be over.
-            self.sync_base(&mut state)?;
-            self.core.sync_attributes(self.ino, &state.home.file)?;
-            self.record_pending(&mut state)?;
-            state.journal.last
-        };
+            self.sync_base(state)?;
+            self.core.sync_attributes(self.ino, &state.home.file)
+        })?;
         self.core.sync_journal(last)?;
         if self.is_lost() {
             // Recovery could not find it by the name that the journal has.
@@ -149,10 +144,31 @@ impl<S: Storage> VaultFile<S> {
 
     /// Records what was written straight home, so that the next journal sync covers it.
     pub(crate) fn record_in_background(&self) -> Result<()> {
-        let _admission = self.core.admit(STEP_BLOCKS)?;
-        let _gate = self.core.change_gate()?;
-        let mut state = self.state.write();
-        if state.base == Base::Volatile { Ok(()) } else { self.record_pending(&mut state) }
+        if self.is_volatile() { Ok(()) } else { self.recorded(|_| Ok(())).map(|_| ()) }
+    }
+
+    /// Does what comes before, and records what was written straight home; returns the last record. What is in the journal
+    /// already needs no room there, which a full disk may not give.
+    fn recorded(&self, before: impl Fn(&mut State<S>) -> Result<()>) -> Result<Lsn> {
+        let mut admission = None;
+        loop {
+            if admission.is_none() && !self.state.read().journal.pending.is_empty() {
+                admission = Some(self.core.admit(STEP_BLOCKS)?);
+            }
+            let _gate = self.core.change_gate()?;
+            let mut state = self.state.write();
+            if admission.is_none() && !state.journal.pending.is_empty() {
+                continue;
+            }
+            before(&mut state)?;
+            self.record_pending(&mut state)?;
+            return Ok(state.journal.last);
+        }
+    }
+
+    /// Whether pages of it are home that nothing durable speaks of.
+    pub(crate) fn has_pending(&self) -> bool {
+        !self.state.read().journal.pending.is_empty()
     }
 
     /// Dirty nodes and header into the journal, so that a checkpoint can bring the file's state as it is now
@@ -238,7 +254,8 @@ impl<S: Storage> VaultFile<S> {
 
     /// Forgets what the journal holds of a file whose last name is gone and that nobody has open.
     pub(crate) fn abandon(&self) {
-        let state = self.state.write();
+        let mut state = self.state.write();
+        self.forget_pending(&mut state);
         if let Body::Paged(tree) = &state.body {
             self.core.nodes_settled(tree.dirty_nodes());
         }
@@ -274,9 +291,10 @@ impl<S: Storage> Applied<S> {
         }
         self.write_run(core, start, &run)?;
         let mut state = self.file.state.write();
-        // Pages that were appended since, straight to the home, stay; the journal knows of them.
+        // Pages that were appended since, straight to the home, stay; the journal knows of them. So they do where the file
+        // was cut after that: what says so may not be durable, and the next checkpoint will know.
         let extended = state.journal.extending_in.is_some_and(|segment| segment > self.segment);
-        let appended = if extended { state.home_len.min(state.wanted_home_len()) } else { 0 };
+        let appended = if extended { state.home_len } else { 0 };
         let len = self.home_len.max(appended);
         // Also where the length is right: what was reserved beyond it goes, unless pages wait for it that came since.
         let waiting = if state.journal.touched { state.journal.reserved } else { 0 }.max(state.asked_for);

@@ -147,6 +147,8 @@ impl<S: Storage> VaultFile<S> {
         items.extend(pages_operations(id, pages, images));
         items.push((Operation::Length { file: id, size: new_size, mtime: time_of(state.mtime) }, &[]));
         let appended = self.append(state, &items)?;
+        // The blob was where the first pages are to be: a checkpoint may be about to write it there.
+        state.journal.dropped_in = Some(appended.first_image.segment);
         self.drop_body(state, Body::Paged(tree));
         state.under = state.home.keys.version().0;
         state.home.overlay.clear();
@@ -354,7 +356,7 @@ impl<S: Storage> VaultFile<S> {
         Ok(())
     }
 
-    fn forget_pending(&self, state: &mut State<S>) {
+    pub(super) fn forget_pending(&self, state: &mut State<S>) {
         self.core.pages_recorded(state.journal.pending.len());
         state.journal.pending.clear();
     }

@@ -28,6 +28,8 @@ pub(crate) struct Plan {
     /// Blocks whose newest image is in the journal.
     pub overlay: HashMap<BlockIndex, journal::Location>,
     pub base: PlanBase,
+    /// The image of a header that a checkpoint may have been writing to the home, of a file that began anew after that.
+    pub header_before: Option<journal::Location>,
     pub steps: Vec<Step>,
     pub mtime: Option<Timestamp>,
     /// The home may be longer than its header says.
@@ -54,6 +56,11 @@ pub(crate) enum Step {
 }
 
 impl Plan {
+    /// Whether a checkpoint may have torn the home's header, which this does again.
+    pub fn rewrites_header(&self) -> bool {
+        self.base == PlanBase::Overlay || self.header_before.is_some()
+    }
+
     /// Takes pages off the overlay that were dropped.
     pub fn drop_pages(&mut self, first: u64, end: u64) {
         let (from, to) = (page_block(PageIndex(first)), page_block(PageIndex(end.max(first))));
@@ -90,18 +97,28 @@ impl<S: Storage> VaultFile<S> {
         let mut first = vec![0; stat.size_bytes.min(BLOB_MAX + HEADER_LEN as u64) as usize];
         let read = read_into(&core.storage, &file, &mut first, 0).map_err(|e| VaultError::io("read a file", e))?;
         first.truncate(read);
-        let salt = Header::salt(&first).unwrap_or_default();
+        let mut salt = Header::salt(&first).unwrap_or_default();
+        let rewrites_header = plan.rewrites_header();
         let mut home = Home::new(file, Keys::found(core, salt), plan.overlay, location.backing_path());
-        let at_home = home.keys.open_header(&first).ok();
+        let mut at_home = home.keys.open_header(&first).ok();
         let known = match &at_home {
             Some(header) => plan.identities.contains(&(salt, header.seq)),
             // A header that was torn while a checkpoint replaced it, which the journal does again.
-            None => plan.base == PlanBase::Overlay,
+            None => rewrites_header,
         };
         if !switches::holds("recovery.stale-base-refused", known) {
             return Err(Refused::Stale(format!("{}: not in the state that the journal was written for", home.path)));
         }
         let begins_anew = plan.base == PlanBase::Home && matches!(plan.steps.first(), Some(Step::Reset { .. }));
+        if at_home.is_none()
+            && let Some(at) = plan.header_before.filter(|_| begins_anew)
+        {
+            let mut image = vec![0; PAGE_LEN];
+            core.read_journal(at, &mut image)?;
+            salt = Header::salt(&image).map_err(|e| home.integrity(None, &e.to_string()))?;
+            home.keys = Keys::found(core, salt);
+            at_home = home.keys.open_header(&image).ok();
+        }
         let mut state = if plan.base == PlanBase::Overlay {
             let start = overlay_start(core, &home)?;
             let salt = Header::salt(&start).map_err(|e| home.integrity(None, &e.to_string()))?;

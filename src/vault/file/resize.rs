@@ -146,13 +146,11 @@ impl<S: Storage> VaultFile<S> {
         }
         let from = page_block(PageIndex::of(offset_bytes)).offset_bytes();
         self.core.with_room(|| {
-            let to = {
-                let mut state = self.state.write();
-                let to = home_len(end.max(state.size).max(1)).max(from + 1);
-                state.asked_for = state.asked_for.max(to);
-                to
-            };
-            self.core.reserve(&self.state.read().home.file, from, to - from)
+            let mut state = self.state.write();
+            let to = home_len(end.max(state.size).max(1)).max(from + 1);
+            self.core.reserve(&state.home.file, from, to - from)?;
+            state.asked_for = state.asked_for.max(to);
+            Ok(())
         })
     }
 }
@@ -220,6 +218,7 @@ impl<S: Storage> State<S> {
             // It counts as a change all the same: the time is set with the next commit.
             return Ok(());
         }
+        self.asked_for = 0;
         if size <= BLOB_MAX {
             let plain = self.read_start(core, size as usize)?;
             if size == 0 || matches!(self.body, Body::Paged(_)) {

@@ -400,9 +400,14 @@ impl<S: Storage> State<S> {
         self.seq = seq;
         self.size = plain.len() as u64;
         self.under = self.home.keys.version().0;
+        if let Err(error) = self.set_home_len(core, len) {
+            // With another length it would not open.
+            self.keep_blob(seal, &bytes, plain.len() as u64);
+            return Err(error);
+        }
         self.body = Body::Blob { seal: Some(seal), sealed: None };
         self.stale = false;
-        self.set_home_len(core, len)
+        Ok(())
     }
 
     /// Another salt, and with it other keys, for content that is about to be sealed anew as a whole, if the keys have

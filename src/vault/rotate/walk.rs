@@ -89,7 +89,7 @@ impl<S: Storage> Vault<S> {
 
     /// Makes every name durable, by one sync of the backing.
     fn settle_names(&self) -> Result<()> {
-        self.core.tree.settle_by(|| self.core.settle_names())
+        self.sync_names()
     }
 
     /// The last look: everything that is found in the tree opens under the active version alone.

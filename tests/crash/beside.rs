@@ -1,0 +1,117 @@
+//! Beside a checkpoint that is not over, and after a sync that failed for somebody else.
+
+use sero::storage::{Fault, SetTime, Timestamp};
+use sero::vault::VaultError;
+
+use super::explore::POLICIES;
+use super::ops::{BLOB, BLOB_LEN, Op, PAGED};
+use super::world::{World, prepared};
+
+fn apply(world: &mut World, ops: &[Op]) {
+    for op in ops {
+        world.apply(op).unwrap_or_else(|stop| panic!("{op:?}: {stop:?}"));
+    }
+}
+
+/// Recovery brought the time home that the segment had for it, over a newer one that was synced.
+#[test]
+fn a_time_that_was_set_beside_a_checkpoint_is_kept() {
+    let time = Timestamp { seconds: 1_234_567_890, nanoseconds: 5 };
+    for path in [PAGED, BLOB] {
+        let mut world = prepared().world();
+        apply(&mut world, &[Op::Write { path, at: 100, len: 50 }, Op::Fsync(path), Op::HeldCheckpoint]);
+        let vault = world.vault().clone();
+        let file = vault.root().open_file(path.as_bytes()).expect("it opens");
+        file.set_times(SetTime::Keep, SetTime::To(time)).expect("set_times");
+        file.sync().expect("sync");
+        for (name, policy) in POLICIES {
+            for seed in 0..4 {
+                let disk = world.disk.crash(&policy, seed);
+                let vault = prepared().open(&disk).expect("it opens");
+                let found = vault.root().lookup(path.as_bytes()).expect("it is there").mtime;
+                assert_eq!(found, time, "{path}, {name}, seed {seed}");
+            }
+        }
+    }
+}
+
+/// `fsync` asked for room in a journal that has none, although it had all of the file.
+#[test]
+fn what_the_journal_has_can_be_synced_on_a_full_disk() {
+    let mut world = prepared().world();
+    apply(&mut world, &[Op::Write { path: PAGED, at: 0, len: 5000 }, Op::HeldCheckpoint]);
+    world.disk.inject(Fault::NoSpaceBelow { folder: "tree" });
+    let vault = world.vault().clone();
+    let (full, other) =
+        (vault.root().open_file(BLOB.as_bytes()).unwrap(), vault.root().open_file(PAGED.as_bytes()).unwrap());
+    other.write(9000, b"accepted").expect("there is room yet");
+    let refused = (0..100_000).find_map(|turn| full.write(turn % 100, b"again").err());
+    assert!(matches!(refused, Some(VaultError::Io { .. })), "{refused:?}");
+    other.sync().expect("all of it is in the journal");
+    drop((full, other, vault));
+    world.disk.clear_faults();
+    for (name, policy) in POLICIES {
+        let vault = prepared().open(&world.disk.crash(&policy, 1)).expect("it opens");
+        let mut found = [0; 8];
+        vault.root().open_file(PAGED.as_bytes()).unwrap().read(9000, &mut found).unwrap();
+        assert_eq!(&found, b"accepted", "{name}");
+    }
+}
+
+/// Part of a new file was made durable in the background, the rest is home and not yet.
+#[test]
+fn what_replaces_another_file_is_all_there() {
+    let replaced = [
+        Op::Create("new"),
+        Op::Append { path: "new", len: 100_000 },
+        Op::Sync,
+        Op::Append { path: "new", len: 400_000 },
+        Op::Close("new"),
+        Op::Rename("new", BLOB),
+    ];
+    for (name, policy) in POLICIES {
+        for seed in 0..6 {
+            let mut world = prepared().world();
+            apply(&mut world, &replaced);
+            let vault = prepared().open(&world.disk.crash(&policy, seed)).expect("it opens");
+            let size = vault.root().open_file(BLOB.as_bytes()).expect("it is there").len_bytes();
+            assert!(size == BLOB_LEN || size == 500_000, "{size} bytes: {name}, seed {seed}");
+        }
+    }
+}
+
+/// The kernel tells of an error once. What comes after must not say that all is well.
+#[test]
+fn no_sync_succeeds_after_one_that_failed() {
+    let mut world = prepared().world();
+    apply(&mut world, &[Op::Create("new"), Op::Append { path: "new", len: 9000 }, Op::Close("new"), Op::Mkdir("made")]);
+    let vault = world.vault().clone();
+    let root = vault.root();
+    world.disk.inject(Fault::SyncError { nth: 1 });
+    assert!(vault.sync().is_err());
+    world.disk.clear_faults();
+    assert!(matches!(root.sync(), Err(VaultError::ReadOnly)));
+    assert!(matches!(root.open_file(PAGED.as_bytes()).unwrap().sync(), Err(VaultError::ReadOnly)));
+    assert!(matches!(vault.sync(), Err(VaultError::ReadOnly)));
+    assert!(matches!(vault.sync_names(), Err(VaultError::ReadOnly)));
+    assert!(matches!(vault.checkpoint(), Err(VaultError::ReadOnly)));
+}
+
+/// A file of a terabyte with nothing in it was looked through page by page, whenever somebody looked at it.
+#[test]
+fn a_large_hole_in_a_crash_window_is_passed_at_once() {
+    let mut world = prepared().world();
+    apply(&mut world, &[Op::Create("new"), Op::Append { path: "new", len: 20_000 }]);
+    let file = world.vault().root().open_file(b"new").expect("it opens");
+    file.truncate(1 << 40).expect("it is extended");
+    file.write((1 << 40) - 100, &[7; 100]).expect("it is written");
+    file.commit().expect("it is committed");
+    drop(file);
+    let disk = world.disk.kill();
+    let vault = prepared().open(&disk).expect("it opens");
+    let file = vault.root().open_file(b"new").expect("it opens");
+    assert_eq!(file.len_bytes(), 1 << 40);
+    let mut end = [0; 100];
+    file.read((1 << 40) - 100, &mut end).expect("it reads");
+    assert_eq!(end, [7; 100]);
+}
