@@ -59,7 +59,7 @@ pub use figures::{Figures, JournalFill};
 pub use file::VaultFile;
 pub use journal::ROOM_TO_MOUNT_BYTES;
 pub use keyring::{LiveKeys, VersionKeys};
-pub use keyslots::{NewKeyslot, Removal, Removed, add_keyslot, change_keyslot, remove_keyslots};
+pub use keyslots::{NewKeyslot, Removal, Removed, add_keyslot, change_keyslot, check_texts, remove_keyslots};
 pub use lock::{holder, is_in_use};
 pub use lost::count_put_aside;
 pub use place::{Before, ConfigurationPlace, has_folders};
@@ -255,9 +255,9 @@ impl<S: Storage> Vault<S> {
             file.commit()?;
         }
         self.core.checkpoint(false)?;
-        let sync = || self.core.storage.sync_all();
-        switches::barrier("seal.everything-synced", sync).map_err(|e| self.core.sync_failed("sync the backing", e))?;
+        switches::barrier("seal.everything-synced", || self.core.sync_backing())?;
         self.take_no_more_changes()?;
+        self.core.ensure_not_degraded()?;
         let active = self.core.journal()?.active_slot();
         journal::remove_segments(&self.core.storage, self.core.tree.private(), active)?;
         self.core.set_journal(None);
@@ -286,7 +286,7 @@ impl<S: Storage> Vault<S> {
             late |= file.complete()?;
         }
         if late {
-            self.core.storage.sync_all().map_err(|e| self.core.sync_failed("sync the backing", e))?;
+            self.core.sync_backing()?;
         }
         Ok(())
     }

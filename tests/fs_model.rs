@@ -156,7 +156,7 @@ impl Kernel {
                 if let Some(index) = usize::from(at).checked_rem(self.open.len()) {
                     let (handle, _, _) = self.open.remove(index);
                     prop_assert_eq!(errno(self.fs.release(handle)), Ok(()));
-                    prop_assert_eq!(errno(self.fs.flush(handle)), Err(libc::EBADF));
+                    prop_assert_eq!(errno(self.fs.fsync(handle, false)), Err(libc::EBADF));
                 }
             }
             Op::Write(at, offset, byte, len) => {

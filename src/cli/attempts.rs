@@ -165,7 +165,7 @@ mod tests {
             assert_eq!(record.wrong, expected);
             Attempt { file: Some(file), record }
         };
-        let wrong = || Err::<(), _>(VaultError::WrongPassphrase { given: String::new(), hint: None });
+        let wrong = || Err::<(), _>(VaultError::WrongPassphrase { given: String::new(), hint: None, untried: None });
         attempt(0).end(&wrong());
         attempt(1).end(&wrong());
         attempt(2).end(&Err::<(), _>(VaultError::LastKeyslot));

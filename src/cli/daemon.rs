@@ -108,11 +108,7 @@ pub(super) fn serve(vault: Arc<Vault<PosixStorage>>, serving: &Serving, ready: i
         give_up(&vault);
         return Err(failure);
     }
-    let options = FsOptions {
-        changes_elsewhere: request.changes_elsewhere,
-        log_names: serving.log_names,
-        ..FsOptions::for_this_process()
-    };
+    let options = FsOptions { log_names: serving.log_names, ..FsOptions::for_this_process() };
     let filesystem = match Fs::new(Arc::clone(&vault), options) {
         Ok(filesystem) => Arc::new(filesystem),
         Err(error) => {

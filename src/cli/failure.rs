@@ -56,6 +56,7 @@ fn code_of(error: &VaultError) -> ExitCode {
         VaultError::NotAVault { .. } => ExitCode::NotAVault,
         VaultError::UnsupportedFormat { .. } => ExitCode::UnsupportedFormat,
         VaultError::WrongPassphrase { .. } | VaultError::NoKeyslotFor { .. } => ExitCode::WrongPassphrase,
+        VaultError::ConfigurationRefused(_) => ExitCode::Usage,
         VaultError::NoKeyslot { .. } | VaultError::LastKeyslot => ExitCode::Keyslot,
         VaultError::KdfRefused(_) => ExitCode::KdfRefused,
         VaultError::AlreadyMounted { .. } => ExitCode::AlreadyMounted,
@@ -79,7 +80,6 @@ fn code_of(error: &VaultError) -> ExitCode {
         | VaultError::Sealing(_)
         | VaultError::JournalFull
         | VaultError::ConfigurationBusy
-        | VaultError::ConfigurationRefused(_)
         | VaultError::Internal(_) => ExitCode::Other,
     }
 }

@@ -210,13 +210,7 @@ fn serve(
     let opening = Opening::with_configuration(&path, config.as_deref())?;
     let vault_id = opening.configuration().vault_id.to_string();
     let vault = open(opening)?;
-    let request = MountRequest {
-        source: path.clone(),
-        mountpoint: PathBuf::from(&order.mountpoint),
-        // The lock keeps writers away from readers, too.
-        changes_elsewhere: false,
-        options,
-    };
+    let request = MountRequest { source: path.clone(), mountpoint: PathBuf::from(&order.mountpoint), options };
     let serving = daemon::Serving {
         request,
         vault_id,

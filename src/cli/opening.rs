@@ -12,8 +12,8 @@ use super::failure::{Failure, Result};
 use super::{Context, paths};
 use crate::fuse::mountinfo::{self, Mount};
 use crate::vault::{
-    self, Configuration, ConfigurationPlace, Holder, Mode, PosixStorage, RootKeys, Secrets, UnlockedKeys, Vault,
-    VaultError,
+    self, Configuration, ConfigurationPlace, Holder, LiveKeys, Mode, PosixStorage, RootKeys, Secrets, UnlockedKeys,
+    Vault, VaultError,
 };
 
 /// A vault's directory, whatever is known of its configuration.
@@ -195,14 +195,31 @@ impl Opening {
         if self.detached.is_some() {
             keys.check_belong_to(&self.backing.storage).map_err(|error| self.about(error))?;
         }
-        let keys = keys.into_live_for(&self.backing.storage).map_err(|error| self.about(error))?;
+        let keys = self.live(keys);
         let Backing { path, storage } = self.backing;
         Vault::open(storage, keys, mode).map_err(|error| Failure::from(error).about(path.display()))
     }
 
+    /// A key that was rotated away and kept opens old copies, which are named as such: with a configuration that lies apart.
+    /// In the vault's own it opens nothing, whoever put something into the vault that is sealed under it.
+    pub(super) fn live(&self, keys: UnlockedKeys) -> LiveKeys {
+        if self.detached.is_none() {
+            return keys.into();
+        }
+        let (live, kept) = keys.into_live_for(&self.backing.storage);
+        if let Some(version) = kept {
+            log::warn!(
+                "{}: a copy from before a rotation, opened with the key that was kept (version {})",
+                self.backing.path.display(),
+                version.0
+            );
+        }
+        live
+    }
+
     /// For looking at a vault that may be damaged.
     pub(super) fn open_tolerant(self, keys: UnlockedKeys) -> Result<Arc<Vault<PosixStorage>>> {
-        let keys = keys.into_live_for(&self.backing.storage).map_err(|error| self.about(error))?;
+        let keys = self.live(keys);
         let Backing { path, storage } = self.backing;
         Vault::open_tolerant(storage, keys).map_err(|error| Failure::from(error).about(path.display()))
     }

@@ -60,8 +60,8 @@ pub(super) fn run(arguments: &RepairArguments, context: &Context) -> Result<()> 
     let storage = || PosixStorage::open(&path).map_err(|error| VaultError::io("open the vault's directory", error));
     let unlocked = arguments.unlock.unlock(&opening, context)?;
     // Where it cannot be read, the files tell.
-    let opens_top = unlocked.opens_top(&storage().map_err(about)?).unwrap_or(false);
-    let keys = unlocked.into_live_for(&storage().map_err(about)?).map_err(about)?;
+    let opens_top = unlocked.check_belong_to(&storage().map_err(about)?).is_ok();
+    let keys = opening.live(unlocked);
     super::daemon::harden();
     let mounts = opening.mounts();
     drop(opening);

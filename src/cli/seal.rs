@@ -83,7 +83,7 @@ pub(super) fn run(arguments: &SealArguments, context: &Context) -> Result<()> {
 
 /// Best effort: unmounting does it as well.
 fn write_back(mount: &Mount) {
-    let written = File::open(&mount.mountpoint).and_then(|root| fuse::write_back(&root, mount.device));
+    let written = File::open(&mount.mountpoint).and_then(|root| fuse::write_back(&root, mount.device, GLANCE));
     if let Err(error) = written {
         log::debug!("{}: not written back before it is unmounted: {error}", mount.mountpoint.display());
     }
@@ -279,8 +279,9 @@ fn wait_until_sealed(vault: &Path, mount: &Mount, daemon: Daemon, context: &Cont
     let mut said = false;
     let holder = backing.holder()?;
     while let Some(now) = backing.holder()? {
-        if Some(&now) != holder.as_ref() {
-            // The next session has begun, which the last one's end allowed it.
+        // At its end a session takes its name off first.
+        if now.pid.is_some() && Some(&now) != holder.as_ref() {
+            // The next has begun, which the end of this one allowed it.
             return Ok(());
         }
         if !said && started.elapsed() > SILENCE {

@@ -252,8 +252,6 @@ impl Configuration {
     }
 
     fn check(&self) -> Result<(), ConfigurationError> {
-        let rule = |kept: bool, broken| if kept { Ok(()) } else { Err(ConfigurationError::Rule(broken)) };
-
         rule(self.format == FORMAT, "format is not 1")?;
         rule((1..=PROJECT_KEYS_MAX).contains(&self.project_keys.len()), "project_keys has not 1 to 64 elements")?;
         rule(all_differ(self.project_keys.iter().map(|key| key.version)), "two project_keys have one version")?;
@@ -267,12 +265,9 @@ impl Configuration {
         )?;
         rule((1..=KEYSLOTS_MAX).contains(&self.keyslots.len()), "keyslots has not 1 to 64 elements")?;
         rule(all_differ(self.keyslots.iter().map(|slot| slot.id)), "two keyslots have one id")?;
-        rule(
-            self.hint.as_ref().is_none_or(|hint| is_text(hint, HINT_MAX)),
-            "hint is too long, or has control characters",
-        )?;
+        check_texts("", self.hint.as_deref())?;
         for slot in &self.keyslots {
-            rule(is_text(&slot.label, LABEL_MAX), "a keyslot's label is too long, or has control characters")?;
+            check_texts(&slot.label, None)?;
             rule(is_text(&slot.role, LABEL_MAX), "a keyslot's role is too long, or has control characters")?;
             rule(slot.kdf.fits(slot.kind), "a keyslot's kdf is not one of its kind")?;
             slot.kdf.check()?;
@@ -345,6 +340,16 @@ impl NameCipher {
             Self::Aes256Siv => "AES-256-SIV",
         }
     }
+}
+
+fn rule(kept: bool, broken: &'static str) -> Result<(), ConfigurationError> {
+    if kept { Ok(()) } else { Err(ConfigurationError::Rule(broken)) }
+}
+
+/// Whether a keyslot's label and a hint keep the rules.
+pub fn check_texts(label: &str, hint: Option<&str>) -> Result<(), ConfigurationError> {
+    rule(is_text(label, LABEL_MAX), "a keyslot's label is too long, or has control characters")?;
+    rule(hint.is_none_or(|hint| is_text(hint, HINT_MAX)), "hint is too long, or has control characters")
 }
 
 /// Whether it can be shown on a terminal in one line.

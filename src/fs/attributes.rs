@@ -208,7 +208,7 @@ impl<S: Storage> Fs<S> {
         loop {
             let version = {
                 let state = node.state();
-                if state.fresh && !self.options.changes_elsewhere {
+                if state.fresh {
                     return Ok(state.attr);
                 }
                 state.version

@@ -128,7 +128,11 @@ impl<S: Storage> Fs<S> {
             return Err(error);
         }
         let mut progress = Progress { next_cookie: offset, delivered: false, full: false };
-        match self.list_until_error(open, offset, &mut progress, sink) {
+        let outcome = self.list_until_error(open, offset, &mut progress, sink);
+        if offset == 0 {
+            self.note_access(&open.node);
+        }
+        match outcome {
             Err(error) if progress.delivered => {
                 *open.pending.lock() = Some((progress.next_cookie, error));
                 Ok(())

@@ -21,7 +21,6 @@ pub(super) struct OpenFile<S: Storage> {
     pub file: Arc<VaultFile<S>>,
     /// Who opened it.
     pub opener: Caller,
-    for_writing: bool,
     /// A read through this handle was noted.
     read: AtomicBool,
 }
@@ -67,20 +66,14 @@ impl<S: Storage> Fs<S> {
                 file.set_times(SetTime::Keep, SetTime::To(told))?;
             }
         }
-        Ok(self.new_file_handle(caller, &node, file, truncates || flags & libc::O_ACCMODE != libc::O_RDONLY))
+        Ok(self.new_file_handle(caller, &node, file))
     }
 
     /// A handle on an open file. The kernel has a reference to the node, so that it is in the table.
-    pub(super) fn new_file_handle(
-        &self,
-        caller: &Caller,
-        node: &Arc<Node<S>>,
-        file: Arc<VaultFile<S>>,
-        for_writing: bool,
-    ) -> FileHandle {
+    pub(super) fn new_file_handle(&self, caller: &Caller, node: &Arc<Node<S>>, file: Arc<VaultFile<S>>) -> FileHandle {
         self.table.hold(node);
         let file = node.opened(file);
-        let file = OpenFile { node: node.clone(), file, opener: *caller, for_writing, read: AtomicBool::new(false) };
+        let file = OpenFile { node: node.clone(), file, opener: *caller, read: AtomicBool::new(false) };
         let handle = self.new_handle();
         self.files.insert(handle, Arc::new(file));
         handle
@@ -101,7 +94,7 @@ impl<S: Storage> Fs<S> {
     }
 
     /// Where a read renews the access time at the backing, it is to be asked for again.
-    fn note_access(&self, node: &Node<S>) {
+    pub(super) fn note_access(&self, node: &Node<S>) {
         if renews_access_time(&node.last_attr(), self.now()) {
             node.touch();
         }
@@ -185,14 +178,6 @@ impl<S: Storage> Fs<S> {
             self.room.refused();
         }
         error
-    }
-
-    /// One of the caller's descriptors was closed: what can fail is to fail now. Who only read is not told what another's
-    /// writes came to.
-    pub fn flush(&self, handle: FileHandle) -> Result<()> {
-        let open = self.file(handle)?;
-        let outcome = open.commit();
-        if open.for_writing { outcome } else { Ok(()) }
     }
 
     /// Closes a handle.

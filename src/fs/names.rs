@@ -40,8 +40,7 @@ impl<S: Storage> Fs<S> {
         stat: impl FnOnce(&Arc<Directory<S>>) -> std::result::Result<Stat, VaultError>,
     ) -> Result<Entry> {
         let directory = self.directory(parent)?;
-        if !self.options.changes_elsewhere
-            && let Some(node) = parent.child(name)
+        if let Some(node) = parent.child(name)
             && self.table.count_lookup(&node)
         {
             return self.entry_of(&node, self.attr_at(&node, directory, name));
@@ -171,7 +170,7 @@ impl<S: Storage> Fs<S> {
         flags: i32,
     ) -> Result<(Entry, FileHandle)> {
         match self.make_file(caller, parent, name, mode, umask, self.has_little_room()) {
-            Ok((entry, node, file)) => Ok((entry, self.new_file_handle(caller, &node, file, true))),
+            Ok((entry, node, file)) => Ok((entry, self.new_file_handle(caller, &node, file))),
             Err(error) if error.errno() == libc::EEXIST && flags & libc::O_EXCL == 0 => {
                 let entry = self.lookup(parent, name)?;
                 match self.open(caller, entry.attr.ino, flags) {
@@ -203,7 +202,7 @@ impl<S: Storage> Fs<S> {
         let attr = node.last_attr();
         // As of what lost its last name while it is open.
         node.state().set_anchor(Anchor::File(file.clone()));
-        Ok((Entry { attr, generation: node.generation }, self.new_file_handle(caller, &node, file, true)))
+        Ok((Entry { attr, generation: node.generation }, self.new_file_handle(caller, &node, file)))
     }
 
     /// `whole`: an empty file at once, where it is otherwise made with the first commit. Without room for it there is none.
@@ -380,7 +379,9 @@ impl<S: Storage> Fs<S> {
             };
             let _names = name.parent.folder()?.names.read();
             if node.is_at(&name) {
-                return Ok(self.directory(&name.parent)?.read_symlink(&name.name)?);
+                let target = self.directory(&name.parent)?.read_symlink(&name.name)?;
+                self.note_access(&node);
+                return Ok(target);
             }
         }
     }

@@ -68,7 +68,9 @@ impl<S: Storage> Fs<S> {
             }
             (RenameMode::Replace | RenameMode::NoReplace, true) => {
                 let exists = target.is_some();
-                self.replace(from, to, &source, target.as_ref(), || self.rename_leaving_whiteout(from, to, exists))
+                self.replace(from, to, &source, target.as_ref(), || {
+                    self.rename_leaving_whiteout(from, to, source.kind, exists)
+                })
             }
         };
         from.parent.touch();
@@ -147,7 +149,13 @@ impl<S: Storage> Fs<S> {
     /// Onto a free name it is one step: the whiteout is made at the new name and the two are exchanged; after a
     /// crash before that, a whiteout hides what was not there. Onto a name in use, the two are exchanged, and
     /// then the whiteout takes the place of what is to go: no crash loses an entry, and what fails is undone.
-    fn rename_leaving_whiteout(&self, from: &Entry<'_, S>, to: &Entry<'_, S>, target_exists: bool) -> Result<()> {
+    fn rename_leaving_whiteout(
+        &self,
+        from: &Entry<'_, S>,
+        to: &Entry<'_, S>,
+        kind: FileKind,
+        target_exists: bool,
+    ) -> Result<()> {
         let whiteout = NewInode { mode: libc::S_IFCHR, uid: None, gid: None };
         if !target_exists {
             to.directory.make_node(to.name, &whiteout, 0).map_err(no_whiteouts)?;
@@ -160,15 +168,27 @@ impl<S: Storage> Fs<S> {
         }
         let aside = self.unused_name();
         from.directory.make_node(&aside, &whiteout, 0).map_err(no_whiteouts)?;
-        let exchange = || from.directory.rename(from.name, to.directory, to.name, RenameMode::Exchange);
-        let renamed = exchange().and_then(|()| {
-            let replaced = from.directory.rename(&aside, from.directory, from.name, RenameMode::Replace);
-            if replaced.is_err() {
-                // What is reported is why the rename failed.
-                let _ = exchange();
+        let put_whiteout = || from.directory.rename(&aside, from.directory, from.name, RenameMode::Replace);
+        let rename = |mode| from.directory.rename(from.name, to.directory, to.name, mode);
+        let renamed = if kind == FileKind::Directory {
+            // Nothing but another directory takes the place of one, if that is empty.
+            rename(RenameMode::Replace).and_then(|()| {
+                put_whiteout().inspect_err(|_| {
+                    // What is reported is why the rename failed.
+                    let _ = to.directory.rename(to.name, from.directory, from.name, RenameMode::NoReplace);
+                })
+            })
+        } else {
+            // As a rename over another file does.
+            if kind == FileKind::Regular {
+                from.directory.open_file(from.name)?.sync()?;
             }
-            replaced
-        });
+            rename(RenameMode::Exchange).and_then(|()| {
+                put_whiteout().inspect_err(|_| {
+                    let _ = rename(RenameMode::Exchange);
+                })
+            })
+        };
         if renamed.is_err() {
             let _ = from.directory.unlink(&aside);
         }

@@ -152,9 +152,6 @@ pub enum Ownership {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FsOptions {
     pub ownership: Ownership,
-    /// Somebody else may be changing the vault at the same time (a read-only mount beside a writer):
-    /// nothing that was read before is relied upon.
-    pub changes_elsewhere: bool,
     /// Errors may be logged with plain paths.
     pub log_names: bool,
 }
@@ -166,7 +163,7 @@ impl FsOptions {
             true => Ownership::Caller,
             false => Ownership::Daemon,
         };
-        Self { ownership, changes_elsewhere: false, log_names: false }
+        Self { ownership, log_names: false }
     }
 }
 

@@ -188,7 +188,7 @@ impl<S: Storage> Fs<S> {
     /// Takes the rights of a program away whose content changes.
     pub(super) fn drop_capabilities(&self, node: &Arc<Node<S>>) -> Result<()> {
         let mut known = node.xattrs.lock();
-        if known.no_table && !self.options.changes_elsewhere {
+        if known.no_table {
             return Ok(());
         }
         let mut table = self.load(node, &mut known)?;
@@ -200,7 +200,7 @@ impl<S: Storage> Fs<S> {
 
     /// The table of an inode, while its knowledge is locked.
     fn load(&self, node: &Arc<Node<S>>, known: &mut Knowledge) -> Result<XattrTable> {
-        if known.no_table && !self.options.changes_elsewhere {
+        if known.no_table {
             return Ok(XattrTable::default());
         }
         let table = self.reach(node, |inode| self.vault.xattrs(inode, node.kind))?;
@@ -225,7 +225,7 @@ impl<S: Storage> Fs<S> {
             return Ok(None);
         }
         let mut known = node.xattrs.lock();
-        if *known.no_acl(kind) && !self.options.changes_elsewhere {
+        if *known.no_acl(kind) {
             return Ok(None);
         }
         let acl = self.reach(node, |inode| self.vault.acl(inode, kind))?;
@@ -244,10 +244,8 @@ impl<S: Storage> Fs<S> {
         // `cp -a` sets on every file an ACL that says what the permissions say, and the backing would not keep it.
         let says_nothing = {
             let mut known = node.xattrs.lock();
-            let says_nothing = kind == AclKind::Access
-                && known.no_access_acl
-                && !self.options.changes_elsewhere
-                && is_of_mode(value, node.last_attr().mode());
+            let says_nothing =
+                kind == AclKind::Access && known.no_access_acl && is_of_mode(value, node.last_attr().mode());
             if !says_nothing {
                 *known.no_acl(kind) = false;
                 self.reach(node, |inode| self.vault.set_acl(inode, kind, value))?;

@@ -24,45 +24,17 @@ type Outcome<T> = Result<T, i32>;
 /// How long the kernel may keep attributes that will change without its doing.
 const PROVISIONAL_KEPT: Duration = Duration::from_secs(1);
 
-/// How long the kernel may rely on what it was told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Caching {
-    /// Nobody else changes the backing: until it hears otherwise, that is for ever.
-    Exclusive,
-    /// A writer may be at work beside this read-only mount.
-    Shared,
-}
+/// How long the kernel may rely on what it was told: nobody else changes the backing, so until it hears otherwise. As good as
+/// for ever, far from the kernel's overflows.
+const KEPT: Duration = Duration::from_secs(u32::MAX as u64);
 
-impl Caching {
-    fn lifetime(self) -> Duration {
-        match self {
-            // As good as for ever, far from the kernel's overflows.
-            Self::Exclusive => Duration::from_secs(u32::MAX as u64),
-            Self::Shared => Duration::from_secs(1),
-        }
-    }
-
-    fn file_flags(self) -> u32 {
-        match self {
-            Self::Exclusive => transport::open::KEEP_CACHE | transport::open::NOFLUSH,
-            Self::Shared => transport::open::NOFLUSH,
-        }
-    }
-
-    fn directory_flags(self) -> u32 {
-        match self {
-            // The kernel drops a listing that it keeps when it changes the directory itself.
-            Self::Exclusive => transport::open::KEEP_CACHE | transport::open::CACHE_DIR,
-            Self::Shared => 0,
-        }
-    }
-}
+const FILE_FLAGS: u32 = transport::open::KEEP_CACHE | transport::open::NOFLUSH;
+/// The kernel drops a listing that it keeps when it changes the directory itself.
+const DIRECTORY_FLAGS: u32 = transport::open::KEEP_CACHE | transport::open::CACHE_DIR;
 
 /// A vault's filesystem as the kernel sees it.
 pub(super) struct Adapter<S: Storage> {
     fs: Arc<Fs<S>>,
-    caching: Caching,
-    lifetime: Duration,
     device: Arc<OnceLock<Device>>,
     seeking: Seeking,
     through: Arc<WriteThrough>,
@@ -72,12 +44,11 @@ pub(super) struct Adapter<S: Storage> {
 }
 
 impl<S: Storage> Adapter<S> {
-    pub(super) fn new(fs: Arc<Fs<S>>, caching: Caching, activity: Arc<Activity>) -> io::Result<Self> {
+    pub(super) fn new(fs: Arc<Fs<S>>, activity: Arc<Activity>) -> io::Result<Self> {
         let device = Arc::default();
         let seeking = Seeking::start(Arc::clone(&device))?;
         let refreshing = Background::start("refreshing", Arc::clone(&device))?;
-        let lifetime = caching.lifetime();
-        Ok(Self { fs, caching, lifetime, device, seeking, through: Arc::default(), refreshing, activity })
+        Ok(Self { fs, device, seeking, through: Arc::default(), refreshing, activity })
     }
 
     /// Where the session puts its way to the kernel once it has one.
@@ -113,15 +84,11 @@ impl<S: Storage> Adapter<S> {
 
     /// How the kernel is to treat a file that was just opened.
     fn file_flags(&self, file: FileHandle, flags: i32) -> u32 {
-        let through = self.caching == Caching::Exclusive
-            && is_for_writing(flags)
-            && self.through.is_possible()
-            && self.fs.has_little_room();
-        if through {
+        if is_for_writing(flags) && self.through.is_possible() && self.fs.has_little_room() {
             self.through.opened(file.0);
-            return self.caching.file_flags() | transport::open::DIRECT_IO;
+            return FILE_FLAGS | transport::open::DIRECT_IO;
         }
-        self.caching.file_flags()
+        FILE_FLAGS
     }
 
     fn answer<T>(&self, operation: &'static str, work: impl FnOnce(&Fs<S>) -> Result<T, FsError>) -> Outcome<T> {
@@ -149,8 +116,8 @@ impl<S: Storage> Adapter<S> {
     fn attr_kept(&self, attr: &Attr) -> Duration {
         match attr {
             Attr { kind: FileKind::Regular, perm, .. } if perm & 0o6000 != 0 => Duration::ZERO,
-            Attr { provisional: true, .. } => self.lifetime.min(PROVISIONAL_KEPT),
-            _ => self.lifetime,
+            Attr { provisional: true, .. } => PROVISIONAL_KEPT,
+            _ => KEPT,
         }
     }
 
@@ -161,7 +128,7 @@ impl<S: Storage> Adapter<S> {
         work: impl FnOnce(&Fs<S>) -> Result<fs::Entry, FsError>,
     ) {
         match self.answer(operation, work) {
-            Ok(entry) => reply.entry(&entry, self.lifetime, self.attr_kept(&entry.attr)),
+            Ok(entry) => reply.entry(&entry, KEPT, self.attr_kept(&entry.attr)),
             Err(errno) => reply.error(errno),
         }
     }
@@ -177,7 +144,7 @@ impl<S: Storage> Adapter<S> {
             Ok((entry, file)) => {
                 self.seeking.opened(entry.attr.ino.0, flags);
                 let file_flags = self.file_flags(file, flags);
-                reply.created(&entry, self.lifetime, self.attr_kept(&entry.attr), file.0, file_flags);
+                reply.created(&entry, KEPT, self.attr_kept(&entry.attr), file.0, file_flags);
             }
             Err(errno) => reply.error(errno),
         }
@@ -286,8 +253,8 @@ impl<S: Storage> Filesystem for Adapter<S> {
 
     fn lookup(&self, request: &Request, name: &[u8], reply: Reply) {
         match self.answer("lookup", |fs| fs.lookup(node(request), name)) {
-            Ok(entry) => reply.entry(&entry, self.lifetime, self.attr_kept(&entry.attr)),
-            Err(libc::ENOENT) => reply.absent(self.lifetime),
+            Ok(entry) => reply.entry(&entry, KEPT, self.attr_kept(&entry.attr)),
+            Err(libc::ENOENT) => reply.absent(KEPT),
             Err(errno) => reply.error(errno),
         }
     }
@@ -494,7 +461,7 @@ impl<S: Storage> Filesystem for Adapter<S> {
 
     fn opendir(&self, request: &Request, reply: Reply) {
         match self.answer("opendir", |fs| fs.opendir(node(request))) {
-            Ok(directory) => reply.opened(directory.0, self.caching.directory_flags()),
+            Ok(directory) => reply.opened(directory.0, DIRECTORY_FLAGS),
             Err(errno) => reply.error(errno),
         }
     }
@@ -512,7 +479,7 @@ impl<S: Storage> Filesystem for Adapter<S> {
         let listed = self.answer("readdirplus", |fs| {
             fs.readdirplus(FileHandle(handle), cookie, &mut |entry| {
                 let kept = self.attr_kept(&entry.entry.attr);
-                list.add_plus(&entry.entry, self.lifetime, kept, entry.next_cookie, entry.name)
+                list.add_plus(&entry.entry, KEPT, kept, entry.next_cookie, entry.name)
             })
         });
         self.answer_listing(request.node, listed, &list, reply);

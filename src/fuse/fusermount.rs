@@ -170,7 +170,6 @@ mod tests {
             source: Path::new("/srv/a,b\\c").to_owned(),
             mountpoint: Path::new("/mnt").to_owned(),
             options: MountOptions::default(),
-            changes_elsewhere: false,
         };
         assert_eq!(
             option_list(&request),

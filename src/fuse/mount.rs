@@ -32,8 +32,6 @@ pub struct MountRequest {
     pub mountpoint: PathBuf,
     /// How.
     pub options: MountOptions,
-    /// Another mount may change the vault meanwhile: the kernel may rely on what it saw for a second only.
-    pub changes_elsewhere: bool,
 }
 
 /// How to unmount.

@@ -1,7 +1,6 @@
 //! INIT: what the daemon asks of the kernel. Each capability is taken if the kernel has it; none is a
 //! condition, except that ACLs and the umask go together.
 
-use super::adapter::Caching;
 use super::transport::{Agreement, init};
 
 /// The largest write, and with it the largest read.
@@ -34,17 +33,13 @@ const ACCESS_CONTROL_LISTS: u64 = init::POSIX_ACL | init::DONT_MASK;
 // content).
 
 /// Answers the kernel's offer.
-pub(super) fn settle(agreement: &mut Agreement, caching: Caching, io_uring: bool) {
+pub(super) fn settle(agreement: &mut Agreement, io_uring: bool) {
     for wanted in WANTED {
         want(agreement, wanted);
     }
     want(agreement, ACCESS_CONTROL_LISTS);
-    match caching {
-        // Small writes are gathered by the kernel; size and modification time are the kernel's meanwhile.
-        Caching::Exclusive => want(agreement, init::WRITEBACK_CACHE),
-        // What a writer beside us changed is read again.
-        Caching::Shared => want(agreement, init::AUTO_INVAL_DATA),
-    }
+    // Small writes are gathered by the kernel; size and modification time are the kernel's meanwhile.
+    want(agreement, init::WRITEBACK_CACHE);
     if io_uring {
         want(agreement, init::OVER_IO_URING);
     }

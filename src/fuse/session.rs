@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::activity::Activity;
-use super::adapter::{Adapter, Caching};
+use super::adapter::Adapter;
 use super::error::FuseError;
 use super::io_uring;
 use super::mount::{self, MountRequest, Unmount};
@@ -20,7 +20,7 @@ use super::users;
 use crate::fs::{Fs, Storage};
 
 /// How long is waited for requests that were sent.
-const WRITTEN_LIMIT: Duration = Duration::from_secs(30);
+const WRITTEN_LIMIT: Duration = Duration::from_secs(10);
 const WRITTEN_POLL: Duration = Duration::from_millis(20);
 
 /// A vault that is mounted and answers. Dropping it changes nothing; the mount ends by an unmount, from
@@ -40,13 +40,12 @@ pub fn serve<S: Storage>(
     request: &MountRequest,
     ended: impl FnOnce(io::Result<()>) + Send + 'static,
 ) -> Result<MountedSession, FuseError> {
-    let caching = if request.changes_elsewhere { Caching::Shared } else { Caching::Exclusive };
     let offered = request.options.io_uring.then(io_uring::offer).flatten();
     let connection = mount::mount(request)?;
     let device = mount::device_at(&request.mountpoint);
     let activity = Arc::<Activity>::default();
-    let session = Adapter::new(filesystem, caching, Arc::clone(&activity))
-        .and_then(|adapter| start(adapter, caching, offered.is_some(), device, connection, ended));
+    let session = Adapter::new(filesystem, Arc::clone(&activity))
+        .and_then(|adapter| start(adapter, offered.is_some(), device, connection, ended));
     drop(offered);
     if let Err(source) = session {
         // Nothing answers there: out of the way with it.
@@ -63,7 +62,6 @@ pub fn serve<S: Storage>(
 
 fn start<S: Storage>(
     adapter: Adapter<S>,
-    caching: Caching,
     io_uring: bool,
     number: Option<DeviceNumber>,
     connection: std::os::fd::OwnedFd,
@@ -72,7 +70,7 @@ fn start<S: Storage>(
     let (device, when_agreed) = (adapter.device(), adapter.when_agreed());
     // INIT is answered in here.
     let session = Session::begin(adapter, connection, |agreement| {
-        negotiate::settle(agreement, caching, io_uring);
+        negotiate::settle(agreement, io_uring);
         when_agreed(agreement);
     })?;
     // Set once only, here.
@@ -171,19 +169,19 @@ impl Held {
     /// the mount.
     pub fn write_back(&self) -> io::Result<()> {
         match self.device {
-            Some(device) => write_back(&self.root, device),
+            Some(device) => write_back(&self.root, device, WRITTEN_LIMIT),
             None => Ok(rustix::fs::syncfs(&self.root)?),
         }
     }
 }
 
 /// Has the kernel write all dirty pages of the mount with this directory to the vault. Must not be called by a thread that
-/// serves the mount.
-pub fn write_back(root: &File, device: DeviceNumber) -> io::Result<()> {
+/// serves the mount. `limit`: how long to wait at most for requests that were sent, others' reads among them.
+pub fn write_back(root: &File, device: DeviceNumber, limit: Duration) -> io::Result<()> {
     rustix::fs::syncfs(root)?;
     // Most kernels do not wait for the requests that this made, and count them. Others' requests are counted, too.
     let waiting = format!("/sys/fs/fuse/connections/{}/waiting", device.minor);
-    let deadline = Instant::now() + WRITTEN_LIMIT;
+    let deadline = Instant::now() + limit;
     while Instant::now() < deadline && fs::read_to_string(&waiting).is_ok_and(|count| count.trim() != "0") {
         thread::sleep(WRITTEN_POLL);
     }

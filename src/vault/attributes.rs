@@ -102,7 +102,10 @@ impl<S: Storage> Vault<S> {
 
     /// Sets the owner, and nothing else but what the backing does by itself.
     pub fn set_owner(&self, node: NodeRef<'_, S>, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
-        self.change(node, "set the owner", |target| self.core.storage.set_owner(target, uid, gid))
+        self.change(node, "set the owner", |target| {
+            let _own = self.core.widening.read();
+            self.core.storage.set_owner(target, uid, gid)
+        })
     }
 
     /// Sets the times. A file that is in memory keeps its own: it must be given as [`NodeRef::File`].
@@ -150,6 +153,7 @@ impl<S: Storage> Vault<S> {
     /// Sets an access control list.
     pub fn set_acl(&self, node: NodeRef<'_, S>, kind: AclKind, value: &[u8]) -> Result<()> {
         self.change(node, "set an access control list", |target| {
+            let _own = self.core.widening.read();
             self.core.storage.set_xattr(target, kind.attribute(), value, XattrMode::Any)
         })
     }

@@ -116,6 +116,7 @@ impl<S: Storage> VaultCore<S> {
             file.file.retired(segment);
         }
         self.journal()?.free(&self.storage, pressed).map_err(|e| self.sync_failed("make the journal larger", e))?;
+        self.checkpoint_is_done();
         debug!("checkpoint of journal segment {} done", segment.0);
         Ok(())
     }
@@ -190,16 +191,17 @@ impl<S: Storage> VaultCore<S> {
     /// Runs `work`; where the backing has no room for it, once more after a checkpoint that gives some back. Nothing of
     /// the vault is locked by this thread.
     pub fn with_room<T>(self: &Arc<Self>, work: impl Fn() -> Result<T>) -> Result<T> {
-        match work() {
-            Err(VaultError::Io { source, .. }) if is_out_of_space(&source) => {
-                // One that is under way has the space already, or gave it back in between.
-                if self.checkpoint.is_locked() || self.holds_space() {
-                    self.checkpoint(false)?;
-                }
-                work()
-            }
-            outcome => outcome,
+        let before = self.checkpoints();
+        let error = match work() {
+            Err(VaultError::Io { context, source }) if is_out_of_space(&source) => VaultError::Io { context, source },
+            outcome => return outcome,
+        };
+        // One that is under way may give it back.
+        drop(self.checkpoint.lock());
+        if self.holds_space() {
+            self.checkpoint(false)?;
         }
+        if self.checkpoints() == before { Err(error) } else { work() }
     }
 
     /// Whether the next checkpoint will give space back: of what was cut off or punched out of files, or of files whose last
@@ -254,28 +256,30 @@ impl<S: Storage> VaultCore<S> {
         if !new.is_empty() || self.is_open(ended) {
             // Also where whoever made a file has synced it: what was there before the crash is not half-made.
             let attributes = self.all_changed_attributes();
-            let unlinks = self.late_unlinks();
+            self.watch_late_unlinks();
             let sync = || switches::barrier("tick.epoch-synced", || self.sync_backing());
             self.tree.settle_by(|| self.settle_names_by(sync))?;
             self.attributes_synced(&attributes);
             for ino in new {
                 self.settle_volatile(ino, ended);
             }
-            // A file that was written again meanwhile keeps its epoch open until the next time; so does one that was and is
-            // gone: that it is may not be durable.
-            if !self.has_volatile_until(ended) && self.late_unlinks() == unlinks {
-                self.epoch_is_durable(ended, began);
-                let window_start = (began.seconds, began.nanoseconds);
-                self.append(&[(Operation::Epoch { durable: ended, window_start }, &[])])?;
+            // A file that was written again meanwhile keeps its epoch open until the next time. So does one that may have been
+            // and is gone, as that it is may not be durable; but not those before.
+            let durable = ended.min(self.first_late_unlink().saturating_sub(1));
+            if !self.has_volatile_until(durable)
+                && let Some(window_start) = self.epoch_is_durable(durable, ended, began)
+            {
+                self.append(&[(Operation::Epoch { durable, window_start }, &[])])?;
             }
         }
         self.tree.settle_all(self)?;
         let journaled: Vec<_> = self.journaled.lock().values().cloned().collect();
         for file in journaled {
             match file.record_in_background() {
-                // The others must not wait for one that finds no room.
+                // Nor does the next find room. What is in the journal is synced all the same.
                 Err(VaultError::Io { context, source }) if is_out_of_space(&source) => {
                     incomplete = Some(VaultError::Io { context, source });
+                    break;
                 }
                 other => other?,
             }

@@ -74,8 +74,10 @@ pub(crate) struct VaultCore<S: Storage> {
     epoch: Mutex<Epoch>,
     files: FileTable<S>,
     volatile: Mutex<HashMap<u64, Volatile>>,
-    /// How many files have gone that were written to after the epoch that they were made in.
-    late_unlinks: AtomicU64,
+    /// The earliest epoch of files that have gone since it was watched, and may have been written to after that epoch.
+    first_late_unlink: AtomicU32,
+    /// How many came to their end.
+    checkpoints: AtomicU64,
     uncommitted: Mutex<HashMap<u64, Arc<VaultFile<S>>>>,
     synced: Mutex<HashSet<u64>>,
     renamed: Mutex<Renamed>,
@@ -158,7 +160,8 @@ impl<S: Storage> VaultCore<S> {
             epoch: Mutex::new(Epoch { current: 1, fertile: 0, durable: 0, began }),
             files: FileTable::default(),
             volatile: Mutex::default(),
-            late_unlinks: AtomicU64::new(0),
+            first_late_unlink: AtomicU32::new(u32::MAX),
+            checkpoints: AtomicU64::new(0),
             uncommitted: Mutex::default(),
             synced: Mutex::default(),
             renamed: Mutex::default(),
@@ -315,10 +318,28 @@ impl<S: Storage> VaultCore<S> {
         (ended, self.storage.now())
     }
 
-    pub fn epoch_is_durable(&self, durable: u32, began: Timestamp) {
+    /// Epochs up to `durable` are; `began`: when the one after `ended` did. Returns the start of a crash window from here on;
+    /// None: they were before.
+    pub fn epoch_is_durable(&self, durable: u32, ended: u32, began: Timestamp) -> Option<(i64, u32)> {
         let mut epoch = self.epoch.lock();
+        if durable <= epoch.durable {
+            return None;
+        }
         epoch.durable = durable;
-        epoch.began = began;
+        // When one in between began nobody remembers: not before the first that was not durable.
+        if durable == ended {
+            epoch.began = began;
+        }
+        Some((epoch.began.seconds, epoch.began.nanoseconds))
+    }
+
+    /// How many checkpoints came to their end.
+    pub fn checkpoints(&self) -> u64 {
+        self.checkpoints.load(Ordering::Acquire)
+    }
+
+    pub fn checkpoint_is_done(&self) {
+        self.checkpoints.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Where the clock of the backing was set back, the first epoch that is not durable begins now: otherwise a crash would

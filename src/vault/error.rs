@@ -46,8 +46,13 @@ pub enum VaultError {
     )]
     UnsupportedFormat { found: u64, supported: u64 },
     /// No keyslot opens with what was given.
-    #[error("wrong {given} (or its keyslot was damaged){}", shown_hint(.hint))]
-    WrongPassphrase { given: String, hint: Option<String> },
+    #[error("wrong {given} (or its keyslot was damaged){}{}", shown_hint(.hint), shown_untried(.untried))]
+    WrongPassphrase {
+        given: String,
+        hint: Option<String>,
+        /// Why another keyslot could not be tried.
+        untried: Option<KdfError>,
+    },
     /// There is no keyslot that takes what was given.
     #[error("no keyslot of this vault opens with a {given} alone; it has: {kinds} (`sero key list` shows them)")]
     NoKeyslotFor { given: String, kinds: String },
@@ -55,7 +60,9 @@ pub enum VaultError {
     #[error("the vault's configuration is being changed by another process; try again")]
     ConfigurationBusy,
     /// A configuration is where a new one is to be.
-    #[error("there is a file already where the configuration is to be; choose another place")]
+    #[error(
+        "there is a file already where the configuration is to be, or with .tmp behind that name; choose another place"
+    )]
     ConfigurationExists,
     /// What was asked for breaks a rule of the format.
     #[error("{0}; choose another text, or another cost of guessing")]
@@ -200,6 +207,10 @@ impl From<ConfigurationError> for VaultError {
     }
 }
 
+fn shown_untried(untried: &Option<KdfError>) -> String {
+    untried.as_ref().map(|refused| format!("; a keyslot could not be tried: {refused}")).unwrap_or_default()
+}
+
 fn shown_hint(hint: &Option<String>) -> String {
     hint.as_ref().map(|hint| format!("; hint: {hint}")).unwrap_or_default()
 }
@@ -295,7 +306,11 @@ mod tests {
 
     #[test]
     fn a_hint_is_shown_after_a_wrong_passphrase() {
-        let error = VaultError::WrongPassphrase { given: "passphrase".into(), hint: Some("the blue one".into()) };
+        let error = VaultError::WrongPassphrase {
+            given: "passphrase".into(),
+            hint: Some("the blue one".into()),
+            untried: None,
+        };
         assert_eq!(error.to_string(), "wrong passphrase (or its keyslot was damaged); hint: the blue one");
     }
 }

@@ -128,6 +128,8 @@ struct Journaled {
     last: Lsn,
     /// Something was recorded since the last checkpoint; of a volatile file: changed since it was last committed.
     touched: bool,
+    /// A checkpoint that is not over has the file's state: after a crash, recovery brings that home.
+    in_checkpoint: bool,
     /// The plain size as of the last record.
     size: u64,
     /// The plain size in the header that was sealed last.
@@ -138,6 +140,8 @@ struct Journaled {
     pending: BTreeSet<PageIndex>,
     /// Bytes of the home up to which space is reserved for pages in the journal.
     reserved: u64,
+    /// Space may have been reserved behind the end of the home for such pages, which the next checkpoint gives back.
+    reserved_behind: bool,
     /// Nodes for which it was, since pages below them were written straight home.
     reserved_nodes: BTreeSet<BlockIndex>,
     /// Ranges of pages that became holes, whose space the next checkpoint gives back.
@@ -198,7 +202,7 @@ impl<S: Storage> VaultFile<S> {
     /// Whether the space that the backing has for the file is going to change by itself: with the next checkpoint.
     pub(crate) fn space_is_due(&self) -> bool {
         let state = self.state.read();
-        let in_journal = state.journal.touched || !state.home.overlay.is_empty();
+        let in_journal = state.journal.touched || state.journal.in_checkpoint;
         state.base != Base::Volatile && (in_journal || state.home_len != state.wanted_home_len())
     }
 
@@ -352,7 +356,7 @@ impl<S: Storage> VaultFile<S> {
             state.mtime = Some(time);
             state.mtime_due = false;
             // Also where a checkpoint that is not over has all of it: after a crash, that would bring its own time home.
-            let in_journal = state.journal.touched || !state.home.overlay.is_empty();
+            let in_journal = state.journal.touched || state.journal.in_checkpoint;
             if state.base != Base::Volatile && in_journal {
                 self.record_length(&mut state)?;
                 journaled = true;

@@ -358,7 +358,8 @@ impl<S: Storage> Journal<S> {
         }
     }
 
-    /// Declares the segment that is not in use free: its retirement is durable. It grows if it was too small.
+    /// Declares the segment that is not in use free: its retirement is durable. It grows if it was too small, unless that
+    /// would take what is free from the files.
     pub fn free(&self, storage: &S, grow: bool) -> std::io::Result<()> {
         let (other, file, capacity) = {
             let inner = self.inner.lock();
@@ -368,7 +369,8 @@ impl<S: Storage> Journal<S> {
         };
         let larger = capacity.saturating_mul(4).min(LAST_CAPACITY);
         let mut grown = false;
-        if grow && larger > capacity {
+        if grow && larger > capacity && is_small_beside_what_is_free(storage, u64::from(larger - capacity) * PAGE_BYTES)
+        {
             grown = match fill(storage, &file, capacity, larger) {
                 Ok(()) => true,
                 // It stays as large as it is.
@@ -462,6 +464,11 @@ fn make_segment<S: Storage>(storage: &S, private: &S::Dir, index: usize) -> Resu
         return Err(failed(error));
     }
     Ok(Slot { file: Arc::new(file), capacity: FIRST_CAPACITY })
+}
+
+/// The journal is there to make things faster: on a nearly full disk that is worth less than room.
+fn is_small_beside_what_is_free<S: Storage>(storage: &S, bytes: u64) -> bool {
+    storage.space().is_ok_and(|space| space.blocks_available.saturating_mul(space.block_size) / 8 >= bytes)
 }
 
 /// Writes random bytes from block `from` up to block `to`, and syncs them.

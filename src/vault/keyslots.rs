@@ -6,7 +6,9 @@ use super::place::{Before, ConfigurationPlace};
 use super::unlock::{RootKeys, Secrets, open_keyslot, wrap_project_key};
 use crate::crypto::kdf::KdfError;
 use crate::crypto::{KdfParams, RawKey, entropy};
-use crate::format::configuration::{Base64, Configuration, Hex, KEYSLOTS_MAX, Kdf, Keyslot, KeyslotId, KeyslotKind};
+use crate::format::configuration::{
+    self, Base64, Configuration, Hex, KEYSLOTS_MAX, Kdf, Keyslot, KeyslotId, KeyslotKind,
+};
 use crate::storage::Storage;
 
 /// What a new slot takes, and what is said of it.
@@ -63,6 +65,11 @@ impl NewKeyslot<'_> {
         wrap(configuration, &mut slot, &self.secrets, root)?;
         Ok(slot)
     }
+}
+
+/// Whether a label and a hint keep the format's rules, before anything is done for them.
+pub fn check_texts(label: &str, hint: Option<&str>) -> Result<()> {
+    configuration::check_texts(label, hint).map_err(VaultError::ConfigurationRefused)
 }
 
 /// Adds a keyslot; returns its number.

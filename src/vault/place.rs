@@ -261,11 +261,11 @@ fn write_atomically<S: Storage>(
     let file = storage.create_file(dir, temporary, 0o600)?;
     let dress = || {
         let Some(like) = like else { return Ok(()) };
-        // Root may be at work on a user's vault; nobody else may give a file away.
-        let _ = storage.set_owner(Target::File(&file), Some(like.uid), Some(like.gid));
-        let is_theirs = storage.stat(Target::File(&file))?;
-        let same_group = (is_theirs.uid, is_theirs.gid) == (like.uid, like.gid);
-        storage.set_mode(Target::File(&file), like.mode & if same_group { 0o777 } else { 0o600 })
+        // Root may be at work on a user's vault; nobody else may give a file away, but perhaps to another group.
+        let _ = storage.set_owner(Target::File(&file), None, Some(like.gid));
+        let _ = storage.set_owner(Target::File(&file), Some(like.uid), None);
+        let has_group = storage.stat(Target::File(&file))?.gid == like.gid;
+        storage.set_mode(Target::File(&file), like.mode & if has_group { 0o777 } else { 0o707 })
     };
     let mode = if like.is_some() { RenameMode::Replace } else { RenameMode::NoReplace };
     let placed = write_from(storage, &file, bytes, 0)

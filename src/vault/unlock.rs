@@ -90,11 +90,15 @@ impl UnlockedKeys {
     }
 
     /// What the vault in `storage` is opened with: [`into_live`](Self::into_live), or the version that was kept for such
-    /// copies if it is a copy from before a rotation.
-    pub fn into_live_for<S: Storage>(self, storage: &S) -> Result<LiveKeys> {
-        match self.kept_version_of(storage)? {
-            Some(kept) => Ok(LiveKeys::new(kept, None)),
-            None => Ok(self.into_live()),
+    /// copies, and which that is, if it is a copy from before a rotation.
+    pub fn into_live_for<S: Storage>(self, storage: &S) -> (LiveKeys, Option<KeyVersion>) {
+        // What cannot be read is said when it is opened.
+        match self.kept_version_of(storage).ok().flatten() {
+            Some(kept) => {
+                let version = kept.version;
+                (LiveKeys::new(kept, None), Some(version))
+            }
+            None => (self.into_live(), None),
         }
     }
 
@@ -269,10 +273,9 @@ fn open_root_key(configuration: &Configuration, secrets: &Secrets<'_>) -> Result
     }
     let given = secrets.names();
     match refused {
-        // Whatever else was tried: this may have been the one.
-        Some(refused) => Err(VaultError::KdfRefused(refused)),
+        Some(refused) if !tried => Err(VaultError::KdfRefused(refused)),
         None if !tried => Err(VaultError::NoKeyslotFor { given, kinds: kinds(configuration) }),
-        None => Err(VaultError::WrongPassphrase { given, hint: configuration.hint.clone() }),
+        untried => Err(VaultError::WrongPassphrase { given, hint: configuration.hint.clone(), untried }),
     }
 }
 
@@ -314,12 +317,12 @@ pub(super) fn wrap_project_key(
     AeadKey::new(root.expose()).seal_message(&configuration.project_key_aad(version), key.expose())
 }
 
-/// What the link of the top directory's IV says; None: there is none.
 /// Whether `opens` opens the newest IV of a vault's top directory; so, too, if that is not there.
 pub(super) fn opens_top<S: Storage>(storage: &S, opens: impl FnOnce(&[u8]) -> bool) -> Result<bool> {
     Ok(iv_of_top(storage)?.is_none_or(|target| opens(directory_iv::split(&target).0)))
 }
 
+/// What the link of the top directory's IV says; None: there is none.
 fn iv_of_top<S: Storage>(storage: &S) -> Result<Option<Vec<u8>>> {
     let io = |e| VaultError::io("look at the vault's top directory", e);
     let root = storage.open_root().map_err(io)?;

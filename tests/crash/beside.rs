@@ -4,7 +4,7 @@ use sero::storage::{Fault, SetTime, Timestamp};
 use sero::vault::VaultError;
 
 use super::explore::POLICIES;
-use super::ops::{BLOB, BLOB_LEN, Op, PAGED};
+use super::ops::{BLOB, BLOB_LEN, INNER, Op, PAGED, PAGED_LEN};
 use super::world::{World, prepared};
 
 fn apply(world: &mut World, ops: &[Op]) {
@@ -17,9 +17,16 @@ fn apply(world: &mut World, ops: &[Op]) {
 #[test]
 fn a_time_that_was_set_beside_a_checkpoint_is_kept() {
     let time = Timestamp { seconds: 1_234_567_890, nanoseconds: 5 };
-    for path in [PAGED, BLOB] {
+    let same_size = Op::Truncate { path: PAGED, size: PAGED_LEN };
+    for (path, change) in [
+        (PAGED, Op::Write { path: PAGED, at: 100, len: 50 }),
+        (BLOB, Op::Write { path: BLOB, at: 100, len: 50 }),
+        // Nothing of it has an image.
+        (PAGED, same_size),
+    ] {
         let mut world = prepared().world();
-        apply(&mut world, &[Op::Write { path, at: 100, len: 50 }, Op::Fsync(path), Op::HeldCheckpoint]);
+        // So that the checkpoint is held in any case.
+        apply(&mut world, &[Op::Write { path: INNER, at: 0, len: 9000 }, change, Op::Fsync(path), Op::HeldCheckpoint]);
         let vault = world.vault().clone();
         let file = vault.root().open_file(path.as_bytes()).expect("it opens");
         file.set_times(SetTime::Keep, SetTime::To(time)).expect("set_times");

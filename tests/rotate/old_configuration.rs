@@ -117,7 +117,8 @@ fn an_old_copy_opens_with_the_key_that_was_kept() {
         let keys = UnlockedKeys::from(test.unlock());
         assert_eq!(keys.check_belong_to(&copy.storage()).is_ok(), kept);
         assert!(!keys.opens_top(&copy.storage()).unwrap() && keys.opens_top(&test.storage()).unwrap());
-        let live = keys.into_live_for(&copy.storage()).unwrap();
+        let (live, version) = keys.into_live_for(&copy.storage());
+        assert_eq!(version.is_some(), kept);
         match Vault::open(copy.storage(), live, Mode::ReadWrite) {
             Ok(vault) => {
                 assert!(kept && is_kept(&vault));

@@ -300,4 +300,18 @@ fn access_times_are_the_backings() {
     fs::read(&plain).unwrap();
     let renews = fs::metadata(&plain).unwrap().atime() != before;
     assert_eq!(after != before, renews);
+    // Directories and symbolic links as well.
+    for (name, make, look) in
+        [("folder", "mkdir folder; touch folder/x", "ls folder"), ("link", "ln -s target link", "readlink link")]
+    {
+        let moves = |top: &std::path::Path| {
+            let shell = |script: &str| run(Command::new("sh").args(["-c", script]).current_dir(top)).ok();
+            shell(&format!("{make}; touch -h -a -d 2001-01-01 {name}"));
+            let atime = || fs::symlink_metadata(top.join(name)).unwrap().atime();
+            let before = atime();
+            shell(look);
+            atime() != before
+        };
+        assert_eq!(moves(&fixture.mountpoint), moves(fixture.folder.path()), "{name}");
+    }
 }

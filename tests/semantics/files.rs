@@ -140,6 +140,20 @@ fn space_is_reserved_and_given_back() {
     let reserved = blocks();
     eventually("the punched space is given back", || blocks() < reserved - (2 << 20) / 512);
     assert!(blocks() >= (5 << 20) / 512, "{} blocks", blocks());
+    // Also when it was asked for before the file was opened.
+    drop(file);
+    fixture.seal().ok();
+    fixture.mount(&[]).ok();
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(b"in place", 3_000_000).unwrap();
+    file.sync_all().unwrap();
+    drop(file);
+    fixture.seal().ok();
+    fixture.mount(&[]).ok();
+    let kept = fs::metadata(&path).unwrap().blocks();
+    assert!(kept >= (5 << 20) / 512, "{kept} blocks");
+    // But not when the file is cut.
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len((4 << 20) - 1).unwrap();
     file.set_len(4 << 20).unwrap();
     drop(file);

@@ -32,8 +32,7 @@ impl Served {
         let keys = unlock(&storage, &passphrase).unwrap();
         let opened = Vault::open(storage, keys, Mode::ReadWrite).unwrap();
         let filesystem = Arc::new(Fs::new(opened, FsOptions::for_this_process()).unwrap());
-        let request =
-            MountRequest { source: vault, mountpoint, options: MountOptions::default(), changes_elsewhere: false };
+        let request = MountRequest { source: vault, mountpoint, options: MountOptions::default() };
         let (sender, ended) = mpsc::channel();
         let session = serve(filesystem.clone(), &request, move |outcome| sender.send(outcome).unwrap()).unwrap();
         Self { filesystem, session, ended, folder }

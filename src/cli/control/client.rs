@@ -100,9 +100,9 @@ pub(in super::super) fn exchange(endpoint: &Endpoint, request: &Request) -> Resu
     let stream = connect(endpoint)?;
     wire::limit_times(&stream).map_err(Unreachable::Failed)?;
     let mut writer = &stream;
-    wire::send(&mut writer, request).map_err(unreachable)?;
+    wire::send(&mut writer, request).map_err(turned_away)?;
     let answer = Until { stream: &stream, deadline: Instant::now() + wire::LINE_TIME_LIMIT };
-    match wire::receive(&mut wire::WipedReader::new(answer)).map_err(unreachable)? {
+    match wire::receive(&mut wire::WipedReader::new(answer)).map_err(turned_away)? {
         Some(response) => Ok(response),
         None => Err(Unreachable::Ended),
     }
@@ -144,6 +144,14 @@ fn connect(endpoint: &Endpoint) -> Result<UnixStream, Unreachable> {
         }
     }
     Err(last)
+}
+
+/// An error of a connection that there was.
+fn turned_away(error: io::Error) -> Unreachable {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Unreachable::Ended,
+        _ => unreachable(error),
+    }
 }
 
 fn unreachable(error: io::Error) -> Unreachable {

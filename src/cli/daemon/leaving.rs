@@ -29,7 +29,10 @@ pub(super) fn leave(mount: &Mounted, reason: Reason) -> Result<()> {
         return end;
     }
     log::warn!("the mount is still in use: detaching it; open files work for {} more seconds", LAST_ORDERS.as_secs());
-    let held = hold_and_write_back(session);
+    let held = match hold_and_write_back(mount) {
+        Written::Ended(result) => return session_end(session, result),
+        written => written,
+    };
     if let Err(error) = session.unmount(Unmount::Lazily) {
         log::error!("{error}");
     }
@@ -37,7 +40,13 @@ pub(super) fn leave(mount: &Mounted, reason: Reason) -> Result<()> {
         LastOrders::Ended(result) => return session_end(session, result),
         LastOrders::Over { deadline } => deadline,
     };
-    let is_written = held.is_some_and(|held| within(session, move || held.write_back()).is_some());
+    let is_stuck = match held {
+        Written::Done(held) => match within(mount, move || held.write_back()) {
+            Written::Ended(result) => return session_end(session, result),
+            written => matches!(written, Written::Stuck),
+        },
+        written => matches!(written, Written::Stuck),
+    };
     // Not every user can be seen; and now nothing of ours keeps the session from ending by itself.
     let remaining = deadline.saturating_duration_since(Instant::now());
     if let Some(result) = ended_within(events, remaining.max(CUT_LIMIT)) {
@@ -50,7 +59,7 @@ pub(super) fn leave(mount: &Mounted, reason: Reason) -> Result<()> {
         session_end(session, result)?;
     }
     // The end of this process cuts it as well; what comes until then finds the vault sealed.
-    if is_written {
+    if !is_stuck {
         return Ok(());
     }
     Err(Failure::new(
@@ -142,43 +151,63 @@ fn other_users(session: &MountedSession) -> Vec<Process> {
     users
 }
 
-fn hold_and_write_back(session: &MountedSession) -> Option<Held> {
-    let its_session = session.clone();
-    within(session, move || {
-        let held = its_session.hold()?;
+fn hold_and_write_back(mount: &Mounted) -> Written<Held> {
+    let session = mount.session.clone();
+    within(mount, move || {
+        let held = session.hold()?;
         held.write_back()?;
         Ok(held)
     })
 }
 
+/// What became of writing back.
+enum Written<T> {
+    Done(T),
+    /// It could not be tried: nothing is known of what there is to write.
+    Failed,
+    /// There was something to write, and it was not waited for any longer.
+    Stuck,
+    /// The session ended meanwhile.
+    Ended(io::Result<()>),
+}
+
 /// In a thread of its own: such work waits for requests that the session's threads answer, and must not keep the end from
-/// coming if one of them is stuck. As long as something is written it is waited for, however much there is.
-fn within<T: Send + 'static>(
-    session: &MountedSession,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Option<T> {
+/// coming if one of them is stuck. As long as something is written it is waited for, however much there is, unless there is
+/// another signal.
+fn within<T: Send + 'static>(mount: &Mounted, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Written<T> {
     let (sender, done) = mpsc::channel();
     thread::spawn(move || {
         let _ = sender.send(work());
     });
-    let written = || session.activity().count().bytes_written;
-    let mut before = written();
+    let written = || mount.session.activity().count().bytes_written;
+    let (mut before, mut since, mut is_said) = (written(), Instant::now(), false);
     loop {
-        match done.recv_timeout(WRITE_BACK_LIMIT) {
-            Ok(Ok(value)) => return Some(value),
+        match done.recv_timeout(RETRY) {
+            Ok(Ok(value)) => return Written::Done(value),
             Ok(Err(error)) => {
                 log::error!("what the kernel holds could not be written back: {error}");
-                return None;
+                return Written::Failed;
             }
-            Err(_) if written() != before => {
-                before = written();
+            Err(_) => {}
+        }
+        match mount.events.try_recv() {
+            Ok(Event::Ended(result)) => return Written::Ended(result),
+            Ok(Event::Signal(_)) => {
+                log::error!("the kernel is not done with writing back, and a signal says not to wait for it");
+                return Written::Stuck;
+            }
+            Ok(Event::Logind(_)) | Err(_) => {}
+        }
+        if written() != before {
+            (before, since) = (written(), Instant::now());
+            if !is_said {
+                is_said = true;
                 log::warn!("the kernel is still writing what programs wrote to its cache");
             }
-            Err(_) => {
-                let seconds = WRITE_BACK_LIMIT.as_secs();
-                log::error!("the kernel wrote nothing back for {seconds} seconds, and is not done");
-                return None;
-            }
+        } else if since.elapsed() > WRITE_BACK_LIMIT {
+            let seconds = WRITE_BACK_LIMIT.as_secs();
+            log::error!("the kernel wrote nothing back for {seconds} seconds, and is not done");
+            return Written::Stuck;
         }
     }
 }

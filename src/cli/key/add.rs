@@ -9,7 +9,7 @@ use crate::cli::kdf::{self, KdfArguments};
 use crate::cli::new_secret::NewSecretArguments;
 use crate::cli::opening::Opening;
 use crate::cli::unlocking::UnlockArguments;
-use crate::vault::{FIRST_ROLE, NewKeyslot, add_keyslot};
+use crate::vault::{self, FIRST_ROLE, NewKeyslot, add_keyslot};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -44,8 +44,9 @@ pub(in crate::cli) struct AddArguments {
 pub(super) fn run(arguments: &AddArguments, context: &Context) -> Result<()> {
     let opening = Opening::find(&arguments.vault, context)?;
     let asked = arguments.kdf.asked()?;
-    let (keys, _) = arguments.unlock.unlock_root(&opening, context)?;
     let label = arguments.label.as_deref();
+    vault::check_texts(label.unwrap_or_default(), None).map_err(|error| opening.about(error))?;
+    let (keys, _) = arguments.unlock.unlock_root(&opening, context)?;
     let hint = keys.unlocked().configuration().hint.as_deref();
     let what = opening.path().display().to_string();
     let given = arguments.new.obtain(&what, arguments.unlock.limit(), hint, &known(&opening, label))?;

@@ -10,7 +10,7 @@ use crate::cli::new_secret::NewSecretArguments;
 use crate::cli::opening::Opening;
 use crate::cli::policy;
 use crate::cli::unlocking::UnlockArguments;
-use crate::vault::{KeyslotId, NewKeyslot, change_keyslot};
+use crate::vault::{self, KeyslotId, NewKeyslot, change_keyslot};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -55,6 +55,8 @@ pub(in crate::cli) struct ChangeArguments {
 pub(super) fn run(arguments: &ChangeArguments, context: &Context) -> Result<()> {
     let opening = Opening::find(&arguments.vault, context)?;
     let asked = arguments.kdf.asked()?;
+    vault::check_texts(arguments.label.as_deref().unwrap_or_default(), arguments.hint.as_deref())
+        .map_err(|error| opening.about(error))?;
     if let Some(id) = arguments.slot {
         slot(&opening, KeyslotId(id))?;
     }
@@ -73,16 +75,20 @@ pub(super) fn run(arguments: &ChangeArguments, context: &Context) -> Result<()> 
         role: &old.role,
     };
     // A recovery key that nobody has read must not take the place of a secret that somebody has.
-    show(old.id, &new, &given, arguments.json, context)?;
-    let renewed = change_keyslot(&opening.place(), &keys, &secrets.secrets(), old.id, &new, arguments.hint.as_deref())
-        .map_err(|error| opening.about(error))?;
-    if !arguments.json {
-        let root = if renewed { "; the root key is renewed" } else { "" };
-        context.say(&format!(
-            "{}: keyslot {} opens with the new secret alone{root}",
-            opening.path().display(),
-            old.id.0
-        ));
+    let is_shown = given.recovery.is_some();
+    if is_shown {
+        show(old.id, &new, &given, arguments.json, context)?;
     }
+    let hint = arguments.hint.as_deref();
+    let renewed = change_keyslot(&opening.place(), &keys, &secrets.secrets(), old.id, &new, hint).map_err(|error| {
+        let failure = opening.about(error);
+        let told = "the recovery key above opens nothing, and the old secret still does";
+        if is_shown { failure.about(told) } else { failure }
+    })?;
+    if arguments.json {
+        return if is_shown { Ok(()) } else { show(old.id, &new, &given, true, context) };
+    }
+    let root = if renewed { "; the root key is renewed" } else { "" };
+    context.say(&format!("{}: keyslot {} opens with the new secret alone{root}", opening.path().display(), old.id.0));
     Ok(())
 }

@@ -7,7 +7,7 @@ use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::{Failure, Result};
 use crate::cli::opening::{Detached, Opening};
 use crate::cli::unlocking::UnlockArguments;
-use crate::vault::Mode;
+use crate::vault::{Mode, VaultError};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -50,10 +50,15 @@ pub(super) fn run(arguments: &ExportArguments, context: &Context) -> Result<()> 
     if target.path().starts_with(opening.path()) {
         return Err(Failure::new(ExitCode::Usage, format!("{shown} lies in the vault; choose another place")));
     }
-    let about = |error| Failure::from(error).about(shown.to_string());
+    let about = |error| match error {
+        VaultError::ConfigurationExists => Failure::from(error).about(shown.to_string()),
+        error => opening.about(error),
+    };
     if arguments.detach {
         // What is moved is all that there will be: so it is known to be good.
         let keys = arguments.unlock.unlock(&opening, context)?;
+        // While a passphrase was typed, it may have been mounted.
+        opening.check_free(Mode::ReadWrite)?;
         opening.place().move_to(&target.place(), keys.vouching()).map_err(about)?;
         context.say(&format!("{vault}: its configuration is {shown} now; without that file nobody can open it"));
     } else {

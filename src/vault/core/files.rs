@@ -213,14 +213,19 @@ impl<S: Storage> VaultCore<S> {
     /// The last name of a volatile file went; `is_open`: somebody may have written to it and not committed that.
     pub fn volatile_unlinked(&self, ino: u64, is_open: bool) {
         let current = self.epoch.lock().current;
-        let late = |volatile: &Volatile| volatile.born < current && (is_open || volatile.written > volatile.born);
-        if self.volatile.lock().get(&ino).is_some_and(late) {
-            self.late_unlinks.fetch_add(1, Ordering::AcqRel);
+        let late = |volatile: &&Volatile| volatile.born < current && (is_open || volatile.written > volatile.born);
+        if let Some(born) = self.volatile.lock().get(&ino).filter(late).map(|volatile| volatile.born) {
+            self.first_late_unlink.fetch_min(born, Ordering::AcqRel);
         }
     }
 
-    pub fn late_unlinks(&self) -> u64 {
-        self.late_unlinks.load(Ordering::Acquire)
+    /// What [`first_late_unlink`](Self::first_late_unlink) says is of the time from here on.
+    pub fn watch_late_unlinks(&self) {
+        self.first_late_unlink.store(u32::MAX, Ordering::Release);
+    }
+
+    pub fn first_late_unlink(&self) -> u32 {
+        self.first_late_unlink.load(Ordering::Acquire)
     }
 
     pub fn forget_volatile(&self, ino: u64) {

@@ -1,5 +1,6 @@
 //! Commit, sync, and a file's part in a checkpoint.
 
+use std::cell::Cell;
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -42,18 +43,19 @@ impl<S: Storage> VaultFile<S> {
         if !self.is_volatile() || self.ends_with_its_users() {
             return Ok(false);
         }
+        let is_changed = Cell::new(false);
         let outcome = self.core.with_room(|| {
             let mut state = self.state.write();
             if state.base != Base::Volatile {
-                return Ok(false);
+                return Ok(is_changed.get());
             }
             let outcome = state.commit_home(&self.core);
-            let touched = std::mem::take(&mut state.journal.touched);
-            if touched {
+            if std::mem::take(&mut state.journal.touched) {
+                is_changed.set(true);
                 // A background sync that began before does not cover it.
                 self.core.remember_written(self.ino);
             }
-            outcome.map(|()| touched)
+            outcome.map(|()| is_changed.get())
         });
         if outcome.is_err() {
             // It is not lost with the handle: tried again in the background, and when the vault is sealed.
@@ -233,6 +235,7 @@ impl<S: Storage> VaultFile<S> {
     pub(crate) fn taken_by_checkpoint(&self) {
         let mut state = self.state.write();
         state.journal.touched = false;
+        state.journal.in_checkpoint = true;
         state.journal.punched.clear();
     }
 
@@ -241,6 +244,7 @@ impl<S: Storage> VaultFile<S> {
     pub(crate) fn retired(&self, segment: SegmentSeq) {
         let mut state = self.state.write();
         state.home.overlay.retain(|_, at| at.segment > segment);
+        state.journal.in_checkpoint = false;
         if state.journal.dropped_in.is_some_and(|dropped| dropped <= segment) {
             state.journal.dropped_in = None;
         }
@@ -296,11 +300,13 @@ impl<S: Storage> Applied<S> {
         let extended = state.journal.extending_in.is_some_and(|segment| segment > self.segment);
         let appended = if extended { state.home_len } else { 0 };
         let len = self.home_len.max(appended);
-        // Also where the length is right: what was reserved beyond it goes, unless pages wait for it that came since.
+        // Also where the length is right: what was reserved beyond it for pages in the journal goes, unless some wait for it
+        // that came since. What somebody asked for stays, also if that was before the file was opened.
         let waiting = if state.journal.touched { state.journal.reserved } else { 0 }.max(state.asked_for);
-        if state.home_len != len || waiting <= len {
+        if state.home_len != len || (waiting <= len && state.journal.reserved_behind) {
             core.storage.set_len(&state.home.file, len).map_err(|e| core.write_failed("set a file's length", e))?;
             state.home_len = len;
+            state.journal.reserved_behind = waiting > len;
             if waiting > len {
                 match core.reserve(&state.home.file, len, waiting - len) {
                     // Somebody else took it at once. Their own checkpoint waits for room.

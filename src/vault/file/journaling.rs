@@ -232,6 +232,7 @@ impl<S: Storage> VaultFile<S> {
             // A little ahead, for those who append: one call for sixteen pages.
             let ahead = end.saturating_sub(from).next_multiple_of(16 * PAGE_LEN as u64);
             let wanted = if state.size > 64 * PAGE_LEN as u64 { ahead } else { end - from };
+            state.journal.reserved_behind = true;
             let reserved = self.core.reserve(&state.home.file, from, wanted);
             if reserved.is_err() {
                 self.core.reserve(&state.home.file, from, end - from)?;

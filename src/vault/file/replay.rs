@@ -160,6 +160,7 @@ impl<S: Storage> VaultFile<S> {
         state.mtime = plan.mtime.or(Some(stat.mtime));
         state.journal.id = Some(id);
         state.journal.touched = true;
+        state.journal.reserved_behind = true;
         for step in plan.steps {
             state.replay(core, step)?;
         }

@@ -45,7 +45,11 @@ impl<S: Storage> VaultFile<S> {
         if size == state.size {
             return self.record_length(state);
         }
-        state.asked_for = 0;
+        if size < state.size {
+            // Nor does anything stay reserved behind the end.
+            state.asked_for = 0;
+            state.journal.reserved_behind = true;
+        }
         if size <= BLOB_MAX {
             let plain = state.read_start(&self.core, size as usize)?;
             if size == 0 || matches!(state.body, Body::Paged(_)) {
@@ -218,7 +222,9 @@ impl<S: Storage> State<S> {
             // It counts as a change all the same: the time is set with the next commit.
             return Ok(());
         }
-        self.asked_for = 0;
+        if size < self.size {
+            self.asked_for = 0;
+        }
         if size <= BLOB_MAX {
             let plain = self.read_start(core, size as usize)?;
             if size == 0 || matches!(self.body, Body::Paged(_)) {

@@ -60,7 +60,7 @@ impl<S: Storage> Vault<S> {
             }
             if !begun.is_empty() {
                 // A name must not be under an IV that a crash takes back.
-                self.settle_names()?;
+                self.sync_names()?;
                 for directory in &begun {
                     let renamed = directory.rename_to_newest(&mut |entries| run.control.step(entries, 0));
                     let bad = renamed.and_then(|renamed| match renamed.bad {
@@ -70,7 +70,7 @@ impl<S: Storage> Vault<S> {
                     run.note(directory, None, bad)?;
                 }
                 // Nor may the older IV go before the last name under it is gone for good.
-                self.settle_names()?;
+                self.sync_names()?;
                 for directory in &begun {
                     let ended = directory.end_rekey();
                     run.note(directory, None, ended.map(drop))?;
@@ -85,11 +85,6 @@ impl<S: Storage> Vault<S> {
             run.control.step(0, 0)?;
         }
         Ok(())
-    }
-
-    /// Makes every name durable, by one sync of the backing.
-    fn settle_names(&self) -> Result<()> {
-        self.sync_names()
     }
 
     /// The last look: everything that is found in the tree opens under the active version alone.

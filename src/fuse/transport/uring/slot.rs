@@ -143,13 +143,13 @@ mod tests {
     use super::super::super::request::Request;
     use super::*;
     use crate::fs::tests::{Mounted, mounted};
-    use crate::fuse::adapter::{Adapter, Caching};
+    use crate::fuse::adapter::Adapter;
 
     /// Without an answer the kernel would not get the entry back, and a caller might wait for ever.
     #[test]
     fn every_request_is_answered() {
         let Mounted { fs, backing: _backing } = mounted();
-        let adapter = Adapter::new(Arc::new(fs), Caching::Exclusive, Arc::default()).unwrap();
+        let adapter = Adapter::new(Arc::new(fs), Arc::default()).unwrap();
         for (opcode, body_len) in (0..64_u32).flat_map(|opcode| [0, 3, 8, 120].map(|body_len| (opcode, body_len))) {
             let len = IN_HEADER_LEN as u32 + body_len;
             let mut bytes = [len.to_ne_bytes(), opcode.to_ne_bytes()].concat();
