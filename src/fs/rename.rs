@@ -166,6 +166,13 @@ impl<S: Storage> Fs<S> {
             }
             return Ok(exchanged?);
         }
+        if kind == FileKind::Regular {
+            // As a rename over another file does; what does not open is nothing that somebody is writing.
+            match from.directory.open_file(from.name) {
+                Err(VaultError::Integrity(_)) => {}
+                file => file?.sync()?,
+            }
+        }
         let aside = self.unused_name();
         from.directory.make_node(&aside, &whiteout, 0).map_err(no_whiteouts)?;
         let put_whiteout = || from.directory.rename(&aside, from.directory, from.name, RenameMode::Replace);
@@ -179,10 +186,6 @@ impl<S: Storage> Fs<S> {
                 })
             })
         } else {
-            // As a rename over another file does.
-            if kind == FileKind::Regular {
-                from.directory.open_file(from.name)?.sync()?;
-            }
             rename(RenameMode::Exchange).and_then(|()| {
                 put_whiteout().inspect_err(|_| {
                     let _ = rename(RenameMode::Exchange);

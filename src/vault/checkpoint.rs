@@ -267,6 +267,8 @@ impl<S: Storage> VaultCore<S> {
             // and is gone, as that it is may not be durable; but not those before.
             let durable = ended.min(self.first_late_unlink().saturating_sub(1));
             if !self.has_volatile_until(durable)
+                // One that went since is left out there.
+                && self.first_late_unlink() > durable
                 && let Some(window_start) = self.epoch_is_durable(durable, ended, began)
             {
                 self.append(&[(Operation::Epoch { durable, window_start }, &[])])?;

@@ -29,7 +29,7 @@ pub(super) fn leave(mount: &Mounted, reason: Reason) -> Result<()> {
         return end;
     }
     log::warn!("the mount is still in use: detaching it; open files work for {} more seconds", LAST_ORDERS.as_secs());
-    let held = match hold_and_write_back(mount) {
+    let held = match hold_and_write_back(mount, reason) {
         Written::Ended(result) => return session_end(session, result),
         written => written,
     };
@@ -41,7 +41,7 @@ pub(super) fn leave(mount: &Mounted, reason: Reason) -> Result<()> {
         LastOrders::Over { deadline } => deadline,
     };
     let is_stuck = match held {
-        Written::Done(held) => match within(mount, move || held.write_back()) {
+        Written::Done(held) => match within(mount, reason, move || held.write_back()) {
             Written::Ended(result) => return session_end(session, result),
             written => matches!(written, Written::Stuck),
         },
@@ -151,9 +151,9 @@ fn other_users(session: &MountedSession) -> Vec<Process> {
     users
 }
 
-fn hold_and_write_back(mount: &Mounted) -> Written<Held> {
+fn hold_and_write_back(mount: &Mounted, reason: Reason) -> Written<Held> {
     let session = mount.session.clone();
-    within(mount, move || {
+    within(mount, reason, move || {
         let held = session.hold()?;
         held.write_back()?;
         Ok(held)
@@ -174,7 +174,13 @@ enum Written<T> {
 /// In a thread of its own: such work waits for requests that the session's threads answer, and must not keep the end from
 /// coming if one of them is stuck. As long as something is written it is waited for, however much there is, unless there is
 /// another signal.
-fn within<T: Send + 'static>(mount: &Mounted, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Written<T> {
+fn within<T: Send + 'static>(
+    mount: &Mounted,
+    reason: Reason,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Written<T> {
+    // The first one asks for the end, and the next not to wait for it.
+    let mut is_asked = reason == Reason::Signal;
     let (sender, done) = mpsc::channel();
     thread::spawn(move || {
         let _ = sender.send(work());
@@ -192,6 +198,7 @@ fn within<T: Send + 'static>(mount: &Mounted, work: impl FnOnce() -> io::Result<
         }
         match mount.events.try_recv() {
             Ok(Event::Ended(result)) => return Written::Ended(result),
+            Ok(Event::Signal(_)) if !std::mem::replace(&mut is_asked, true) => {}
             Ok(Event::Signal(_)) => {
                 log::error!("the kernel is not done with writing back, and a signal says not to wait for it");
                 return Written::Stuck;

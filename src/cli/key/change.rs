@@ -82,8 +82,15 @@ pub(super) fn run(arguments: &ChangeArguments, context: &Context) -> Result<()> 
     let hint = arguments.hint.as_deref();
     let renewed = change_keyslot(&opening.place(), &keys, &secrets.secrets(), old.id, &new, hint).map_err(|error| {
         let failure = opening.about(error);
-        let told = "the recovery key above opens nothing, and the old secret still does";
-        if is_shown { failure.about(told) } else { failure }
+        let is_as_before = || opening.place().read().ok()?.keyslot(old.id).map(|slot| slot.key_id == old.key_id);
+        match is_shown.then(is_as_before) {
+            None => failure,
+            Some(Some(true)) => failure.about("the recovery key above opens nothing, and the old secret still does"),
+            // It failed when it was done, nearly.
+            Some(_) => {
+                failure.about("keep the recovery key above and the old secret until `sero key check` says which opens")
+            }
+        }
     })?;
     if arguments.json {
         return if is_shown { Ok(()) } else { show(old.id, &new, &given, true, context) };
