@@ -286,3 +286,42 @@ impl VerifyObserver for Watcher {
         false
     }
 }
+
+/// Wherever it was: entries that are not for the user, such as the IV, may come next.
+#[test]
+fn a_listing_that_is_half_way_anywhere_goes_on() {
+    let (test, _) = filled();
+    let vault = test.open(Mode::ReadWrite);
+    let below = vault.root().open_child(b"below").unwrap();
+    let mut halves: Vec<_> = (1..201)
+        .map(|count| {
+            let (listing, mut names, mut cookie) = (below.open_listing().unwrap(), Vec::new(), 0);
+            let mut take = |entry: sero::vault::ListEntry<'_>| {
+                if names.len() == count {
+                    return false;
+                }
+                names.push(entry.name.to_vec());
+                cookie = entry.next_cookie;
+                true
+            };
+            listing.next(0, &mut take).unwrap();
+            (listing, names, cookie)
+        })
+        .collect();
+    vault.begin_rotation(test.begin(false).into()).unwrap();
+    assert_eq!(vault.rotate(&RotationControl::new(), test.finish()).unwrap(), RotationEnd::Done);
+    for (listing, names, cookie) in &mut halves {
+        let begun = names.len();
+        listing
+            .next(*cookie, &mut |entry| {
+                names.push(entry.name.to_vec());
+                true
+            })
+            .unwrap();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), 201, "after {begun}");
+    }
+    drop((halves, below));
+    vault.seal().unwrap();
+}

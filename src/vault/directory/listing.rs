@@ -45,6 +45,8 @@ pub(super) struct Progress<S: Storage> {
     /// Read and not delivered; the first of them comes after `cookie`.
     batch: VecDeque<Found>,
     cookie: u64,
+    /// The last that was given to the user, who goes on from there: entries that are not for the user may come after it.
+    delivered: u64,
     /// Nothing comes after the batch.
     ended: bool,
     /// Entries since the start that did not open, and the first of them.
@@ -76,6 +78,7 @@ impl<S: Storage> Directory<S> {
             handle: self.open_anew()?,
             batch: VecDeque::new(),
             cookie: 0,
+            delivered: 0,
             ended: false,
             bad: 0,
             first_bad: None,
@@ -159,9 +162,10 @@ impl<S: Storage> Listing<S> {
             progress.bad = 0;
             progress.first_bad = None;
         }
-        if cookie != progress.cookie || cookie == 0 {
+        if cookie != progress.delivered || cookie == 0 {
             progress.batch.clear();
             progress.cookie = cookie;
+            progress.delivered = cookie;
             progress.ended = false;
         }
         let Some(mut ivs) = self.directory.unchecked_iv()? else { return Ok(()) };
@@ -189,6 +193,7 @@ impl<S: Storage> Listing<S> {
                 None => self.directory.open_found(&ivs, &found.entry, handle)?,
             };
             let next_cookie = found.next_cookie;
+            let is_given = matches!(opened, Opened::Name(_));
             match opened {
                 Opened::Name(name) => {
                     if !sink(ListEntry {
@@ -210,6 +215,9 @@ impl<S: Storage> Listing<S> {
             }
             progress.batch.pop_front();
             progress.cookie = next_cookie;
+            if is_given {
+                progress.delivered = next_cookie;
+            }
         }
     }
 }
