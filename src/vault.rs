@@ -243,7 +243,7 @@ impl<S: Storage> Vault<S> {
         }
         match self.core.make_durable() {
             // What that could not complete is tried once more.
-            Err(VaultError::Io { source, .. }) if core::is_out_of_space(&source) => {}
+            Err(error) if error.is_out_of_space() => {}
             outcome => outcome?,
         }
         let uncommitted = self.core.take_uncommitted();

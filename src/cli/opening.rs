@@ -57,6 +57,14 @@ impl Backing {
         mounts
     }
 
+    /// Refuses a canonical path that lies in the vault, for what is to be written elsewhere.
+    pub(super) fn check_outside(&self, path: &Path, shown: impl std::fmt::Display) -> Result<()> {
+        if path.starts_with(&self.path) {
+            return Err(Failure::new(ExitCode::Usage, format!("{shown} lies in the vault; choose another place")));
+        }
+        Ok(())
+    }
+
     /// Who has it mounted for reading and writing.
     pub(super) fn holder(&self) -> Result<Option<Holder>> {
         vault::holder(&self.storage).map_err(|error| self.about(error))
@@ -215,6 +223,15 @@ impl Opening {
             );
         }
         live
+    }
+
+    /// Whether what [`live`](Self::live) gives opens the top of the vault. Where that cannot be read, it does not.
+    pub(super) fn opens_top(&self, keys: &UnlockedKeys) -> bool {
+        let storage = &self.backing.storage;
+        match self.detached {
+            Some(_) => keys.check_belong_to(storage).is_ok(),
+            None => keys.opens_top(storage).unwrap_or(false),
+        }
     }
 
     /// For looking at a vault that may be damaged.

@@ -60,13 +60,7 @@ pub(super) fn run(arguments: &RepairArguments, context: &Context) -> Result<()> 
     let storage = || PosixStorage::open(&path).map_err(|error| VaultError::io("open the vault's directory", error));
     let unlocked = arguments.unlock.unlock(&opening, context)?;
     // Where it cannot be read, the files tell.
-    let there = storage().map_err(about)?;
-    let opens_top = match opening.detached() {
-        // Then a kept key may be what it is opened with.
-        Some(_) => unlocked.check_belong_to(&there).is_ok(),
-        None => unlocked.opens_top(&there).unwrap_or(false),
-    };
-    drop(there);
+    let opens_top = opening.opens_top(&unlocked);
     let keys = opening.live(unlocked);
     super::daemon::harden();
     let mounts = opening.mounts();

@@ -48,9 +48,7 @@ pub(super) fn run(arguments: &SalvageArguments, context: &Context) -> Result<()>
     let destination = paths::canonical_parent(&arguments.destination).ok_or_else(|| {
         Failure::new(ExitCode::BackingIo, format!("{shown}: there is no directory to make it in; make that first"))
     })?;
-    if destination.starts_with(opening.path()) {
-        return Err(Failure::new(ExitCode::Usage, format!("{shown} lies in the vault; choose another place")));
-    }
+    opening.check_outside(&destination, &shown)?;
     opening.check_free(Mode::ReadOnly)?;
     let path = opening.path().to_owned();
     let keys = arguments.unlock.unlock(&opening, context)?;

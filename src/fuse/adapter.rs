@@ -416,7 +416,7 @@ impl<S: Storage> Filesystem for Adapter<S> {
         if self.through.released(request.node, handle) {
             let (fs, node) = (Arc::downgrade(&self.fs), InodeNo(request.node));
             let names = move || fs.upgrade().map(|fs| fs.names(node)).unwrap_or_default();
-            through::refresh(Arc::clone(&self.through), self.refreshing.clone(), node.0, names);
+            through::refresh(Duration::ZERO, Arc::clone(&self.through), self.refreshing.clone(), node.0, names);
         }
     }
 

@@ -117,16 +117,10 @@ impl MountedSession {
         let Some(device) = self.device else {
             return File::open(self.mountpoint()).map(|root| Held { root, device: None });
         };
-        // Unmounted here, it may live on elsewhere: bound to another place, or in another namespace.
-        let here = std::iter::once(self.mountpoint().to_owned());
-        let places = here.chain(users::places_of(device));
-        // Another filesystem may stand there by now, which is not to be waited for.
-        let is_it = |root: &File| {
-            let number = rustix::fs::fstat(root).map(|stat| stat.st_dev);
-            let parts = |dev| DeviceNumber { major: rustix::fs::major(dev), minor: rustix::fs::minor(dev) };
-            number.is_ok_and(|dev| parts(dev) == device)
-        };
-        let root = { places }.find_map(|place| File::open(place).ok().filter(is_it));
+        // Unmounted here, it may live on elsewhere: bound to another place, or in another namespace. And another filesystem may
+        // stand here by now, which is not to be waited for.
+        let places = std::iter::once(self.mountpoint().to_owned()).chain(users::places_of(device));
+        let root = places.filter(|place| users::is_on(place, device)).find_map(|place| File::open(place).ok());
         root.map(|root| Held { root, device: Some(device) }).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 

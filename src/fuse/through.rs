@@ -82,17 +82,8 @@ impl WriteThrough {
     }
 }
 
-/// Has the kernel ask anew for an inode, in `background`; `names` finds what it is called.
+/// Has the kernel ask anew for an inode, in `background` after a pause, until it has; `names` finds what it is called.
 pub(super) fn refresh(
-    through: Arc<WriteThrough>,
-    background: Background,
-    node: u64,
-    names: impl Fn() -> Names + Send + 'static,
-) {
-    refresh_after(Duration::ZERO, through, background, node, names);
-}
-
-fn refresh_after(
     pause: Duration,
     through: Arc<WriteThrough>,
     background: Background,
@@ -103,7 +94,7 @@ fn refresh_after(
         // In this order: whoever gives it another name from here on is seen the next time.
         let (Some(device), Some(pause)) = (device, through.attempt(node)) else { return };
         invalidate(device, node, &names());
-        refresh_after(pause, through, background, node, names);
+        refresh(pause, through, background, node, names);
     });
 }
 

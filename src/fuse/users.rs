@@ -46,7 +46,7 @@ pub fn processes_seeing(device: DeviceNumber) -> Vec<Process> {
 /// Paths at which the filesystem is mounted, here or where another process sees it.
 pub(super) fn places_of(device: DeviceNumber) -> impl Iterator<Item = PathBuf> {
     let mountpoints = move |mounts: Vec<Mount>| {
-        { mounts }.into_iter().filter(move |mount| mount.device == device).map(|mount| mount.mountpoint)
+        mounts.into_iter().filter(move |mount| mount.device == device).map(|mount| mount.mountpoint)
     };
     let here = mountpoints(mountinfo::read().unwrap_or_default());
     let elsewhere = processes().flat_map(move |pid| {
@@ -91,8 +91,8 @@ fn open_files(process: &Path) -> impl Iterator<Item = PathBuf> {
     fs::read_dir(process.join("fd")).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
-/// The device behind one of the links in `/proc/PID`, without a request to its filesystem.
-fn is_on(link: &Path, device: DeviceNumber) -> bool {
+/// Whether this, or what a link in `/proc/PID` leads to, is on the device; without a request to its filesystem.
+pub(super) fn is_on(link: &Path, device: DeviceNumber) -> bool {
     device_of(link).is_ok_and(|found| found == device)
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use log::debug;
 use parking_lot::MutexGuard;
 
-use super::core::{VaultCore, is_out_of_space};
+use super::core::VaultCore;
 use super::error::{Result, VaultError};
 use super::file::{Applied, VaultFile};
 use super::switches;
@@ -193,7 +193,7 @@ impl<S: Storage> VaultCore<S> {
     pub fn with_room<T>(self: &Arc<Self>, work: impl Fn() -> Result<T>) -> Result<T> {
         let before = self.checkpoints();
         let error = match work() {
-            Err(VaultError::Io { context, source }) if is_out_of_space(&source) => VaultError::Io { context, source },
+            Err(error) if error.is_out_of_space() => error,
             outcome => return outcome,
         };
         // One that is under way may give it back.
@@ -242,17 +242,12 @@ impl<S: Storage> VaultCore<S> {
         let mut incomplete = None;
         for file in files.iter().filter(|file| file.is_volatile()) {
             match file.settle_in_background() {
-                Err(VaultError::Io { context, source }) if is_out_of_space(&source) => {
-                    incomplete = Some(VaultError::Io { context, source });
-                }
+                Err(error) if error.is_out_of_space() => incomplete = Some(error),
                 // The others must not wait for one that is damaged.
                 Err(error @ VaultError::Integrity(_)) => incomplete = Some(error),
                 other => other?,
             }
         }
-        // What is in the journal already is not kept waiting by what finds no room.
-        let in_journal = self.journal()?.end();
-        self.sync_journal(in_journal)?;
         if !new.is_empty() || self.is_open(ended) {
             // Also where whoever made a file has synced it: what was there before the crash is not half-made.
             let attributes = self.all_changed_attributes();
@@ -279,8 +274,8 @@ impl<S: Storage> VaultCore<S> {
         for file in journaled {
             match file.record_in_background() {
                 // Nor does the next find room. What is in the journal is synced all the same.
-                Err(VaultError::Io { context, source }) if is_out_of_space(&source) => {
-                    incomplete = Some(VaultError::Io { context, source });
+                Err(error) if error.is_out_of_space() => {
+                    incomplete = Some(error);
                     break;
                 }
                 other => other?,

@@ -177,6 +177,11 @@ impl VaultError {
         }
     }
 
+    /// Whether the backing took no more of a file: it has no room, or the file has its largest size there.
+    pub(crate) fn is_out_of_space(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if super::core::is_out_of_space(source))
+    }
+
     /// Makes and logs an [`IntegrityError`].
     pub(crate) fn integrity(path: impl Into<String>, reason: impl fmt::Display) -> Self {
         Self::Integrity(IntegrityError::report(path, None, reason))

@@ -148,6 +148,13 @@ struct Journaled {
     punched: Vec<(PageIndex, PageIndex)>,
 }
 
+impl Journaled {
+    /// Whether a crash now would have recovery bring the state of a durable file home.
+    fn is_replayed(&self) -> bool {
+        self.touched || self.in_checkpoint
+    }
+}
+
 impl<S: Storage> VaultFile<S> {
     /// A file that was just made, with a name or (`stat` says so) without one: empty, volatile, its header not yet written.
     pub(crate) fn new_empty(core: &Arc<VaultCore<S>>, location: Location<S>, file: S::File, stat: &Stat) -> Self {
@@ -202,8 +209,7 @@ impl<S: Storage> VaultFile<S> {
     /// Whether the space that the backing has for the file is going to change by itself: with the next checkpoint.
     pub(crate) fn space_is_due(&self) -> bool {
         let state = self.state.read();
-        let in_journal = state.journal.touched || state.journal.in_checkpoint;
-        state.base != Base::Volatile && (in_journal || state.home_len != state.wanted_home_len())
+        state.base != Base::Volatile && (state.journal.is_replayed() || state.home_len != state.wanted_home_len())
     }
 
     /// Whether the next checkpoint will give back some of the space that the backing has for the file.
@@ -356,8 +362,7 @@ impl<S: Storage> VaultFile<S> {
             state.mtime = Some(time);
             state.mtime_due = false;
             // Also where a checkpoint that is not over has all of it: after a crash, that would bring its own time home.
-            let in_journal = state.journal.touched || state.journal.in_checkpoint;
-            if state.base != Base::Volatile && in_journal {
+            if state.base != Base::Volatile && state.journal.is_replayed() {
                 self.record_length(&mut state)?;
                 journaled = true;
             }

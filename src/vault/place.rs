@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use super::directory::{PRIVATE, TREE};
 use super::error::{Result, VaultError};
+use super::lost::ignoring;
 use crate::crypto::VaultKeys;
 use crate::format::configuration::{self, Configuration, ConfigurationError, KeyVersion};
 use crate::storage::{Access, FileKind, RenameMode, Stat, Storage, Target, read_into, write_from};
@@ -133,10 +134,7 @@ impl<'a, S: Storage> ConfigurationPlace<'a, S> {
         let backup = self.with(BACKUP_SUFFIX);
         // Itself at last: until then a vault that a crash leaves here opens as before.
         for entry in [with(&backup, TEMPORARY_SUFFIX), backup, self.with(TEMPORARY_SUFFIX), self.entry.to_owned()] {
-            match self.storage.unlink(&root, &entry) {
-                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(io(error)),
-                _ => {}
-            }
+            ignoring(libc::ENOENT, self.storage.unlink(&root, &entry)).map_err(io)?;
         }
         self.storage.sync_dir(&root).map_err(io)
     }
@@ -224,12 +222,8 @@ impl<'a, S: Storage> ConfigurationPlace<'a, S> {
         let temporary = with(entry, TEMPORARY_SUFFIX);
         let like = self.storage.stat(Target::Entry(root, self.entry)).ok();
         let io = |e| VaultError::io("write the configuration", e);
-        match self.storage.unlink(root, &temporary) {
-            // Left by a crash.
-            Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            Err(error) => return Err(io(error)),
-        }
+        // Left by a crash.
+        ignoring(libc::ENOENT, self.storage.unlink(root, &temporary)).map_err(io)?;
         write_atomically(self.storage, root, entry, &temporary, bytes, like.as_ref()).map_err(io)
     }
 }

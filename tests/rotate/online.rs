@@ -2,6 +2,42 @@
 
 use super::*;
 
+/// A listing of a directory, part of which was read.
+struct HalfListing {
+    listing: sero::vault::Listing<PosixStorage>,
+    names: Vec<Vec<u8>>,
+    cookie: u64,
+}
+
+impl HalfListing {
+    fn begin(directory: &Dir, count: usize) -> Self {
+        let mut this = Self { listing: directory.open_listing().unwrap(), names: Vec::new(), cookie: 0 };
+        this.read(count);
+        this
+    }
+
+    fn read(&mut self, most: usize) {
+        let Self { listing, names, cookie } = self;
+        listing
+            .next(*cookie, &mut |entry| {
+                if names.len() == most {
+                    return false;
+                }
+                names.push(entry.name.to_vec());
+                *cookie = entry.next_cookie;
+                true
+            })
+            .unwrap();
+    }
+
+    /// Reads the rest; all names that were listed.
+    fn go_on(mut self) -> Vec<Vec<u8>> {
+        self.read(usize::MAX);
+        self.names.sort();
+        self.names
+    }
+}
+
 /// Four users of the vault beside the rotation: each knows what it wrote, and reads it back.
 #[test]
 fn reads_and_writes_go_on_meanwhile() {
@@ -12,19 +48,7 @@ fn reads_and_writes_go_on_meanwhile() {
     unlinked.write(0, &bytes(300_000, 77)).unwrap();
     vault.root().unlink(b"soon without a name").unwrap();
     let half_listed = vault.root().open_child(b"below").unwrap();
-    let listing = half_listed.open_listing().unwrap();
-    let mut names = Vec::new();
-    let mut cookie = 0;
-    listing
-        .next(0, &mut |entry| {
-            if names.len() == 50 {
-                return false;
-            }
-            names.push(entry.name.to_vec());
-            cookie = entry.next_cookie;
-            true
-        })
-        .unwrap();
+    let half = HalfListing::begin(&half_listed, 50);
 
     let keys = test.begin(false);
     vault.begin_rotation(keys.into()).unwrap();
@@ -53,20 +77,12 @@ fn reads_and_writes_go_on_meanwhile() {
     println!("{} steps of work meanwhile", work.load(Ordering::Relaxed));
 
     // The listing that was half-way goes on, every name once.
-    listing
-        .next(cookie, &mut |entry| {
-            names.push(entry.name.to_vec());
-            true
-        })
-        .unwrap();
-    names.sort();
-    names.dedup();
-    assert_eq!(names.len(), 201, "200 files and a directory");
+    assert_eq!(half.go_on().len(), 201, "200 files and a directory");
     // So does the file without a name.
     let mut content = vec![0; 300_000];
     unlinked.read(0, &mut content).unwrap();
     assert_eq!(content, bytes(300_000, 77));
-    drop((unlinked, listing, half_listed));
+    drop((unlinked, half_listed));
 
     for user in 0..4 {
         check_user(&vault, user);
@@ -293,35 +309,12 @@ fn a_listing_that_is_half_way_anywhere_goes_on() {
     let (test, _) = filled();
     let vault = test.open(Mode::ReadWrite);
     let below = vault.root().open_child(b"below").unwrap();
-    let mut halves: Vec<_> = (1..201)
-        .map(|count| {
-            let (listing, mut names, mut cookie) = (below.open_listing().unwrap(), Vec::new(), 0);
-            let mut take = |entry: sero::vault::ListEntry<'_>| {
-                if names.len() == count {
-                    return false;
-                }
-                names.push(entry.name.to_vec());
-                cookie = entry.next_cookie;
-                true
-            };
-            listing.next(0, &mut take).unwrap();
-            (listing, names, cookie)
-        })
-        .collect();
+    let halves: Vec<_> = (1..201).map(|count| (count, HalfListing::begin(&below, count))).collect();
     vault.begin_rotation(test.begin(false).into()).unwrap();
     assert_eq!(vault.rotate(&RotationControl::new(), test.finish()).unwrap(), RotationEnd::Done);
-    for (listing, names, cookie) in &mut halves {
-        let begun = names.len();
-        listing
-            .next(*cookie, &mut |entry| {
-                names.push(entry.name.to_vec());
-                true
-            })
-            .unwrap();
-        names.sort();
-        names.dedup();
-        assert_eq!(names.len(), 201, "after {begun}");
+    for (count, half) in halves {
+        assert_eq!(half.go_on().len(), 201, "after {count}");
     }
-    drop((halves, below));
+    drop(below);
     vault.seal().unwrap();
 }

@@ -47,9 +47,7 @@ pub(super) fn run(arguments: &ExportArguments, context: &Context) -> Result<()> 
     }
     let target = Detached::at(&arguments.file)?;
     let shown = target.path().display();
-    if target.path().starts_with(opening.path()) {
-        return Err(Failure::new(ExitCode::Usage, format!("{shown} lies in the vault; choose another place")));
-    }
+    opening.check_outside(target.path(), &shown)?;
     let about = |error| match error {
         VaultError::ConfigurationExists => Failure::from(error).about(shown.to_string()),
         error => opening.about(error),

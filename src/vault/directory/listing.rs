@@ -227,9 +227,9 @@ impl<S: Storage> Progress<S> {
     fn read_out(&mut self, directory: &Directory<S>, ivs: &Ivs) -> Result<()> {
         if !self.ended {
             let last = self.batch.back().map_or(self.cookie, |found| found.next_cookie);
-            let delivered = std::mem::replace(&mut self.cookie, last);
+            let before = std::mem::replace(&mut self.cookie, last);
             let fetched = self.fetch(directory, usize::MAX);
-            self.cookie = delivered;
+            self.cookie = before;
             fetched?;
         }
         for found in &mut self.batch {

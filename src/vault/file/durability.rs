@@ -13,8 +13,8 @@ use crate::format::header::Seal;
 use crate::format::record::{Lsn, Operation, SegmentSeq};
 use crate::format::seals::Sealed;
 use crate::storage::Storage;
-use crate::vault::core::{VaultCore, is_out_of_space};
-use crate::vault::error::{Result, VaultError};
+use crate::vault::core::VaultCore;
+use crate::vault::error::Result;
 use crate::vault::journal::Location;
 use crate::vault::switches;
 
@@ -310,7 +310,7 @@ impl<S: Storage> Applied<S> {
             if waiting > len {
                 match core.reserve(&state.home.file, len, waiting - len) {
                     // Somebody else took it at once. Their own checkpoint waits for room.
-                    Err(VaultError::Io { source, .. }) if is_out_of_space(&source) => {}
+                    Err(error) if error.is_out_of_space() => {}
                     outcome => outcome?,
                 }
             }
