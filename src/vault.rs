@@ -97,6 +97,8 @@ pub struct Vault<S: Storage> {
     recovery: Option<Recovery>,
     /// What was wrong with the vault's own files, and was passed over.
     tolerated: Vec<Finding>,
+    /// Whether there is a journal that could not be replayed: then the tree is not what it will be with it.
+    misses_journal: bool,
     /// Held as long as the vault is open.
     lock: VaultLock<S>,
 }
@@ -119,7 +121,15 @@ impl<S: Storage> Vault<S> {
         if let Some(recovery) = &recovery {
             warn!("{recovery}");
         }
-        Ok(Arc::new(Self { core, root, ticks: AtomicU32::new(0), recovery, tolerated: Vec::new(), lock }))
+        Ok(Arc::new(Self {
+            core,
+            root,
+            ticks: AtomicU32::new(0),
+            recovery,
+            tolerated: Vec::new(),
+            misses_journal: false,
+            lock,
+        }))
     }
 
     fn start(core: &Arc<VaultCore<S>>, mode: Mode) -> Result<(Arc<Directory<S>>, Option<Recovery>)> {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use sero::crypto::{KdfParams, Passphrase, VaultKeys};
 use sero::vault::create::{CreateOptions, create};
+use sero::vault::repair::RepairPlan;
 use sero::vault::unlock::unlock;
 use sero::vault::{
     Directory, Finding, Mode, NewInode, NodeRef, PosixStorage, Severity, Vault, VerifyObserver, VerifyOptions,
@@ -114,6 +115,12 @@ impl Sample {
 
     pub fn verify_paths(&self, paths: &[&[u8]]) -> (VerifySummary, Vec<Finding>) {
         verify_open(&self.tolerant(), paths)
+    }
+
+    /// What a repair would do.
+    pub fn plan(&self, holes: bool) -> RepairPlan {
+        let vault = self.tolerant();
+        RepairPlan::of(&vault, &verify_open(&vault, &[]).1, holes)
     }
 
     /// The backing path of a plain one.

@@ -34,8 +34,8 @@ pub(super) enum Request {
     Status,
     /// Begin to verify the vault: these plain paths, or everything.
     Verify { paths: Vec<Vec<u8>>, jobs: usize },
-    /// How far that is; the findings from this one on.
-    VerifyProgress { from: usize },
+    /// How far the one of this number is; the findings from this one on.
+    VerifyProgress { number: u64, from: usize },
     /// To rotate the vault's key; the configuration has the new version already.
     Rotate {
         keys: KeysText,

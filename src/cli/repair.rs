@@ -14,7 +14,7 @@ use super::opening::Opening;
 use super::unlocking::UnlockArguments;
 use super::words::count;
 use crate::vault::repair::{self, Repair, RepairPlan, RepairStep, apply};
-use crate::vault::{Finding, Mode, PosixStorage, Vault, VaultError, VerifyOptions};
+use crate::vault::{Mode, PosixStorage, Vault, VaultError, VerifyOptions};
 
 /// One round can uncover what another needs: the second name of a file that was put aside.
 const ROUNDS_MAX: usize = 16;
@@ -65,7 +65,7 @@ pub(super) fn run(arguments: &RepairArguments, context: &Context) -> Result<()> 
     super::daemon::harden();
     let mounts = opening.mounts();
     drop(opening);
-    let look = || -> Result<Vec<Finding>> {
+    let look = || -> Result<RepairPlan> {
         let vault = Vault::open_tolerant(storage().map_err(about)?, keys.clone()).map_err(about)?;
         let reporter = Reporter::start(context, "checked", true);
         let summary = vault.verify(&VerifyOptions::default(), &reporter).map_err(about)?;
@@ -73,10 +73,10 @@ pub(super) fn run(arguments: &RepairArguments, context: &Context) -> Result<()> 
         if repair::is_foreign(&vault, &summary, &findings, opens_top) {
             return Err(about(VaultError::ForeignConfiguration));
         }
-        Ok(findings)
+        Ok(RepairPlan::of(&vault, &findings, arguments.holes))
     };
 
-    let mut plan = RepairPlan::of(&look()?, arguments.holes);
+    let mut plan = look()?;
     let mut done: Vec<Value> = Vec::new();
     if !arguments.json {
         plan.steps.iter().for_each(|step| context.print(&line(step)));
@@ -91,12 +91,13 @@ pub(super) fn run(arguments: &RepairArguments, context: &Context) -> Result<()> 
     }
     if !plan.steps.is_empty() && !arguments.dry_run && consent(arguments)? {
         // While it was asked, the vault may have been mounted and changed.
-        if !arguments.yes && RepairPlan::of(&look()?, arguments.holes).steps != plan.steps {
+        if !arguments.yes && look()?.steps != plan.steps {
             let message = "the vault is not what it was when this was shown; run this again";
             return Err(Failure::new(ExitCode::DamageFound, message).about(path.display()));
         }
         for _ in 0..ROUNDS_MAX {
             let before = plan.steps.clone();
+            failed = 0;
             apply(&|| Ok((storage()?, keys.clone())), &plan, &mut |step, outcome| match outcome {
                 Ok(()) => done.push(object(step)),
                 Err(error) => {
@@ -105,8 +106,10 @@ pub(super) fn run(arguments: &RepairArguments, context: &Context) -> Result<()> 
                 }
             })
             .map_err(about)?;
-            plan = RepairPlan::of(&look()?, arguments.holes);
-            if plan.steps.is_empty() || plan.steps == before {
+            // What was not shown because the journal could not be read is not what was agreed to.
+            let is_agreed = arguments.yes || !plan.is_partial;
+            plan = look()?;
+            if plan.steps.is_empty() || plan.steps == before || !is_agreed {
                 break;
             }
         }
@@ -139,7 +142,11 @@ fn remaining(plan: &RepairPlan, arguments: &RepairArguments) -> String {
         ));
     }
     if !plan.steps.is_empty() {
-        advice.push(if arguments.dry_run { "give --yes instead of --dry-run to do it" } else { "give --yes to do it" });
+        advice.push(match (arguments.dry_run, arguments.yes) {
+            (true, _) => "give --yes instead of --dry-run to do it",
+            (_, true) => "run this again",
+            _ => "give --yes to do it",
+        });
     }
     if !plan.left.is_empty() {
         advice.push(if arguments.holes {

@@ -58,16 +58,15 @@ pub(super) fn run(arguments: &VerifyArguments, context: &Context) -> Result<()> 
     let path = opening.path().to_owned();
     let options = options(&arguments.paths, arguments.jobs);
     let about = |failure: Failure| failure.about(path.display());
-    let (summary, findings, taken) = if opening.holder()?.is_some() {
-        let Some(mount) = opening.mounts().pop() else {
-            // On another machine, or where this process cannot see it.
-            return opening.check_free(Mode::ReadOnly);
-        };
+    let mount = if opening.holder()?.is_some() { opening.mounts().pop() } else { None };
+    let (summary, findings, taken) = if let Some(mount) = mount {
         let reporter = Reporter::start(context, "checked", arguments.json);
         let started = Instant::now();
         let summary = mounted::verify(&mount, options, &reporter)?;
         (summary, reporter.into_findings(), started.elapsed())
     } else {
+        // Mounted on another machine, or where this process cannot see it; or it was, a moment ago.
+        opening.check_free(Mode::ReadOnly)?;
         let keys = arguments.unlock.unlock(&opening, context)?;
         super::daemon::harden();
         let vault = opening.open_tolerant(keys)?;

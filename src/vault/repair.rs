@@ -17,11 +17,13 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
+use zeroize::Zeroizing;
 
 use super::attributes::table_attribute;
 use super::directory::{Directory, Location, NewInode, PRIVATE, TREE};
 use super::error::{Result, VaultError, is_of_another_kind};
 use super::file::VaultFile;
+use super::file::check::{BadPages, Checker, Part};
 use super::file::open::StartError;
 use super::keyring::LiveKeys;
 use super::lock::{self, VaultLock};
@@ -29,9 +31,9 @@ use super::lost::{self, ignoring};
 use super::verify::{Extent, Finding, FindingKind, Severity, VerifySummary};
 use super::{Mode, Vault};
 use crate::crypto::entropy;
-use crate::format::geometry::home_len;
+use crate::format::geometry::{BLOB_MAX, PAGE_BYTES, PageIndex, home_len, page_count};
 use crate::format::names::{EntryForm, sidecar_of};
-use crate::storage::{RenameMode, SetTime, Storage, Target, write_from};
+use crate::storage::{FileKind, RenameMode, SetTime, Storage, Target, write_from};
 
 /// In plain view, at the top.
 const LOST_FOUND: &[u8] = b"lost+found";
@@ -75,6 +77,8 @@ pub struct RepairPlan {
     pub steps: Vec<RepairStep>,
     /// Damage that stays: pages without the consent to make holes of them, and what the backing does not read.
     pub left: Vec<Finding>,
+    /// The journal could not be replayed: what is left of the tree's damage has to be looked at again when it can.
+    pub is_partial: bool,
 }
 
 impl RepairPlan {
@@ -83,8 +87,21 @@ impl RepairPlan {
         self.steps.iter().any(|step| step.backing == lock::PATH)
     }
 
-    /// From what verify found. `holes`: pages that do not open become holes.
-    pub fn of(findings: &[Finding], holes: bool) -> Self {
+    /// From what verify found in a vault. `holes`: pages that do not open become holes.
+    pub fn of<S: Storage>(vault: &Vault<S>, findings: &[Finding], holes: bool) -> Self {
+        if !vault.misses_journal {
+            return Self::of_findings(findings, holes);
+        }
+        // The journal may have what the tree lacks. It is to be replayed before anything there is taken for damaged.
+        let (in_tree, own): (Vec<_>, Vec<_>) =
+            findings.iter().cloned().partition(|finding| is_in_tree(&finding.backing));
+        let mut plan = Self::of_findings(&own, holes);
+        plan.left.extend(in_tree.into_iter().filter(|finding| finding.severity.is_damage()));
+        plan.is_partial = true;
+        plan
+    }
+
+    fn of_findings(findings: &[Finding], holes: bool) -> Self {
         let mut plan = Self::default();
         let of_kind = |kinds: &[FindingKind]| -> BTreeSet<OsString> {
             let damaged = findings.iter().filter(|finding| finding.severity == Severity::Damage);
@@ -119,11 +136,11 @@ impl RepairPlan {
                 (_, K::Journal) => step(Repair::Replay { keep_copy: true }),
                 (_, K::State | K::ConfigurationBackup) => step(Repair::PutAside),
                 (_, K::DirectoryIv) => step(Repair::NewIv),
-                (_, K::Name) if without_iv.contains(&parent(&finding.backing)) => {}
-                (_, K::Name) if empty.contains(&finding.backing) => {}
                 (_, K::Name) if EntryForm::of(&entry_of(&finding.backing)) == EntryForm::Unknown => {
                     step(Repair::PutAside);
                 }
+                (_, K::Name) if without_iv.contains(&parent(&finding.backing)) => {}
+                (_, K::Name) if empty.contains(&finding.backing) => {}
                 (_, K::Name) => step(Repair::ToLostFound),
                 (_, K::Header | K::Root | K::Blob | K::Symlink) => step(Repair::PutAside),
                 (_, K::Length) if empty.contains(&finding.backing) => {}
@@ -202,10 +219,15 @@ pub fn apply<S: Storage>(
             _ => {}
         }
     }
-    let moves = Moves::of(&vault, plan)?;
+    let mut plan = plan.clone();
+    plan.steps.retain(|step| {
+        let is_aside = step.repair == Repair::PutAside && is_in_tree(&step.backing);
+        !(is_aside && opens_now(&vault, &step.backing))
+    });
+    let moves = Moves::of(&vault, &plan)?;
     vault.seal()?;
     drop(vault);
-    names(&open()?.0, plan, &moves, told)
+    names(&open()?.0, &plan, &moves, told)
 }
 
 /// Step 1.
@@ -247,6 +269,27 @@ fn make_private<S: Storage>(storage: &S, top: &S::Dir) -> std::io::Result<()> {
     ignoring(libc::EEXIST, storage.make_dir(top, PRIVATE.as_ref(), 0o700))
 }
 
+/// Whether what nothing could be read of can be read by now: with a journal, or from a backing that had failed.
+fn opens_now<S: Storage>(vault: &Vault<S>, backing: &OsStr) -> bool {
+    if EntryForm::of(&entry_of(backing)) == EntryForm::Unknown {
+        return false;
+    }
+    let look = || -> Result<()> {
+        let location = location_at(vault, backing)?;
+        let stat = location.stat()?;
+        if stat.kind() == FileKind::Symlink {
+            return location.open_symlink().map(drop);
+        }
+        let file = vault.core.open_file(location, &stat)?;
+        // All of a blob; of a paged file the root is enough.
+        if file.len_bytes() <= BLOB_MAX {
+            file.read(0, &mut Zeroizing::new(vec![0; BLOB_MAX as usize]))?;
+        }
+        Ok(())
+    };
+    look().is_ok()
+}
+
 /// Step 2: the home gets the length that its header says, then the content the one that is there.
 fn mend_length<S: Storage>(vault: &Vault<S>, backing: &OsStr, keep_bytes: Option<u64>) -> Result<()> {
     let location = location_at(vault, backing)?;
@@ -265,7 +308,8 @@ fn mend_length<S: Storage>(vault: &Vault<S>, backing: &OsStr, keep_bytes: Option
     core.storage.set_len(&home, home_len(size)).map_err(io)?;
     core.storage.sync_file(&home).map_err(io)?;
     core.storage.set_times(Target::File(&home), SetTime::Keep, SetTime::To(stat.mtime)).map_err(io)?;
-    let Some(keep_bytes) = keep_bytes else { return Ok(()) };
+    // With the journal it may be whole by now.
+    let Some(keep_bytes) = keep_bytes.filter(|_| stat.size_bytes < home_len(size)) else { return Ok(()) };
     let file = core.open_file(location.clone(), &location.stat()?)?;
     file.truncate(keep_bytes.min(size))?;
     file.set_times(SetTime::Keep, SetTime::To(stat.mtime))?;
@@ -276,11 +320,18 @@ fn make_holes<S: Storage>(vault: &Vault<S>, backing: &OsStr, extents: &[Extent])
     let location = location_at(vault, backing)?;
     let stat = location.stat()?;
     let file = vault.core.open_file(location, &stat)?;
-    // Nodes first: what a damaged node covers is dropped unread.
-    let mut extents = extents.to_vec();
-    extents.sort_by_key(|extent| std::cmp::Reverse(extent.len_bytes));
+    // Only what does not open now either.
+    let mut bad: Vec<BadPages> = Vec::new();
     for extent in extents {
-        file.make_holes(extent.offset_bytes, extent.len_bytes)?;
+        let first = PageIndex::of(extent.offset_bytes);
+        let end = PageIndex(page_count(extent.offset_bytes.saturating_add(extent.len_bytes)));
+        Checker::new().check(&file, first, end, &mut |pages| bad.push(pages), &mut |_| true)?;
+    }
+    bad.retain(|pages| !pages.is_unreadable && matches!(pages.part, Part::Node | Part::Page));
+    // Nodes first: what a damaged node covers is dropped unread.
+    bad.sort_by_key(|pages| std::cmp::Reverse(pages.count));
+    for pages in bad {
+        file.make_holes(pages.first.offset_bytes(), pages.count.saturating_mul(PAGE_BYTES))?;
     }
     file.set_times(SetTime::Keep, SetTime::To(stat.mtime))?;
     file.sync()
@@ -386,7 +437,7 @@ fn names_in<S: Storage>(vault: &Vault<S>, directory: &OsStr) -> Result<Vec<OsStr
     Ok(names)
 }
 
-/// Step 3, deeper paths first: what is moved takes along what is below it.
+/// Step 3, deeper paths first: what is moved takes along what is below it, and is not found by its old path then.
 fn names<S: Storage>(
     storage: &S,
     plan: &RepairPlan,
@@ -398,7 +449,7 @@ fn names<S: Storage>(
     let _lock = VaultLock::exclusive(storage, &private)?;
     let mut steps: Vec<&RepairStep> = plan.steps.iter().collect();
     let depth = |path: &OsStr| path.as_bytes().iter().filter(|byte| **byte == b'/').count();
-    steps.sort_by_key(|step| std::cmp::Reverse(depth(&step.backing)));
+    steps.sort_by_key(|step| (std::cmp::Reverse(depth(&step.backing)), step.repair != Repair::DropXattrs));
     for step in steps {
         let outcome = match &step.repair {
             Repair::Remove => remove(storage, &step.backing),

@@ -58,14 +58,16 @@ impl<S: Storage> Vault<S> {
         });
         let core = Arc::new(VaultCore::new(storage, keys, tree, true, windows));
         let root = Directory::root(&core)?;
+        let mut misses_journal = false;
         let recovery = recovery::recover(&core, &root).unwrap_or_else(|error| {
+            misses_journal = true;
             let kind = if is_no_segment(&error) { FindingKind::Private } else { FindingKind::Journal };
             tolerate(kind, PRIVATE, error);
             core.journaled.lock().clear();
             core.set_journal(None);
             None
         });
-        Ok(Arc::new(Self { core, root, ticks: AtomicU32::new(0), recovery, tolerated, lock }))
+        Ok(Arc::new(Self { core, root, ticks: AtomicU32::new(0), recovery, tolerated, misses_journal, lock }))
     }
 
     /// What [`open_tolerant`](Self::open_tolerant) found wrong with the vault's own files.

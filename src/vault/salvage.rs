@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use super::Vault;
@@ -32,7 +33,8 @@ const CHUNK_LEN: usize = 256 * PAGE_LEN;
 const LOST: &str = "lost+found";
 /// The same, if the vault has something of that name.
 const LOST_ELSE: &str = "lost+found.salvaged";
-const ACLS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
+const ACCESS_ACL: &str = "system.posix_acl_access";
+const ACLS: [&str; 2] = [ACCESS_ACL, "system.posix_acl_default"];
 
 /// What was copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -196,6 +198,11 @@ impl<S: Storage> Salvage<'_, S> {
                 });
                 (path, plain)
             }
+            InspectedName::Unreadable(reason) => {
+                let path = self.generated_path()?;
+                self.lose(Finding::own(Severity::Unreadable, FindingKind::Name, backing.clone(), reason), &path);
+                (path, None)
+            }
             InspectedName::Bad(reason) => {
                 let finding = Finding::own(Severity::Damage, FindingKind::Name, backing.clone(), reason);
                 if form == EntryForm::Unknown {
@@ -239,7 +246,7 @@ impl<S: Storage> Salvage<'_, S> {
                 Ok(text) => {
                     std::os::unix::fs::symlink(OsStr::from_bytes(&text), &path).map_err(written)?;
                     self.summary.symlinks = self.summary.symlinks.saturating_add(1);
-                    self.of_link(&path, &stat);
+                    self.of_link(target, stat, plain.as_deref(), &backing, &path);
                     true
                 }
                 Err(error) => {
@@ -248,7 +255,7 @@ impl<S: Storage> Salvage<'_, S> {
                 }
             },
             FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {
-                self.node(&stat, plain.as_deref(), &backing, &path)
+                self.node(target, stat, plain.as_deref(), &backing, &path)
             }
             FileKind::Directory | FileKind::Unknown => false,
         };
@@ -385,13 +392,12 @@ impl<S: Storage> Salvage<'_, S> {
         filled
     }
 
-    fn node(&mut self, stat: &Stat, plain: Option<&[u8]>, backing: &OsStr, path: &Path) -> bool {
+    fn node(&mut self, target: Target<'_, S>, stat: Stat, plain: Option<&[u8]>, backing: &OsStr, path: &Path) -> bool {
         let kind = rustix::fs::FileType::from_raw_mode(stat.mode);
-        match rustix::fs::mknodat(CWD, path, kind, Mode::from_raw_mode(stat.mode & 0o7777), stat.rdev) {
+        match rustix::fs::mknodat(CWD, path, kind, Mode::from_raw_mode(0o600), stat.rdev) {
             Ok(()) => {
                 self.summary.others = self.summary.others.saturating_add(1);
-                self.of_link(path, stat);
-                let _ = rustix::fs::chmodat(CWD, path, Mode::from_raw_mode(stat.mode & 0o7777), AtFlags::empty());
+                self.of_link(target, stat, plain, backing, path);
                 true
             }
             Err(error) => {
@@ -402,13 +408,22 @@ impl<S: Storage> Salvage<'_, S> {
         }
     }
 
-    /// What is kept of an inode that is not opened.
-    fn of_link(&self, path: &Path, stat: &Stat) {
+    /// What is kept of an inode that is not opened: a symbolic link, or what [`Self::node`] makes.
+    fn of_link(&mut self, target: Target<'_, S>, stat: Stat, plain: Option<&[u8]>, backing: &OsStr, path: &Path) {
         if self.is_root {
             let (uid, gid) = (Uid::from_raw(stat.uid), Gid::from_raw(stat.gid));
             let _ = rustix::fs::chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
         }
-        let _ = rustix::fs::utimensat(CWD, path, &times(stat), AtFlags::SYMLINK_NOFOLLOW);
+        let kept = self.kept(target, stat, path, plain, backing);
+        let set = |name: &OsStr, value: &[u8]| rustix::fs::lsetxattr(path, name, value, XattrFlags::empty());
+        let is_link = stat.kind() == FileKind::Symlink;
+        let change_mode = |mode| if is_link { Ok(()) } else { rustix::fs::chmodat(CWD, path, mode, AtFlags::empty()) };
+        let refused = match rustix::fs::lstat(path) {
+            Ok(made) => put_attributes(&kept, &made, set, change_mode).unwrap_or_else(Some),
+            Err(error) => Some(error),
+        };
+        let _ = rustix::fs::utimensat(CWD, path, &times(&kept.stat), AtFlags::SYMLINK_NOFOLLOW);
+        self.lose_attribute(refused, path);
     }
 
     fn kept(&mut self, target: Target<'_, S>, stat: Stat, path: &Path, plain: Option<&[u8]>, backing: &OsStr) -> Kept {
@@ -426,27 +441,26 @@ impl<S: Storage> Salvage<'_, S> {
     /// Owner, attributes, permissions, and the times last. What this user or this filesystem cannot keep is a loss
     /// of its own.
     fn attributes(&mut self, made: &File, path: &Path, kept: &Kept) -> Result<()> {
-        let Kept { stat, xattrs, acls } = kept;
+        let stat = &kept.stat;
         if self.is_root {
             rustix::fs::fchown(made, Some(Uid::from_raw(stat.uid)), Some(Gid::from_raw(stat.gid)))
                 .map_err(|error| written(error.into()))?;
         }
-        rustix::fs::fchmod(made, Mode::from_raw_mode(stat.mode & 0o7777)).map_err(|error| written(error.into()))?;
-        let plain = xattrs.names().filter_map(|name| Some((name, xattrs.get(name)?)));
-        let all = plain.chain(acls.iter().map(|(name, value)| (name.as_bytes(), value.as_slice())));
-        let refused = all
-            .filter_map(|(name, value)| {
-                let name = OsStr::from_bytes(name);
-                rustix::fs::fsetxattr(made, name, value, XattrFlags::empty()).err()
-            })
-            .last();
-        rustix::fs::futimens(made, &times(stat)).map_err(|error| written(error.into()))?;
+        let set = |name: &OsStr, value: &[u8]| rustix::fs::fsetxattr(made, name, value, XattrFlags::empty());
+        let refused = rustix::fs::fstat(made)
+            .and_then(|there| put_attributes(kept, &there, set, |mode| rustix::fs::fchmod(made, mode)))
+            .map_err(|error| written(error.into()))?;
+        rustix::fs::futimens(made, &times(&kept.stat)).map_err(|error| written(error.into()))?;
+        self.lose_attribute(refused, path);
+        Ok(())
+    }
+
+    fn lose_attribute(&mut self, refused: Option<Errno>, path: &Path) {
         if let Some(error) = refused {
             let reason = format!("an extended attribute could not be set at the destination: {error}");
             let finding = Finding::own(Severity::Unreadable, FindingKind::Xattrs, path.as_os_str().to_owned(), reason);
             self.lose(finding, path);
         }
-        Ok(())
     }
 
     /// A new name in the folder of what has none.
@@ -475,6 +489,33 @@ impl<S: Storage> Salvage<'_, S> {
         self.summary.losses = self.summary.losses.saturating_add(1);
         (self.observer)(SalvageEvent::Lost { finding, path: path.to_owned() });
     }
+}
+
+/// Attributes, permissions and ACLs, in the order in which each can be set: what may not be written to takes no attribute, and a
+/// mode that is set behind an ACL would change it. The last that was refused.
+fn put_attributes(
+    kept: &Kept,
+    made: &rustix::fs::Stat,
+    set: impl Fn(&OsStr, &[u8]) -> rustix::io::Result<()>,
+    change_mode: impl Fn(Mode) -> rustix::io::Result<()>,
+) -> rustix::io::Result<Option<Errno>> {
+    let Kept { stat, xattrs, acls } = kept;
+    let plain = xattrs.names().filter_map(|name| Some((OsStr::from_bytes(name), xattrs.get(name)?)));
+    let refused = plain.filter_map(|(name, value)| set(name, value).err()).last();
+    // As whom it runs is no promise about anybody else.
+    let is_same_owner = (made.st_uid, made.st_gid) == (stat.uid, stat.gid);
+    let bits = if is_same_owner { 0o7777 } else { 0o1777 };
+    change_mode(Mode::from_raw_mode(stat.mode & bits))?;
+    let mut refused_acl = None;
+    for (name, value) in acls {
+        let Err(error) = set(OsStr::new(name), value) else { continue };
+        refused_acl = Some(error);
+        if *name == ACCESS_ACL {
+            // The group's bits are the ACL's mask: without it they would be the group's own.
+            change_mode(Mode::from_raw_mode(stat.mode & bits & !0o070))?;
+        }
+    }
+    Ok(refused.or(refused_acl))
 }
 
 /// Whether nothing else can be written either.

@@ -193,7 +193,7 @@ pub trait VerifyObserver: Sync {
     /// So many more are checked.
     fn checked(&self, _bytes: u64) {}
     fn found(&self, finding: Finding);
-    /// Whether to stop early.
+    /// Whether to stop early, which is an error then; once it says so, it goes on saying so.
     fn is_cancelled(&self) -> bool {
         false
     }
@@ -307,7 +307,10 @@ impl<S: Storage> Vault<S> {
                 },
             );
         });
-        if options.paths.is_empty() && !observer.is_cancelled() {
+        if observer.is_cancelled() {
+            return Err(VaultError::Interrupted);
+        }
+        if options.paths.is_empty() {
             private::check(&shared);
         }
         Ok(shared.summary())

@@ -4,7 +4,7 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sero::vault::FindingKind;
-use sero::vault::repair::{Repair, RepairPlan, apply};
+use sero::vault::repair::{Repair, apply};
 
 use super::*;
 
@@ -12,7 +12,7 @@ use super::*;
 pub fn repair(sample: &Sample, holes: bool) -> Vec<Repair> {
     let mut done = Vec::new();
     for _ in 0..4 {
-        let plan = RepairPlan::of(&sample.verify().1, holes);
+        let plan = sample.plan(holes);
         if plan.steps.is_empty() {
             return done;
         }
@@ -54,7 +54,7 @@ fn names(sample: &Sample, path: &[&str]) -> Vec<String> {
 #[test]
 fn a_clean_vault_needs_nothing() {
     let sample = Sample::full();
-    assert_eq!(RepairPlan::of(&sample.verify().1, true), RepairPlan::default());
+    assert_eq!(sample.plan(true), RepairPlan::default());
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn pages_become_holes_only_if_asked() {
     flip(&sample.backing("large"), 120 * 4096);
     flip(&sample.backing("large"), 249 * 4096);
     let mtime = fs::metadata(sample.backing("medium")).unwrap().mtime();
-    let plan = RepairPlan::of(&sample.verify().1, false);
+    let plan = sample.plan(false);
     assert_eq!((plan.steps.len(), plan.left.len()), (0, 3), "{plan:#?}");
     assert_eq!(repair(&sample, true).len(), 2);
     works(&sample);
@@ -266,10 +266,84 @@ fn pieces_of_a_damaged_link_are_kept() {
 }
 
 #[test]
+fn what_a_journal_has_that_cannot_be_read_yet_is_not_taken_for_lost() {
+    let sample = Sample::full();
+    let crashed = Sample { vault: sample.folder.path().join("crashed"), folder: tempfile::tempdir().unwrap() };
+    let vault = Vault::open(sample.storage(), sample.keys(), Mode::ReadWrite).unwrap();
+    for (name, offset, content) in [("medium", 49 * 4096, pattern(90, 4096)), ("small", 0, pattern(91, 100))] {
+        let file = vault.root().open_file(name.as_bytes()).unwrap();
+        file.write(offset, &content).unwrap();
+        file.sync().unwrap();
+    }
+    super::verify::copy_tree(&sample.vault, &crashed.vault);
+    drop(vault);
+    let (medium, small) = (crashed.backing("medium"), crashed.backing("small"));
+    flip(&medium, 50 * 4096 + 7);
+    flip(&small, 70);
+    assert!(crashed.verify().0.is_whole(), "the journal has both");
+    // In the place of the segment that nothing is in.
+    let away = crashed.folder.path().join("away");
+    let segments = ["private/journal.0", "private/journal.1"].map(|segment| crashed.vault.join(segment));
+    let is_unused = |segment: &&PathBuf| {
+        fs::rename(segment, &away).unwrap();
+        let is_unused = crashed.verify().0.is_whole();
+        fs::rename(&away, segment).unwrap();
+        is_unused
+    };
+    let unused = segments.iter().find(is_unused).unwrap();
+    fs::remove_file(unused).unwrap();
+    fs::create_dir(unused).unwrap();
+
+    let plan = crashed.plan(true);
+    assert!(plan.is_partial && plan.steps.len() == 1 && plan.steps[0].repair == Repair::PutAside, "{plan:#?}");
+    assert_eq!(repair(&crashed, true)[0], Repair::PutAside);
+    works(&crashed);
+    let mut expected = pattern(3, 300_000);
+    expected[49 * 4096..50 * 4096].copy_from_slice(&pattern(90, 4096));
+    assert!(crashed.content("medium") == expected);
+    assert!(crashed.content("small") == pattern(91, 100));
+}
+
+/// The backing gave errors when it was looked at, and does not any more.
+#[test]
+fn what_opens_by_now_is_left_as_it_is() {
+    let sample = Sample::full();
+    let (medium, small) = (sample.backing("medium"), sample.backing("small"));
+    let before = [fs::read(&medium).unwrap(), fs::read(&small).unwrap()];
+    flip(&medium, 50 * 4096 + 7);
+    flip(&small, 70);
+    let plan = sample.plan(true);
+    assert_eq!(plan.steps.len(), 2, "{plan:#?}");
+    fs::write(&medium, &before[0]).unwrap();
+    fs::write(&small, &before[1]).unwrap();
+    apply(&|| Ok((sample.storage(), sample.keys().into())), &plan, &mut |_, outcome| outcome.unwrap()).unwrap();
+    works(&sample);
+    assert!(sample.content("medium") == pattern(3, 300_000));
+    assert!(sample.content("small") == pattern(1, 100));
+}
+
+#[test]
+fn a_stranger_beside_an_iv_does_not_cost_the_iv() {
+    let sample = Sample::full();
+    fs::write(sample.backing("hollow").join("=iv.sync-conflict-20261123"), b"stray").unwrap();
+    repair(&sample, false);
+    works(&sample);
+    sample.with(|vault| drop(put(&vault.root().open_child(b"hollow").unwrap(), b"taken", &pattern(92, 10)).sync()));
+    assert!(sample.content("hollow/taken") == pattern(92, 10));
+    // The same where the IV is damaged.
+    let iv = sample.backing("deep").join("=iv");
+    retarget(&iv, edited);
+    fs::write(sample.backing("deep").join("stray"), b"stray").unwrap();
+    repair(&sample, false);
+    sample.with(|vault| drop(put(&vault.root().open_child(b"deep").unwrap(), b"taken", &pattern(93, 10)).sync()));
+    assert!(sample.content("deep/taken") == pattern(93, 10));
+}
+
+#[test]
 fn a_mounted_vault_is_refused() {
     let sample = Sample::full();
     flip(&sample.backing("small"), 70);
-    let plan = RepairPlan::of(&sample.verify().1, false);
+    let plan = sample.plan(false);
     let vault = Vault::open(sample.storage(), sample.keys(), Mode::ReadWrite).unwrap();
     let outcome = apply(&|| Ok((sample.storage(), sample.keys().into())), &plan, &mut |_, _| ());
     assert!(matches!(outcome, Err(sero::vault::VaultError::AlreadyMounted { .. })), "{outcome:?}");

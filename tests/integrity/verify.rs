@@ -258,7 +258,25 @@ fn a_crashed_vault_is_verified_with_its_journal() {
     assert_eq!(pages[0].extent.unwrap().offset_bytes, 59 * PAGE);
 }
 
-fn copy_tree(from: &Path, to: &Path) {
+/// A part is not told as the whole.
+#[test]
+fn what_was_cancelled_has_no_outcome() {
+    struct Cancelled;
+    impl VerifyObserver for Cancelled {
+        fn found(&self, _: Finding) {}
+        fn is_cancelled(&self) -> bool {
+            true
+        }
+    }
+    let sample = Sample::full();
+    flip(&sample.backing("large"), 249 * PAGE);
+    for vault in [sample.tolerant(), Vault::open(sample.storage(), sample.keys(), Mode::ReadOnly).unwrap()] {
+        let outcome = vault.verify(&VerifyOptions::default(), &Cancelled);
+        assert!(matches!(outcome, Err(sero::vault::VaultError::Interrupted)), "{outcome:?}");
+    }
+}
+
+pub fn copy_tree(from: &Path, to: &Path) {
     let status = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
     assert!(status.success());
 }

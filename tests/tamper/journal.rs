@@ -252,3 +252,33 @@ fn a_file_made_just_before_a_crash_is_cut_where_it_is_damaged_and_that_is_logged
     let file = open(&crashed, Mode::ReadOnly).root().open_file(b"new").unwrap();
     assert!(matches!(file.read(4 * PAGE as u64, &mut content), Err(VaultError::Integrity(_))));
 }
+
+#[test]
+fn what_was_durable_is_no_leftover_of_a_crash_whose_journal_is_put_back() {
+    let scratch = TempDir::new().unwrap();
+    let (mounted, vault_path) = (scratch.path().join("mounted"), scratch.path().join("vault"));
+    new_vault(&mounted);
+    let vault = open(&mounted, Mode::ReadWrite);
+    vault.root().make_file(b"first", &PLAIN).unwrap().1.sync().unwrap();
+    copy(&mounted, &vault_path);
+    seal(vault);
+    let segments = SEGMENTS.map(|segment| (segment, fs::read(vault_path.join(segment)).ok()));
+    let vault = open(&vault_path, Mode::ReadWrite);
+    let (stat, file) = vault.root().make_file(b"later", &PLAIN).unwrap();
+    file.write(0, &vec![7; 100 * PAGE]).unwrap();
+    file.sync().unwrap();
+    drop(file);
+    seal(vault);
+    for (segment, bytes) in segments {
+        bytes.into_iter().for_each(|bytes| fs::write(vault_path.join(segment), bytes).unwrap());
+    }
+    let name = super::specimen::entry_of_inode(&vault_path.join("tree"), stat.ino);
+    let home = vault_path.join("tree").join(name.file_name().unwrap());
+    OpenOptions::new().write(true).open(&home).unwrap().set_len(60 * PAGE as u64).unwrap();
+    for mode in [Mode::ReadOnly, Mode::ReadWrite] {
+        let vault = open(&vault_path, mode);
+        let (outcome, lines) = logged(Level::Warn, || vault.root().open_file(b"later").map(|file| file.len_bytes()));
+        assert!(matches!(outcome, Err(VaultError::Integrity(_))), "{mode:?}: {outcome:?}");
+        assert!(lines.iter().any(|line| line.contains("length")), "{lines:?}");
+    }
+}

@@ -30,7 +30,7 @@ impl Handler for Service {
             Request::Verify { paths, jobs } => {
                 self.verifications.start(self.filesystem.vault(), VerifyOptions { paths, jobs })
             }
-            Request::VerifyProgress { from } => self.verifications.progress(from),
+            Request::VerifyProgress { number, from } => self.verifications.progress(number, from),
             Request::Rotate { keys, bytes_per_second } => {
                 let begun = match keys.exposed() {
                     Some(exposed) => self.rotation.begin(&exposed, bytes_per_second),

@@ -14,7 +14,7 @@ use crate::cli::control::Response;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
 use crate::cli::verify::{Verification, refused};
-use crate::vault::{Finding, PosixStorage, Vault, VerifyObserver, VerifyOptions, VerifySummary};
+use crate::vault::{Finding, PosixStorage, Vault, VaultError, VerifyObserver, VerifyOptions, VerifySummary};
 
 /// Nobody has asked for so long: whoever wanted to know is gone.
 const ABANDONED_AFTER: Duration = Duration::from_secs(30);
@@ -27,9 +27,14 @@ const KEPT_BYTES: usize = 64 << 20;
 
 /// One at a time.
 #[derive(Default)]
-pub(super) struct Verifications(Mutex<Option<Arc<Running>>>);
+pub(super) struct Verifications {
+    current: Mutex<Option<Arc<Running>>>,
+    started: AtomicU64,
+}
 
 struct Running {
+    /// Tells it from those before and after it.
+    number: u64,
     checked: AtomicU64,
     /// 0: not known yet.
     total: AtomicU64,
@@ -37,13 +42,15 @@ struct Running {
     kept_bytes: AtomicUsize,
     ended: Mutex<Option<Result<VerifySummary, Failure>>>,
     is_stopped: AtomicBool,
+    /// Whoever asked knows the end.
+    is_told: AtomicBool,
     asked: Mutex<Instant>,
 }
 
 impl Verifications {
     /// Begins, unless one is under way.
     pub(super) fn start(&self, vault: &Arc<Vault<PosixStorage>>, options: VerifyOptions) -> Response {
-        let mut current = self.0.lock();
+        let mut current = self.current.lock();
         if current.as_ref().is_some_and(|running| running.is_wanted()) {
             return Response::failed(Failure::new(
                 ExitCode::Busy,
@@ -51,17 +58,26 @@ impl Verifications {
             ));
         }
         let running = Arc::new(Running {
+            number: self.started.fetch_add(1, Ordering::Relaxed),
             checked: AtomicU64::new(0),
             total: AtomicU64::new(0),
             findings: Mutex::default(),
             kept_bytes: AtomicUsize::new(0),
             ended: Mutex::new(None),
             is_stopped: AtomicBool::new(false),
+            is_told: AtomicBool::new(false),
             asked: Mutex::new(Instant::now()),
         });
         let (vault, work) = (Arc::clone(vault), Arc::clone(&running));
         let verify = move || {
-            let verify = AssertUnwindSafe(|| vault.verify(&options, &*work).map_err(refused));
+            let verify = AssertUnwindSafe(|| {
+                vault.verify(&options, &*work).map_err(|error| match error {
+                    VaultError::Interrupted => {
+                        Failure::other("given up, as nobody asked how far it is; start it again")
+                    }
+                    error => refused(error),
+                })
+            });
             let outcome =
                 catch_unwind(verify).unwrap_or_else(|_| Err(Failure::other("stopped by a bug in sero; see the log")));
             *work.ended.lock() = Some(outcome);
@@ -69,22 +85,26 @@ impl Verifications {
         if let Err(error) = thread::Builder::new().name("verify".to_owned()).spawn(verify) {
             return Response::failed(Failure::other(format!("a thread could not be started: {error}; try again")));
         }
+        let number = running.number;
         if let Some(before) = current.replace(running) {
             before.is_stopped.store(true, Ordering::Relaxed);
         }
-        Response::Verification(Box::default())
+        Response::Verification(Box::new(Verification { number, ..Verification::default() }))
     }
 
-    /// How far it is; the findings from the `from`-th on, as many as fit an answer.
-    pub(super) fn progress(&self, from: usize) -> Response {
-        let Some(running) = self.0.lock().clone() else {
-            return Response::failed(Failure::other("no verify was started; start one"));
+    /// How far this one is; the findings from the `from`-th on, as many as fit an answer.
+    pub(super) fn progress(&self, number: u64, from: usize) -> Response {
+        let Some(running) = self.current.lock().clone().filter(|running| running.number == number) else {
+            return Response::failed(Failure::other("another verify was started since; start this one again"));
         };
         *running.asked.lock() = Instant::now();
         // In this order: after the end nothing more is found.
         let ended = running.ended.lock().clone();
         let summary = match ended {
-            Some(Err(failure)) => return Response::failed(failure),
+            Some(Err(failure)) => {
+                running.is_told.store(true, Ordering::Relaxed);
+                return Response::failed(failure);
+            }
             Some(Ok(summary)) => Some(summary),
             None => None,
         };
@@ -102,7 +122,9 @@ impl Verifications {
             .cloned()
             .collect();
         let is_last = from.saturating_add(answered.len()) >= findings.len();
+        running.is_told.store(summary.is_some() && is_last, Ordering::Relaxed);
         Response::Verification(Box::new(Verification {
+            number,
             checked: running.checked.load(Ordering::Relaxed),
             total: Some(running.total.load(Ordering::Relaxed)).filter(|total| *total > 0),
             findings: answered,
@@ -128,7 +150,7 @@ fn told(mut text: Vec<u8>) -> Vec<u8> {
 
 impl Running {
     fn is_wanted(&self) -> bool {
-        self.ended.lock().is_none() && self.asked.lock().elapsed() < ABANDONED_AFTER
+        !self.is_told.load(Ordering::Relaxed) && self.asked.lock().elapsed() < ABANDONED_AFTER
     }
 }
 
@@ -152,6 +174,10 @@ impl VerifyObserver for Running {
     }
 
     fn is_cancelled(&self) -> bool {
-        self.is_stopped.load(Ordering::Relaxed) || self.asked.lock().elapsed() >= ABANDONED_AFTER
+        if self.asked.lock().elapsed() >= ABANDONED_AFTER {
+            // Whoever comes back later must not take a part for the whole.
+            self.is_stopped.store(true, Ordering::Relaxed);
+        }
+        self.is_stopped.load(Ordering::Relaxed)
     }
 }

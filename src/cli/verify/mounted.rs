@@ -17,6 +17,8 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// How far the daemon is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(in crate::cli) struct Verification {
+    /// Which of the daemon's it is.
+    pub(in crate::cli) number: u64,
     /// Bytes of content.
     pub(in crate::cli) checked: u64,
     /// None: not known yet.
@@ -32,13 +34,14 @@ pub(super) fn verify(mount: &Mount, options: VerifyOptions, reporter: &Reporter<
     let endpoint = Endpoint::of(mount);
     let about = |failure: Failure| failure.about(mount.mountpoint.display());
     let VerifyOptions { paths, jobs } = options;
-    control::ask(&endpoint, &Request::Verify { paths, jobs }).map_err(about)?;
+    let ask = |request| match control::ask(&endpoint, &request).map_err(about)? {
+        Response::Verification(answer) => Ok(answer),
+        _ => Err(about(Failure::other("the daemon answered something else; seal and mount again"))),
+    };
+    let number = ask(Request::Verify { paths, jobs })?.number;
     let (mut seen, mut checked) = (0, 0);
     loop {
-        let response = control::ask(&endpoint, &Request::VerifyProgress { from: seen }).map_err(about)?;
-        let Response::Verification(now) = response else {
-            return Err(about(Failure::other("the daemon answered something else; seal and mount again")));
-        };
+        let now = ask(Request::VerifyProgress { number, from: seen })?;
         if let Some(total) = now.total {
             reporter.total(total);
         }

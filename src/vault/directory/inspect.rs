@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
 use super::iv::Ivs;
-use super::listing::Opened;
+use super::listing::{NO_NAME, Opened};
 use super::{Directory, Location, Place};
 use crate::format::names::EntryForm;
 use crate::storage::{FileKind, Storage};
@@ -28,6 +28,8 @@ pub(crate) enum InspectedName {
     Special,
     /// Why it does not open.
     Bad(String),
+    /// Why the backing does not give it: it may open.
+    Unreadable(String),
 }
 
 impl<S: Storage> Directory<S> {
@@ -93,13 +95,14 @@ impl<S: Storage> Directory<S> {
             let form = EntryForm::of(&entry);
             let name = match (iv, form) {
                 (_, EntryForm::DirectoryIv | EntryForm::Sidecar | EntryForm::Foreign) => InspectedName::Special,
+                (_, EntryForm::Unknown) => InspectedName::Bad(NO_NAME.into()),
                 (None, _) => InspectedName::Bad("its directory has no IV to open it with".into()),
                 (Some(iv), _) => match self.open_found(iv, &entry, handle) {
                     Ok(Opened::Name(name)) => InspectedName::Opens(name),
                     // It is gone meanwhile.
                     Ok(Opened::Skipped) => continue,
                     Ok(Opened::Bad(reason)) => InspectedName::Bad(reason),
-                    Err(error) => InspectedName::Bad(error.to_string()),
+                    Err(error) => InspectedName::Unreadable(error.to_string()),
                 },
             };
             inspected.push(Inspected { entry, form, kind, name });

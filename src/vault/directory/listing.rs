@@ -63,6 +63,9 @@ struct Found {
     opened: Option<Opened>,
 }
 
+/// Why an entry of an unknown form is bad.
+pub(super) const NO_NAME: &str = "nothing in a vault has such a name";
+
 /// What became of an entry.
 pub(super) enum Opened {
     Name(Vec<u8>),
@@ -118,7 +121,7 @@ impl<S: Storage> Directory<S> {
         let core = &self.core;
         let opened = match EntryForm::of(entry) {
             EntryForm::DirectoryIv | EntryForm::Sidecar | EntryForm::Foreign => return Ok(Opened::Skipped),
-            EntryForm::Unknown => return Ok(Opened::Bad("nothing in a vault has such a name".into())),
+            EntryForm::Unknown => return Ok(Opened::Bad(NO_NAME.into())),
             EntryForm::Short => ivs.open(entry),
             EntryForm::Long => match core.storage.read_symlink(handle, &names::sidecar_of(entry)) {
                 Ok(target) => ivs.open_long(entry, &target),

@@ -42,6 +42,11 @@ impl<S: Storage> VaultFile<S> {
                 state.home.quiet = false;
                 Ok(Self::with_state(core, location, stat.ino, state))
             }
+            // What it says itself that was durable, no crash has cost.
+            (Err((VaultError::Integrity(_), file)), Some(_)) if Self::was_durable(core, &file, stat)? => {
+                let opened = Self::read_state(core, &location, file, stat.size_bytes, base, false);
+                opened.map(|state| Self::with_state(core, location, stat.ino, state)).map_err(|(error, _)| error)
+            }
             (Err((VaultError::Integrity(_), file)), Some(window)) => {
                 // Not durable, still: another crash before it is must find it in the same window.
                 let birth = Birth { session: window.session, epoch: window.durable_epoch.saturating_add(1) };
@@ -49,6 +54,15 @@ impl<S: Storage> VaultFile<S> {
             }
             (Err((error, _)), _) => Err(error),
         }
+    }
+
+    /// Whether a header opens that says that the file was durable before each crash that its inode could be of.
+    fn was_durable(core: &VaultCore<S>, file: &S::File, stat: &Stat) -> Result<bool> {
+        let mut start = [0; HEADER_LEN];
+        let read = read_into(&core.storage, file, &mut start, 0).map_err(|e| VaultError::io("read a file", e))?;
+        let start = start.get(..read).unwrap_or_default();
+        let header = Header::salt(start).ok().and_then(|salt| Keys::found(core, salt).open_header(start).ok());
+        Ok(header.is_some_and(|header| !core.windows.read().may_have_cost(stat, header.birth)))
     }
 
     pub(super) fn with_state(core: &Arc<VaultCore<S>>, location: Location<S>, ino: u64, state: State<S>) -> Self {

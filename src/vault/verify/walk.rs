@@ -199,8 +199,11 @@ impl<S: Storage> Walk<'_, S> {
         for inspected in &entries {
             match inspected.name {
                 InspectedName::Opens(_) => rest.opened = rest.opened.saturating_add(1),
-                InspectedName::Bad(_) => rest.bad = rest.bad.saturating_add(1),
-                InspectedName::Special => {}
+                // What no version of sero would name so says nothing about the IV.
+                InspectedName::Bad(_) if inspected.form != EntryForm::Unknown => rest.bad = rest.bad.saturating_add(1),
+                // It may open by the IV.
+                InspectedName::Unreadable(_) => rest.opened = rest.opened.saturating_add(1),
+                InspectedName::Bad(_) | InspectedName::Special => {}
             }
         }
         let Rest { directory, plain, iv, opened, bad, .. } = &rest;
@@ -260,8 +263,12 @@ impl<S: Storage> Walk<'_, S> {
         let plain = match name {
             InspectedName::Opens(name) => plain.map(|plain| plain.join(&name)),
             InspectedName::Special => None,
+            InspectedName::Unreadable(reason) => {
+                self.about(&location, None, Severity::Unreadable, FindingKind::Name, reason);
+                None
+            }
             InspectedName::Bad(reason) => {
-                if has_iv {
+                if has_iv || form == EntryForm::Unknown {
                     let is_crash = form == EntryForm::Long
                         && self.is_of_crash(&stat)
                         && storage
