@@ -87,7 +87,8 @@ impl<S: Storage> Fs<S> {
         };
         let attr = Attr::new(InodeNo::ROOT, &stat);
         let generation = fs.table.generation(stat.btime);
-        fs.table.enter(&attr, false, || Node::new(attr, generation, xattrs::Knowledge::default(), Some(root)));
+        fs.table
+            .enter(&attr, generation, false, || Node::new(attr, generation, xattrs::Knowledge::default(), Some(root)));
         Ok(fs)
     }
 

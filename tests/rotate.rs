@@ -10,6 +10,7 @@ use std::thread;
 
 use sero::crypto::{KdfParams, Passphrase, ProjectKey, VaultKeys};
 use sero::format::configuration::KeyVersion;
+use sero::fs::{Fs, FsOptions, InodeNo};
 use sero::vault::create::{CreateOptions, create};
 use sero::vault::rotate::{Phase, RotationControl, RotationEnd, configuration};
 use sero::vault::{

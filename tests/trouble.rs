@@ -429,3 +429,32 @@ fn a_rotation_on_a_full_disk_says_so_and_goes_on_when_there_is_room() {
         run(sero().arg("verify").arg("--password-file").arg(&fixture.passphrase).arg(&fixture.vault)).ok();
     }
 }
+
+/// docs/performance.md: "It does not grow with the size of files"
+#[test]
+fn what_a_file_takes_of_memory_does_not_grow_with_what_is_written_to_it() {
+    const MIB: u64 = 1 << 20;
+    can_mount();
+    let disk = Memory::of("1g");
+    let mut fixture = Fixture::empty();
+    fixture.vault = disk.path().join("vault");
+    run(&mut fixture.create_command()).ok();
+    fixture.mount(&[]).ok();
+    let resident = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", fixture.daemon())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    };
+    let file = fs::File::create(fixture.mountpoint.join("file")).unwrap();
+    // Each page has a node of its own: in all 78 MiB of them. Synced in between: also what goes through the journal.
+    for page in 0..20_000_u64 {
+        file.write_all_at(&[1; 4096], page * MIB / 2).unwrap();
+        if page.is_multiple_of(2000) {
+            file.sync_data().unwrap();
+        }
+    }
+    file.sync_all().unwrap();
+    eventually("tags that leave memory", || resident() < 64 * MIB);
+    drop(file);
+    fixture.seal().ok();
+}

@@ -75,9 +75,9 @@ impl<S: Storage> Fs<S> {
         if created {
             self.losses.removed(attr.ino);
         }
-        Ok(self.table.enter(&attr, created, || {
-            Node::new(attr, self.table.generation(found.stat.btime), found.knowledge, found.directory)
-        }))
+        let generation = self.table.generation(found.stat.btime);
+        let make = || Node::new(attr, generation, found.knowledge, found.directory);
+        Ok(self.table.enter(&attr, generation, created, make))
     }
 
     /// The same of an inode at a name. The directory's names are locked.

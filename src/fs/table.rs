@@ -13,7 +13,7 @@ use dashmap::mapref::entry::Entry as Slot;
 use super::error::{FsError, Result};
 use super::node::Node;
 use super::types::{Attr, InodeNo};
-use crate::vault::{Stat, Storage, Timestamp};
+use crate::vault::{FileKind, Stat, Storage, Timestamp};
 
 pub(super) struct Table<S: Storage> {
     nodes: DashMap<InodeNo, Arc<Node<S>>>,
@@ -76,13 +76,21 @@ impl<S: Storage> Table<S> {
     }
 
     /// Finds or makes the node of an inode and counts one reference of the kernel. True if it was made, from
-    /// `make`. An inode that was just `created` cannot have a node: one of that number is a dead one's.
-    pub fn enter(&self, attr: &Attr, created: bool, make: impl FnOnce() -> Node<S>) -> (Arc<Node<S>>, bool) {
+    /// `make`. An inode that was just `created` cannot have a node: one of that number is a dead one's. So it may be of a
+    /// symbolic link, which a rotation replaces, and whose node stays.
+    pub fn enter(
+        &self,
+        attr: &Attr,
+        generation: u64,
+        created: bool,
+        make: impl FnOnce() -> Node<S>,
+    ) -> (Arc<Node<S>>, bool) {
         let (node, replaced) = match self.nodes.entry(attr.ino) {
             Slot::Occupied(mut slot) => {
                 let known = slot.get();
                 let before = known.lookups.load(Ordering::Relaxed);
-                if known.kind == attr.kind && !created {
+                let is_replaced = attr.kind == FileKind::Symlink && known.generation != generation;
+                if known.kind == attr.kind && !created && !is_replaced {
                     known.lookups.store(before.saturating_add(1), Ordering::Relaxed);
                     return (known.clone(), false);
                 }

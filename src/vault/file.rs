@@ -44,7 +44,7 @@ pub(crate) use durability::Applied;
 use home::Home;
 pub(crate) use home::Keys;
 
-/// Clean nodes that one file keeps in memory (2 MiB of tags cover 256 MiB of content).
+/// Clean nodes that one file keeps in memory: 16 MiB, of 2 GiB of content.
 const NODES_KEPT: usize = 4096;
 
 /// See the module's documentation.

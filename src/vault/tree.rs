@@ -372,9 +372,10 @@ impl TagTree {
                 Child::Page(_) => {}
                 Child::Node(below) if below.first_page >= end => return Ok(None),
                 Child::Node(below) => {
+                    let was_there = self.nodes.contains_key(&below.block);
                     if let Some(seal) = seal {
                         self.load(below.block, &seal, source)?;
-                    } else if !self.nodes.contains_key(&below.block) {
+                    } else if !was_there {
                         if content {
                             continue;
                         }
@@ -382,6 +383,10 @@ impl TagTree {
                     }
                     if let Some(page) = self.next_below(below, from, end, content, source)? {
                         return Ok(Some(page));
+                    }
+                    // A file of terabytes may be passed on the way.
+                    if !was_there {
+                        self.nodes.remove(&below.block);
                     }
                 }
             }
@@ -417,9 +422,9 @@ impl TagTree {
         self.root_dirty = false;
     }
 
-    /// Lets clean nodes go if more than `limit` are in memory.
+    /// Lets clean nodes go if more than `limit` of them are in memory.
     pub fn evict(&mut self, limit: usize) {
-        if self.nodes.len() > limit {
+        if self.nodes.len() > limit.saturating_add(self.dirty_nodes) {
             self.nodes.retain(|_, node| node.dirty);
         }
     }

@@ -318,3 +318,34 @@ fn a_listing_that_is_half_way_anywhere_goes_on() {
     drop(below);
     vault.seal().unwrap();
 }
+
+/// It replaces each link, and the inode number of one that went is soon another's.
+#[test]
+fn a_symbolic_link_shows_its_own_target_whichever_number_it_gets() {
+    const LINKS: usize = 300;
+    let name = |number: usize| format!("link {number}").into_bytes();
+    let target = |number: usize| format!("target of {number}").into_bytes();
+    let test = TestVault::new();
+    let vault = test.open(Mode::ReadWrite);
+    for number in 0..LINKS {
+        vault.root().make_symlink(&name(number), &target(number), &LINK).unwrap();
+    }
+    vault.seal().unwrap();
+    drop(vault);
+    let vault = test.open(Mode::ReadWrite);
+    let fs = Fs::new(vault.clone(), FsOptions::for_this_process()).unwrap();
+    let look_up = |number| fs.lookup(InodeNo::ROOT, &name(number)).unwrap().attr.ino;
+    for number in (1..LINKS).step_by(2) {
+        look_up(number);
+    }
+    vault.begin_rotation(test.begin(false).into()).unwrap();
+    assert_eq!(vault.rotate(&RotationControl::new(), test.finish()).unwrap(), RotationEnd::Done);
+    for _ in 0..2 {
+        for number in 0..LINKS {
+            let shown = fs.readlink(look_up(number)).unwrap();
+            assert!(shown == target(number), "{number}: {}", shown.escape_ascii());
+        }
+    }
+    drop(fs);
+    vault.seal().unwrap();
+}

@@ -244,6 +244,7 @@ impl<S: Storage> VaultFile<S> {
     pub(crate) fn retired(&self, segment: SegmentSeq) {
         let mut state = self.state.write();
         state.home.overlay.retain(|_, at| at.segment > segment);
+        state.evict_nodes();
         state.journal.in_checkpoint = false;
         if state.journal.dropped_in.is_some_and(|dropped| dropped <= segment) {
             state.journal.dropped_in = None;

@@ -41,8 +41,8 @@ impl<S: Storage> VaultFile<S> {
     /// Loads the nodes that reading a range needs.
     fn load_nodes(&self, offset_bytes: u64, len: usize) -> Result<()> {
         let mut state = self.state.write();
+        state.evict_nodes();
         let State { home, body: Body::Paged(tree), .. } = &mut *state else { return Ok(()) };
-        tree.evict(NODES_KEPT);
         let reader = home.reader(&self.core);
         let end = offset_bytes.saturating_add(len as u64);
         let mut page = PageIndex::of(offset_bytes);
@@ -65,6 +65,7 @@ impl<S: Storage> VaultFile<S> {
 
     fn next(&self, offset_bytes: u64, content: bool) -> Result<Option<u64>> {
         let mut state = self.state.write();
+        state.evict_nodes();
         let State { home, body, size, .. } = &mut *state;
         if offset_bytes >= *size {
             return Ok(None);
@@ -72,7 +73,6 @@ impl<S: Storage> VaultFile<S> {
         match body {
             Body::Blob { .. } => Ok(content.then_some(offset_bytes)),
             Body::Paged(tree) => {
-                tree.evict(NODES_KEPT);
                 let end = PageIndex(page_count(*size));
                 let found = tree.next(PageIndex::of(offset_bytes), end, content, &home.reader(&self.core))?;
                 Ok(found.map(|page| page.offset_bytes().max(offset_bytes)))
@@ -82,6 +82,13 @@ impl<S: Storage> VaultFile<S> {
 }
 
 impl<S: Storage> State<S> {
+    /// Lets nodes go that can be read again, if there are many.
+    pub(super) fn evict_nodes(&mut self) {
+        if let Body::Paged(tree) = &mut self.body {
+            tree.evict(NODES_KEPT);
+        }
+    }
+
     /// The whole content of a blob.
     pub(super) fn read_blob(&self, core: &VaultCore<S>) -> Result<Zeroizing<Vec<u8>>> {
         let Body::Blob { seal, sealed } = &self.body else {

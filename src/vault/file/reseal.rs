@@ -91,6 +91,7 @@ impl<S: Storage> VaultFile<S> {
     /// One step: a blob as a whole, or some pages from `page` on, which is moved on. True: nothing is left.
     fn reseal_step(&self, state: &mut State<S>, page: &mut PageIndex) -> Result<bool> {
         self.begin_change(state)?;
+        state.evict_nodes();
         if state.mtime.is_none() {
             // The content stays, and so does the time of its last change.
             let stat = self

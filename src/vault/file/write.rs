@@ -64,6 +64,7 @@ impl<S: Storage> VaultFile<S> {
                     let mtime = state.modified(&self.core, modified)?;
                     state.changed_at(mtime);
                     state.write_volatile(&self.core, from, chunk)?;
+                    state.evict_nodes();
                     at += chunk.len();
                 }
                 continue;
@@ -73,6 +74,7 @@ impl<S: Storage> VaultFile<S> {
             let mut state = self.state.write();
             let mtime = state.modified(&self.core, modified)?;
             at += self.write_durable(&mut state, from, chunk, mtime)?;
+            state.evict_nodes();
         }
         Ok(())
     }
