@@ -2,27 +2,30 @@
 //! afterwards, through the decryption that a later reader will use.
 //!
 //! A file appears under its name when it is whole. An import that was stopped, by Ctrl-C or by a crash, goes on when
-//! it is called again: what is there with the source's size and time is not copied twice, but compared like the rest.
+//! it is called again: what is there with the source's size, and its time or content, is not copied twice, but compared
+//! like the rest.
 
 mod compare;
 mod copy;
 mod source;
 
-use std::collections::HashSet;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use self::compare::Comparison;
+use self::copy::Copier;
+use self::source::Node;
 use super::failure::{Failure, Result};
 use super::opening::Opening;
 use super::progress::{Progress, Unit};
 use super::unlocking::UnlockArguments;
 use super::words::count;
-use super::{Context, ExitCode, daemon};
+use super::{Context, ExitCode, daemon, terminal};
 use crate::vault::{Directory, FileKind, Mode, NewInode, PosixStorage, Vault, VaultError};
 
 #[derive(Debug, clap::Args)]
@@ -63,25 +66,26 @@ type Place = Arc<Directory<PosixStorage>>;
 
 pub(super) fn run(arguments: &ImportArguments, context: &Context) -> Result<()> {
     let shown = arguments.source.display();
-    let source = std::fs::canonicalize(&arguments.source)
+    let (source, path) = std::fs::canonicalize(&arguments.source)
+        .and_then(|path| Ok((Node::open(rustix::fs::CWD, &path)?, path)))
         .map_err(|error| Failure::other(format!("{shown}: {error}; give a directory that you may read")))?;
-    if !source.is_dir() {
+    if source.kind() != FileKind::Directory {
         return Err(Failure::new(ExitCode::Usage, format!("{shown} is not a directory; give the one that holds it")));
     }
     let into = source::components(&arguments.into)?;
     let opening = Opening::find(&arguments.vault, context)?;
-    if opening.path().starts_with(&source) || source.starts_with(opening.path()) {
+    if opening.path().starts_with(&path) || path.starts_with(opening.path()) {
         return Err(Failure::new(ExitCode::Usage, format!("{shown} holds the vault, or lies in it; choose another")));
     }
     opening.check_free(Mode::ReadWrite)?;
-    let path = opening.path().to_owned();
-    let about = |error: VaultError| Failure::from(error).about(path.display());
+    let vault_path = opening.path().to_owned();
+    let about = |error: VaultError| Failure::from(error).about(vault_path.display());
 
     let keys = arguments.unlock.unlock(&opening, context)?;
     daemon::harden();
     let mut work = Work::new(context)?;
     let vault = opening.open(keys, Mode::ReadWrite)?;
-    let outcome = import(arguments, &source, &into, &vault, &mut work);
+    let outcome = import(arguments, &source, &path, &into, &vault, &mut work);
     // In any case: what is in it is whole.
     vault.seal().map_err(about)?;
     let tally = outcome.map_err(about)?;
@@ -90,15 +94,18 @@ pub(super) fn run(arguments: &ImportArguments, context: &Context) -> Result<()> 
 
 fn import(
     arguments: &ImportArguments,
-    source: &std::path::Path,
+    source: &Node,
+    path: &Path,
     into: &[Vec<u8>],
     vault: &Arc<Vault<PosixStorage>>,
     work: &mut Work,
 ) -> Result<Tally, VaultError> {
     let mut tally = Tally::default();
     let top = descend(vault, into)?;
-    work.progress.set_total(source::len_bytes(source));
-    copy::Copier::new(vault, work, arguments.replace, &mut tally).directory(source, &top)?;
+    work.progress.set_total(source::len_bytes(path));
+    let mut copier = Copier::new(vault, work, arguments.replace, &mut tally);
+    copier.directory(path, source, &top)?;
+    let files = copier.files;
     if tally.stopped || arguments.no_compare {
         return Ok(tally);
     }
@@ -106,7 +113,7 @@ fn import(
     vault.sync()?;
     work.progress = Progress::start(&work.context, "comparing", Unit::Bytes);
     work.progress.set_total(tally.len);
-    compare::Comparison::new(work, &mut tally).directory(source, &top)?;
+    Comparison::new(work, &mut tally).all(&files);
     Ok(tally)
 }
 
@@ -138,16 +145,15 @@ fn is_missing(error: &VaultError) -> bool {
 /// What an import has done.
 #[derive(Debug, Default)]
 struct Tally {
+    /// Names of regular files that were brought.
     files: u64,
     bytes: u64,
-    /// Of all files, whether they were copied now or before.
+    /// Of all these, whether they were copied now or before.
     len: u64,
-    /// Files that were there already.
+    /// Names of regular files that were there already.
     there: u64,
     compared: u64,
     problems: u64,
-    /// What they are about.
-    named: HashSet<PathBuf>,
     stopped: bool,
 }
 
@@ -201,11 +207,11 @@ impl Work {
     }
 
     /// One file that is left out; the others go on.
-    fn problem(&self, tally: &mut Tally, path: &std::path::Path, what: &dyn std::fmt::Display) {
+    fn problem(&self, tally: &mut Tally, path: &Path, what: &dyn std::fmt::Display) {
         tally.problems += 1;
-        tally.named.insert(path.to_owned());
         self.progress.suspend(|| {
-            let _ = writeln!(std::io::stderr().lock(), "sero: {}: {what}", path.display());
+            let path = terminal::shown(&path.to_string_lossy());
+            let _ = writeln!(std::io::stderr().lock(), "sero: {path}: {what}");
         });
     }
 }

@@ -1,23 +1,26 @@
 //! The first half of an import: making in the vault what the source has.
 
 use std::collections::HashMap;
-use std::fs::{self, File, Metadata};
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::SeekFrom;
 
-use super::source::{self, Entry};
+use super::compare::is_beginning;
+use super::source::{self, Node};
 use super::{Place, Tally, Ticker, Work, is_missing};
 use crate::vault::{
     AclKind, FileKind, NewInode, NodeRef, PosixStorage, RenameMode, SetTime, Stat, Vault, VaultError, VaultFile,
 };
 
-/// A file is written under this name until it is whole. One at a time, so one name will do.
-const UNFINISHED: &[u8] = b".sero-import";
+/// What is being brought is called this, and 16 hexadecimal digits of the import's own, until it is whole.
+const UNFINISHED: &str = ".sero-import-";
+/// The permissions of a directory that is being filled, by which the next import knows it: nobody else gives these.
+const UNFINISHED_DIRECTORY: u32 = 0o1700;
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// Why one file was left out.
@@ -29,10 +32,28 @@ pub(super) enum CopyError {
     Vault(#[from] VaultError),
     #[error("something else has this name in the vault; `--replace` replaces it")]
     Differs,
-    #[error("a directory in the vault has this name; move it away")]
-    IsDirectory,
-    #[error("it changed while it was copied")]
+    #[error("something of another kind has this name in the vault; move it away")]
+    InTheWay,
+    #[error("its attributes cannot be kept in the vault: {0}")]
+    Attributes(VaultError),
+    #[error("it changed during the import")]
     Changed,
+}
+
+/// A regular file that is in the vault by now under the source's name.
+pub(super) struct Imported {
+    /// In the source.
+    pub(super) path: PathBuf,
+    pub(super) place: Place,
+}
+
+/// What has a name in the vault that something in the source has, too.
+enum Found {
+    /// An earlier import brought it here, or somebody else the same.
+    Same,
+    /// Nothing, or no more than the source's beginning.
+    Beginning,
+    Other,
 }
 
 pub(super) struct Copier<'a> {
@@ -45,6 +66,8 @@ pub(super) struct Copier<'a> {
     ticker: Ticker,
     /// Files with several names, by the source's device and inode: where the first one went.
     links: HashMap<(u64, u64), (Place, Vec<u8>)>,
+    pub(super) files: Vec<Imported>,
+    unfinished: Vec<u8>,
     buffer: Vec<u8>,
 }
 
@@ -63,32 +86,36 @@ impl<'a> Copier<'a> {
             tally,
             ticker: Ticker::start(),
             links: HashMap::new(),
+            files: Vec::new(),
+            unfinished: format!("{UNFINISHED}{:016x}", rand::random::<u64>()).into_bytes(),
             buffer: vec![0; CHUNK_BYTES],
         }
     }
 
     /// Copies what is in the directory. Fails only if the vault does; what cannot be copied is said and left out.
-    pub(super) fn directory(&mut self, path: &Path, place: &Place) -> Result<(), VaultError> {
-        let entries = match source::entries(path) {
-            Ok(entries) => entries,
+    pub(super) fn directory(&mut self, path: &Path, source: &Node, place: &Place) -> Result<(), VaultError> {
+        let names = match source.names() {
+            Ok(names) => names,
             Err(error) => {
                 self.work.problem(self.tally, path, &error);
                 return Ok(());
             }
         };
-        if let Err(error) = place.unlink(UNFINISHED)
-            && !is_missing(&error)
-        {
-            return Err(error);
-        }
-        for entry in entries {
+        remove_leftovers(place);
+        for name in names {
             if self.work.is_to_stop() {
                 self.tally.stopped = true;
                 return Ok(());
             }
             self.ticker.tick(self.vault)?;
-            let below = path.join(&entry.name);
-            match self.entry(&below, &entry, place) {
+            let below = path.join(&name);
+            let outcome = match source.child(&name) {
+                Ok(Some(child)) => self.entry(&below, name.as_bytes(), &child, place),
+                // Gone since, as temporary files go.
+                Ok(None) => Ok(()),
+                Err(error) => Err(error.into()),
+            };
+            match outcome {
                 Ok(()) => {}
                 Err(CopyError::Vault(error)) if is_fatal(&error, self.vault) => return Err(error),
                 Err(error) => self.work.problem(self.tally, &below, &error),
@@ -97,48 +124,39 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    fn entry(&mut self, path: &Path, entry: &Entry, place: &Place) -> Result<(), CopyError> {
-        let (name, metadata) = (entry.name.as_bytes(), &entry.metadata);
-        let kind = source::kind(metadata);
+    fn entry(&mut self, path: &Path, name: &[u8], source: &Node, place: &Place) -> Result<(), CopyError> {
+        let metadata = &source.metadata;
         let there = match place.lookup(name) {
             Ok(stat) => Some(stat),
             Err(error) if is_missing(&error) => None,
             Err(error) => return Err(error.into()),
         };
-        if kind == FileKind::Directory {
-            return self.subdirectory(path, name, metadata, place, there);
+        if source.kind() == FileKind::Directory {
+            return self.subdirectory(path, name, source, place, there);
         }
-        if let Some(stat) = &there {
-            if self.is_copied(path, name, metadata, place, stat)? {
-                self.remember(metadata, place, name);
-                if kind == FileKind::Regular {
+        let found = there.as_ref().map_or(Ok(Found::Beginning), |stat| self.compare(source, place, name, stat))?;
+        match found {
+            Found::Same => {}
+            Found::Other if there.is_some_and(|stat| stat.kind() == FileKind::Directory) => {
+                return Err(CopyError::InTheWay);
+            }
+            Found::Other if !self.replace => return Err(CopyError::Differs),
+            Found::Beginning | Found::Other => self.bring(source, place, name)?,
+        }
+        if metadata.nlink() > 1 {
+            self.links.entry((metadata.dev(), metadata.ino())).or_insert_with(|| (Arc::clone(place), name.to_vec()));
+        }
+        if source.kind() == FileKind::Regular {
+            match found {
+                Found::Same => {
                     self.tally.there += 1;
-                    self.tally.len += metadata.len();
                     self.work.progress.advance(metadata.len());
                 }
-                return Ok(());
+                Found::Beginning | Found::Other => self.tally.files += 1,
             }
-            if stat.kind() == FileKind::Directory {
-                return Err(CopyError::IsDirectory);
-            }
-            // What a crash cut short has the source's time, and not its length.
-            let is_rest = kind == FileKind::Regular && stat.kind() == kind && stat.mtime == source::modified(metadata);
-            if !self.replace && !is_rest {
-                return Err(CopyError::Differs);
-            }
+            self.tally.len += metadata.len();
+            self.files.push(Imported { path: path.to_owned(), place: Arc::clone(place) });
         }
-        if metadata.nlink() > 1
-            && let Some((first, first_name)) = self.links.get(&(metadata.dev(), metadata.ino()))
-        {
-            if there.is_some() {
-                place.unlink(name)?;
-            }
-            first.link(first_name, place, name)?;
-            return Ok(());
-        }
-        self.make(path, kind, metadata, place)?;
-        place.rename(UNFINISHED, place, name, RenameMode::Replace)?;
-        self.remember(metadata, place, name);
         Ok(())
     }
 
@@ -146,77 +164,112 @@ impl<'a> Copier<'a> {
         &mut self,
         path: &Path,
         name: &[u8],
-        metadata: &Metadata,
+        source: &Node,
         place: &Place,
         there: Option<Stat>,
     ) -> Result<(), CopyError> {
         let below = match there {
             Some(stat) if stat.kind() == FileKind::Directory => place.open_child(name)?,
-            Some(_) => return Err(CopyError::Differs),
-            None => place.make_dir(name, &NewInode { mode: 0o700, uid: None, gid: None })?.1,
+            Some(_) => return Err(CopyError::InTheWay),
+            None => place.make_dir(name, &NewInode { mode: UNFINISHED_DIRECTORY, uid: None, gid: None })?.1,
         };
-        self.directory(path, &below)?;
-        self.dress(path, metadata, NodeRef::Directory(&below), FileKind::Directory)
+        self.directory(path, source, &below)?;
+        if self.tally.stopped {
+            return Ok(());
+        }
+        let node = NodeRef::Directory(&below);
+        match there {
+            // The setgid bit is inherited.
+            Some(stat) if !self.replace && stat.mode & 0o5777 != UNFINISHED_DIRECTORY => {
+                let modified = source::modified(&source.metadata);
+                // If it was as in the source, from an import that had left something out, so it shall be.
+                if stat.mtime == modified {
+                    self.vault.set_times(node, SetTime::Keep, SetTime::To(modified))?;
+                }
+                Ok(())
+            }
+            _ => self.dress(source, node),
+        }
     }
 
-    /// Whether an earlier import brought it here.
-    fn is_copied(
-        &self,
-        path: &Path,
-        name: &[u8],
-        metadata: &Metadata,
-        place: &Place,
-        there: &Stat,
-    ) -> Result<bool, CopyError> {
-        let kind = source::kind(metadata);
-        if there.kind() != kind {
-            return Ok(false);
+    /// What is in the vault under the name of something that is not a directory.
+    fn compare(&self, source: &Node, place: &Place, name: &[u8], there: &Stat) -> Result<Found, CopyError> {
+        if there.kind() != source.kind() {
+            return Ok(Found::Other);
         }
-        Ok(match kind {
-            FileKind::Regular => there.size_bytes == metadata.len() && there.mtime == source::modified(metadata),
-            FileKind::Symlink => place.read_symlink(name)? == fs::read_link(path)?.as_os_str().as_bytes(),
+        let metadata = &source.metadata;
+        let is_same = match source.kind() {
+            FileKind::Regular => {
+                let is_as_long = there.size_bytes == metadata.len();
+                let is_as_old = there.mtime == source::modified(metadata);
+                if is_as_long == is_as_old {
+                    // What is there with size and time is compared at the end, like the rest.
+                    is_as_long
+                } else {
+                    // The vault's backing may keep times less exactly. And a power cut leaves the beginning of a file.
+                    let ours = place.open_file(name).map_err(CopyError::from);
+                    return match ours.and_then(|ours| is_beginning(&ours, &mut source.file()?, |_| ())) {
+                        Ok(true) if is_as_long => Ok(Found::Same),
+                        Ok(true) => Ok(Found::Beginning),
+                        // What is damaged is not the same.
+                        Ok(false) | Err(CopyError::Vault(VaultError::Integrity(_))) => Ok(Found::Other),
+                        Err(error) => Err(error),
+                    };
+                }
+            }
+            FileKind::Symlink => place.read_symlink(name)? == source.target()?,
             FileKind::CharDevice | FileKind::BlockDevice => there.rdev == metadata.rdev(),
             FileKind::Fifo | FileKind::Socket | FileKind::Directory | FileKind::Unknown => true,
-        })
+        };
+        Ok(if is_same { Found::Same } else { Found::Other })
     }
 
-    /// Makes it, whole and dressed, under the name [`UNFINISHED`].
-    fn make(&mut self, path: &Path, kind: FileKind, metadata: &Metadata, place: &Place) -> Result<(), CopyError> {
+    /// Puts it under its name when it is whole.
+    fn bring(&mut self, source: &Node, place: &Place, name: &[u8]) -> Result<(), CopyError> {
+        let brought = self.make(source, place).and_then(|()| {
+            place.rename(&self.unfinished, place, name, RenameMode::Replace)?;
+            Ok(())
+        });
+        if brought.is_err() {
+            let _ = place.unlink(&self.unfinished);
+        }
+        brought
+    }
+
+    /// Makes it, whole and dressed, under the import's own name. May leave something by halves if it fails.
+    fn make(&mut self, source: &Node, place: &Place) -> Result<(), CopyError> {
+        let metadata = &source.metadata;
         let inode = |mode| NewInode { mode, uid: None, gid: None };
-        match kind {
+        if metadata.nlink() > 1
+            && let Some((first, first_name)) = self.links.get(&(metadata.dev(), metadata.ino()))
+        {
+            first.link(first_name, place, &self.unfinished)?;
+            return Ok(());
+        }
+        match source.kind() {
             FileKind::Regular => {
-                let (_, file) = place.make_file(UNFINISHED, &inode(0o600))?;
-                let copied = self.content(path, metadata, &file).and_then(|()| {
-                    self.dress(path, metadata, NodeRef::File(&file), kind)?;
-                    Ok(file.commit()?)
-                });
-                if copied.is_err() {
-                    // A half file has no place there.
-                    let _ = place.unlink(UNFINISHED);
-                }
-                copied?;
-                self.tally.files += 1;
-                self.tally.len += metadata.len();
+                let (_, file) = place.make_file(&self.unfinished, &inode(0o600))?;
+                self.content(source, &file)?;
+                self.dress(source, NodeRef::File(&file))?;
+                Ok(file.commit()?)
             }
             FileKind::Symlink => {
-                let target = fs::read_link(path)?;
-                place.make_symlink(UNFINISHED, target.as_os_str().as_bytes(), &inode(0o777))?;
-                self.dress(path, metadata, NodeRef::Entry(place, UNFINISHED), kind)?;
+                place.make_symlink(&self.unfinished, &source.target()?, &inode(0o777))?;
+                self.dress(source, NodeRef::Entry(place, &self.unfinished))
             }
             FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {
-                place.make_node(UNFINISHED, &inode(metadata.mode()), metadata.rdev())?;
-                self.dress(path, metadata, NodeRef::Entry(place, UNFINISHED), kind)?;
+                place.make_node(&self.unfinished, &inode(metadata.mode()), metadata.rdev())?;
+                self.dress(source, NodeRef::Entry(place, &self.unfinished))
             }
             FileKind::Directory | FileKind::Unknown => {
-                return Err(io::Error::other("it is of a kind that cannot be copied").into());
+                Err(io::Error::other("it is of a kind that cannot be copied").into())
             }
         }
-        Ok(())
     }
 
-    fn content(&mut self, path: &Path, metadata: &Metadata, to: &VaultFile<PosixStorage>) -> Result<(), CopyError> {
-        let from = File::open(path)?;
-        let len = metadata.len();
+    fn content(&mut self, source: &Node, to: &VaultFile<PosixStorage>) -> Result<(), CopyError> {
+        let from = source.file()?;
+        let len = source.metadata.len();
         let mut at = 0;
         // Holes stay holes. Where the filesystem cannot tell, all is data.
         while let Some((start, end)) = data_from(&from, at, len)? {
@@ -239,43 +292,50 @@ impl<'a> Copier<'a> {
             to.truncate(len)?;
         }
         let now = from.metadata()?;
-        if now.len() != len || source::modified(&now) != source::modified(metadata) {
+        if now.len() != len || source::modified(&now) != source::modified(&source.metadata) {
             return Err(CopyError::Changed);
         }
         Ok(())
     }
 
-    /// Owner before mode, which the change of an owner may narrow; times last, which everything else changes.
-    fn dress(
-        &self,
-        path: &Path,
-        metadata: &Metadata,
-        node: NodeRef<'_, PosixStorage>,
-        kind: FileKind,
-    ) -> Result<(), CopyError> {
-        let attributes = source::attributes(path)?;
+    /// Owner before everything that its change may take away; then what may not fit; times last, which everything else
+    /// changes. A directory that could not be dressed is still unfinished by its mode.
+    fn dress(&self, source: &Node, node: NodeRef<'_, PosixStorage>) -> Result<(), CopyError> {
+        let (metadata, kind) = (&source.metadata, source.kind());
+        let attributes = source.attributes()?;
         if self.keeps_owners {
             self.vault.set_owner(node, Some(metadata.uid()), Some(metadata.gid()))?;
+        }
+        // No room for these is no full disk: the next file has less of them.
+        if !attributes.table.is_empty() {
+            self.vault.set_xattrs(node, kind, &attributes.table).map_err(CopyError::Attributes)?;
+        }
+        for (which, list) in [(AclKind::Access, &attributes.access), (AclKind::Default, &attributes.default)] {
+            if let Some(list) = list {
+                self.vault.set_acl(node, which, list).map_err(CopyError::Attributes)?;
+            }
         }
         if kind != FileKind::Symlink {
             self.vault.set_mode(node, metadata.mode() & 0o7777)?;
         }
-        if !attributes.table.is_empty() {
-            self.vault.set_xattrs(node, kind, &attributes.table)?;
-        }
-        if let Some(list) = &attributes.access {
-            self.vault.set_acl(node, AclKind::Access, list)?;
-        }
-        if let Some(list) = &attributes.default {
-            self.vault.set_acl(node, AclKind::Default, list)?;
-        }
         let (accessed, modified) = (source::accessed(metadata), source::modified(metadata));
         Ok(self.vault.set_times(node, SetTime::To(accessed), SetTime::To(modified))?)
     }
+}
 
-    fn remember(&mut self, metadata: &Metadata, place: &Place, name: &[u8]) {
-        if metadata.nlink() > 1 && !metadata.is_dir() {
-            self.links.entry((metadata.dev(), metadata.ino())).or_insert_with(|| (Arc::clone(place), name.to_vec()));
+/// What an import that was killed left. What cannot be removed is in nobody's way.
+fn remove_leftovers(place: &Place) {
+    let mut left = Vec::new();
+    let _ = place.list(0, &mut |entry| {
+        let digits = entry.name.strip_prefix(UNFINISHED.as_bytes());
+        if digits.is_some_and(|digits| digits.len() == 16 && digits.iter().all(u8::is_ascii_hexdigit)) {
+            left.push(entry.name.to_vec());
+        }
+        true
+    });
+    for name in left {
+        if place.lookup(&name).is_ok_and(|stat| stat.kind() == FileKind::Regular) {
+            let _ = place.unlink(&name);
         }
     }
 }
