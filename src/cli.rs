@@ -34,6 +34,7 @@ mod paths;
 mod plain;
 mod policy;
 mod progress;
+mod prompt;
 mod repair;
 mod rotate;
 mod salvage;
