@@ -133,11 +133,11 @@ pub(super) fn serve(vault: Arc<Vault<PosixStorage>>, serving: &Serving, ready: i
     };
     log::info!("mounted");
     let watch = Arc::new(Watch::start(serving.limits, &serving.seal_on));
-    let mount = Mounted { filesystem, session, events, watch, is_service: serving.is_service };
     let ticker = Ticker::start(&vault);
     let rotation = Rotation::start(&vault, PathBuf::from(&request.source), serving.config.clone());
+    let mount = Mounted { filesystem, session, events, watch, rotation, is_service: serving.is_service };
     // Until the process ends, so that it can be asked while it seals.
-    let _control = mount.answer_questions(&serving.vault_id, &rotation);
+    let _control = mount.answer_questions(&serving.vault_id);
     let end = if ready() {
         mount.tell_service(|| notify::ready(&mount.place()));
         mount.wait()
@@ -146,7 +146,7 @@ pub(super) fn serve(vault: Arc<Vault<PosixStorage>>, serving: &Serving, ready: i
     };
     mount.tell_service(notify::stopping);
     mount.watch.is_sealing();
-    rotation.stop();
+    mount.rotation.stop();
     ticker.stop();
     let sealed = mount.filesystem.shutdown();
     match (end, sealed) {
@@ -191,6 +191,7 @@ struct Mounted {
     session: MountedSession,
     events: Receiver<Event>,
     watch: Arc<Watch>,
+    rotation: Arc<Rotation>,
     is_service: bool,
 }
 
@@ -203,14 +204,14 @@ impl Mounted {
     }
 
     /// Listens on the control socket. A mount without one works, too.
-    fn answer_questions(&self, vault_id: &str, rotation: &Arc<Rotation>) -> Option<Server> {
+    fn answer_questions(&self, vault_id: &str) -> Option<Server> {
         let service = Service {
             filesystem: Arc::clone(&self.filesystem),
             session: self.session.clone(),
             watch: Arc::clone(&self.watch),
             vault_id: vault_id.to_owned(),
             verifications: Verifications::default(),
-            rotation: Arc::clone(rotation),
+            rotation: Arc::clone(&self.rotation),
         };
         let device = self.session.device().ok_or_else(|| io::Error::other("the mount's device is not known"));
         match device.and_then(|device| Server::start(device, Arc::new(service))) {
@@ -270,7 +271,7 @@ impl Mounted {
 
     fn due(&self) -> Option<Due> {
         let requests = self.session.activity().count().requests;
-        self.watch.look(requests, self.filesystem.usage().handles() > 0)
+        self.watch.look(requests, self.filesystem.usage().handles() > 0 || self.rotation.is_running())
     }
 
     /// Unmounts, if nobody uses it; the end then comes as an event.
