@@ -137,10 +137,10 @@ pub(super) fn serve(vault: Arc<Vault<PosixStorage>>, serving: &Serving, ready: i
     let rotation = Rotation::start(&vault, PathBuf::from(&request.source), serving.config.clone());
     let mount = Mounted { filesystem, session, events, watch, rotation, is_service: serving.is_service };
     // Until the process ends, so that it can be asked while it seals.
-    let _control = mount.answer_questions(&serving.vault_id);
+    let mut control = mount.answer_questions(&serving.vault_id);
     let end = if ready() {
         mount.tell_service(|| notify::ready(&mount.place()));
-        mount.wait()
+        mount.wait(&mut control)
     } else {
         leave(&mount, Reason::Signal)
     };
@@ -227,8 +227,9 @@ impl Mounted {
     }
 
     /// Until the mount ends, or something asks for its end.
-    fn wait(&self) -> Result<()> {
+    fn wait(&self, control: &mut Option<Server>) -> Result<()> {
         loop {
+            control.iter_mut().for_each(Server::keep);
             match self.events.recv_timeout(LOOK) {
                 Ok(Event::Ended(result)) => return session_end(&self.session, result),
                 Ok(Event::Signal(signal)) => {
