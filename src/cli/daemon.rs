@@ -36,7 +36,7 @@ use signal_hook::iterator::Signals;
 use super::control::Server;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
-use super::{notify, seal, time};
+use super::{mountpoint, notify, seal, time};
 use crate::fuse::{self, Fs, FsOptions, FuseError, Lost, MountRequest, MountedSession, Unmount};
 use crate::vault::{PosixStorage, Vault};
 use leaving::{leave, users};
@@ -119,16 +119,20 @@ pub(super) fn serve(vault: Arc<Vault<PosixStorage>>, serving: &Serving, ready: i
             ));
         }
     };
-    let session = match fuse::serve(Arc::clone(&filesystem), request, move |result| {
+    let begin = || {
+        // Another may have been mounted there while the passphrase was asked for.
+        mountpoint::check(&request.mountpoint, &request.source, request.options.nonempty)?;
         // The receiver is gone only when the process is about to be.
-        let _ = sender.send(Event::Ended(result));
-    }) {
+        let end = move |result| drop(sender.send(Event::Ended(result)));
+        fuse::serve(Arc::clone(&filesystem), request, end).map_err(Failure::from)
+    };
+    let session = match begin() {
         Ok(session) => session,
-        Err(error) => {
+        Err(failure) => {
             if let Err(error) = filesystem.shutdown() {
                 log::error!("after a failed mount: {error}");
             }
-            return Err(error.into());
+            return Err(failure);
         }
     };
     log::info!("mounted");
