@@ -57,40 +57,10 @@ fn a_rotation_keeps_it_mounted() {
     let fixture = Fixture::mounted(&["--idle", "1s"]);
     fs::write(fixture.mountpoint.join("file"), harness::pattern(6 << 20)).unwrap();
     // It takes several times the limit.
-    run(&mut rotate(&fixture)).ok();
+    let mut rotate = sero();
+    rotate.args(["rotate", "--rate", "1", "--password-file"]).arg(&fixture.passphrase).arg(&fixture.vault);
+    run(&mut rotate).ok();
     eventually("sealed", || is_sealed(&fixture));
-}
-
-/// "After `kill -9`, a power cut, a full disk (exit code 23), a seal or a stop (22), the same command goes on with it"
-#[test]
-fn whoever_watches_a_rotation_is_told_that_its_daemon_ended() {
-    can_mount();
-    for is_killed in [false, true] {
-        let fixture = Fixture::mounted(&[]);
-        fs::write(fixture.mountpoint.join("file"), harness::pattern(30 << 20)).unwrap();
-        let mut command = rotate(&fixture);
-        let watching = std::thread::spawn(move || run(&mut command));
-        eventually("rotating", || status(&fixture).is_some_and(|mount| mount["rotation"]["phase"] == "content"));
-        let with = if is_killed {
-            fixture.signal(rustix::process::Signal::KILL);
-            "`sero seal` cleans up what the killed process left, and then the same command goes on with it"
-        } else {
-            fixture.seal().ok();
-            "the rotation was interrupted, and nothing is lost; the same command goes on with it"
-        };
-        watching.join().unwrap().fails(22, with);
-        if is_killed {
-            fixture.seal().ok();
-        }
-        // Now without a limit on how fast.
-        run(sero().args(["rotate", "--password-file"]).arg(&fixture.passphrase).arg(&fixture.vault)).ok();
-    }
-}
-
-fn rotate(fixture: &Fixture) -> Command {
-    let mut command = sero();
-    command.args(["rotate", "--rate", "1", "--password-file"]).arg(&fixture.passphrase).arg(&fixture.vault);
-    command
 }
 
 #[test]

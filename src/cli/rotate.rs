@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::Context;
 use super::control::{self, Endpoint, Request, Response, Unreachable};
@@ -201,13 +201,14 @@ fn offline(arguments: &RotateArguments, context: &Context, opening: Opening) -> 
     let again = Opening::with_configuration(&path, opening.detached())?;
     // It works from "/", too: after everything that was given by a relative path.
     daemon::harden();
+    // From here on a signal brings the vault to rest.
+    let asked_to_stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let _ = signal_hook::flag::register(signal, Arc::clone(&asked_to_stop));
+    }
     let vault = opening.open(keys, Mode::ReadWrite)?;
     let control = Arc::new(RotationControl::new());
     control.set_rate(arguments.rate.unwrap_or(0).saturating_mul(MIB));
-    let asked_to_stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        let _ = signal_hook::flag::register(signal, Arc::clone(&asked_to_stop));
-    }
     let ended = thread::scope(|scope| {
         let work = scope.spawn(|| vault.rotate(&control, |active| configuration::finish(&again.place(), active)));
         let watch = Watch::new(context);
