@@ -31,7 +31,8 @@ fn an_idle_mount_seals_itself_and_says_so() {
     eventually("sealed", || is_sealed(&fixture));
     assert!(fixture.mounts().is_empty());
     assert!(fixture.log().contains("idle: sealing"), "{}", fixture.log());
-    fixture.mount(&["-o", "idle=2h,max_session=1d"]).ok();
+    // "of contradictory ones the last counts"
+    fixture.mount(&["-o", "rw,idle=1h,idle=2h,max_session=3h", "-o", "max_session=1d"]).ok();
     assert_eq!(fs::read(fixture.mountpoint.join("file")).unwrap(), b"x");
     let session = status(&fixture).unwrap()["session"].clone();
     assert_eq!((session["idle_limit"].as_u64(), session["limit"].as_u64()), (Some(7200), Some(86_400)));
