@@ -16,10 +16,11 @@ use crate::vault::Passphrase;
 /// Longer is no passphrase, but the wrong file.
 const LEN_MAX_BYTES: usize = 64 * 1024;
 
-/// A new passphrase from the terminal: asked twice, and not empty.
-pub(super) fn ask_new(prompt: &str) -> Result<Passphrase> {
+/// A new passphrase from the terminal: asked twice, if the first one will do.
+pub(super) fn ask_new(prompt: &str, check: impl FnOnce(&Passphrase) -> Result<()>) -> Result<Passphrase> {
     let passphrase = ask(prompt)?;
-    if !passphrase.is_empty() && !passphrase.matches(&ask("The same again: ")?) {
+    check(&passphrase)?;
+    if !passphrase.matches(&ask("The same again: ")?) {
         return Err(unavailable("the two passphrases differ; try again"));
     }
     Ok(passphrase)
