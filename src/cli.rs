@@ -34,6 +34,7 @@ mod paths;
 mod plain;
 mod policy;
 mod progress;
+mod prompt;
 mod repair;
 mod rotate;
 mod salvage;
@@ -48,8 +49,9 @@ mod words;
 pub use exit_code::ExitCode;
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 use clap::{ArgAction, Parser, Subcommand};
 use failure::Result;
@@ -137,6 +139,14 @@ struct Context {
     is_silent_on_success: bool,
     /// Where the vault's configuration lies, if that is apart from the vault.
     config: Option<PathBuf>,
+    /// What kept a result from standard output.
+    output_error: Arc<OnceLock<io::Error>>,
+}
+
+fn write_out(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
 }
 
 fn in_lines(value: &serde_json::Value) -> Result<String> {
@@ -144,10 +154,28 @@ fn in_lines(value: &serde_json::Value) -> Result<String> {
 }
 
 impl Context {
-    /// The result that was asked for.
+    /// The result that was asked for. If it cannot be written, the command does its work all the same, and
+    /// [`Context::check_output`] says so at its end.
     fn print(&self, text: &str) {
-        // A reader that has gone is no failure of the command.
-        let _ = writeln!(std::io::stdout().lock(), "{text}");
+        if let Err(error) = write_out(text) {
+            // The first one tells most.
+            let _ = self.output_error.set(error);
+        }
+    }
+
+    /// Whether what is printed still goes anywhere.
+    fn is_heard(&self) -> bool {
+        self.output_error.get().is_none()
+    }
+
+    fn check_output(&self) -> Result<()> {
+        match self.output_error.get() {
+            // A reader that has gone is no failure of the command.
+            Some(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(failure::Failure::other(format!(
+                "the result could not be written to standard output: {error}; see to where it goes, and ask again"
+            ))),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// The same of what is nowhere else.
@@ -155,8 +183,7 @@ impl Context {
     /// # Errors
     /// If it could not be written.
     fn hand_over(&self, text: &str) -> Result<()> {
-        let mut out = std::io::stdout().lock();
-        writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|error| {
+        write_out(text).map_err(|error| {
             failure::Failure::other(format!("the recovery key could not be shown: {error}; see to where it is printed"))
         })
     }
@@ -167,7 +194,7 @@ impl Context {
 
     /// Whether results go to a terminal.
     fn is_on_terminal(&self) -> bool {
-        std::io::stdout().is_terminal()
+        io::stdout().is_terminal()
     }
 
     /// The same, as one JSON object.
@@ -176,17 +203,17 @@ impl Context {
         Ok(())
     }
 
-    /// A result that nobody asked for: what was done.
+    /// A result that nobody asked for: what was done. It is, whether it can be said or not.
     fn say(&self, text: &str) {
         if self.verbosity >= i8::from(self.is_silent_on_success) {
-            self.print(text);
+            let _ = write_out(text);
         }
     }
 
     /// Something on the way.
     fn note(&self, text: &str) {
         if self.verbosity >= 0 {
-            let _ = writeln!(std::io::stderr().lock(), "sero: {text}");
+            let _ = writeln!(io::stderr().lock(), "sero: {text}");
         }
     }
 }
@@ -200,7 +227,7 @@ pub fn run() -> std::process::ExitCode {
         Ok((role, _)) if role.is_excused() => role.exit_code(ExitCode::Ok),
         Ok((role, line)) => role.exit_code(run_line(line, role.is_silent_on_success())),
         Err(failure) => {
-            let _ = writeln!(std::io::stderr().lock(), "sero: {failure}");
+            let _ = writeln!(io::stderr().lock(), "sero: {failure}");
             role.exit_code(failure.code)
         }
     }
@@ -219,11 +246,12 @@ fn run_line(line: Vec<OsString>, is_silent_on_success: bool) -> ExitCode {
         verbosity: if arguments.quiet { -1 } else { i8::try_from(arguments.verbose).unwrap_or(i8::MAX) },
         is_silent_on_success,
         config: arguments.config,
+        output_error: Arc::default(),
     };
-    match dispatch(&arguments.command, &context) {
+    match dispatch(&arguments.command, &context).and_then(|()| context.check_output()) {
         Ok(()) => ExitCode::Ok,
         Err(failure) => {
-            let _ = writeln!(std::io::stderr().lock(), "sero: {failure}");
+            let _ = writeln!(io::stderr().lock(), "sero: {failure}");
             failure.code
         }
     }

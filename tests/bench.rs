@@ -4,9 +4,13 @@
 mod harness;
 
 use std::fs;
+use std::io::Read;
+use std::process::Stdio;
 
-use harness::{can_mount, run, sero};
+use harness::{can_mount, end_of, eventually, run, sero};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use sero::fuse::mountinfo;
 
 #[test]
 fn it_measures_the_directory_and_a_vault_in_it() {
@@ -23,6 +27,25 @@ fn it_measures_the_directory_and_a_vault_in_it() {
     assert!(is_measured(&facts["pages_sealed_bytes_per_second"]), "{facts:#}");
     assert_eq!(facts["kdf"].as_array().unwrap().len(), 2);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "something is left");
+}
+
+#[test]
+fn a_signal_ends_it_and_nothing_is_left() {
+    can_mount();
+    for (signal, before_the_mount) in [(Signal::INT, false), (Signal::TERM, true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let is_there = || fs::read_dir(folder.path()).unwrap().count() > 0;
+        let is_mounted = || mountinfo::read().unwrap().iter().any(|mount| mount.mountpoint.starts_with(folder.path()));
+        let mut command = sero();
+        let mut bench = command.args(["bench", "--quiet"]).arg(folder.path()).stderr(Stdio::piped()).spawn().unwrap();
+        eventually("begun", || if before_the_mount { is_there() } else { is_mounted() });
+        kill_process(Pid::from_child(&bench), signal).unwrap();
+        let code = end_of(&mut bench).code();
+        let mut said = String::new();
+        bench.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert!(code == Some(1) && said.contains("stopped; what it made is removed"), "{code:?} {said}");
+        assert!(!is_mounted() && !is_there());
+    }
 }
 
 #[test]

@@ -42,6 +42,37 @@ fn create_makes_what_info_shows() {
     assert!(text.contains("sealed") && text.contains("argon2id with 1024 KiB"), "{text}");
 }
 
+/// "If what was asked for cannot be written there (a full disk), the command does its work, and the exit code is 1"
+#[test]
+fn a_result_that_cannot_be_written_is_a_failure() {
+    let fixture = Fixture::new();
+    let vault = fixture.vault.to_str().unwrap();
+    let secret = ["--password-file", fixture.passphrase.to_str().unwrap()];
+    let lines: [(&[&str], &[&str]); 8] = [
+        (&["info"], &[]),
+        (&["info", "--json"], &[]),
+        (&["key", "list"], &[]),
+        (&["key", "list", "--json"], &[]),
+        (&["rotate", "--status"], &[]),
+        (&["key", "check", "--json"], &secret),
+        (&["verify", "--json"], &secret),
+        (&["ls", "-l"], &secret),
+    ];
+    let printing_to = |place: &str, line: &[&str], secret: &[&str]| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("exec \"$@\" {place}"), "sh", env!("CARGO_BIN_EXE_sero")]);
+        run(shell.args(line).args(secret).arg(vault))
+    };
+    fs::create_dir(fixture.folder.path().join("source")).unwrap();
+    fs::write(fixture.folder.path().join("source/file"), "x").unwrap();
+    run(sero().arg("import").args(secret).arg(fixture.folder.path().join("source")).arg(vault)).ok();
+    for (line, secret) in lines {
+        printing_to(">/dev/full", line, secret).fails(1, "standard output");
+        let piped = printing_to("| true", line, secret).ok();
+        assert_eq!(piped.stderr, "", "{line:?}");
+    }
+}
+
 #[test]
 fn a_new_vault_is_its_owners_alone() {
     let fixture = Fixture::new();

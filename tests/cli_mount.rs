@@ -35,6 +35,31 @@ fn a_second_mount_is_refused_and_names_the_first() {
     run(&mut command).fails(6, &pid.to_string());
 }
 
+/// The mountpoint is looked at before the passphrase is asked for, and it may take long to come.
+#[test]
+fn what_was_mounted_there_meanwhile_is_not_covered() {
+    can_mount();
+    let (first, second) = (Fixture::new(), Fixture::new());
+    let (asked, go) = (first.folder.path().join("asked"), first.folder.path().join("go"));
+    let command = format!(
+        "touch {}; until [ -e {} ]; do sleep 0.05; done; cat {}",
+        asked.display(),
+        go.display(),
+        first.passphrase.display()
+    );
+    let mut slow = sero();
+    slow.args(["mount", "--password-command", &command]).args([&first.vault, &first.mountpoint]);
+    let slow = std::thread::spawn(move || run(&mut slow));
+    eventually("asked", || asked.exists());
+    let mut quick = sero();
+    quick.args(["mount", "--password-file"]).args([&second.passphrase, &second.vault, &first.mountpoint]);
+    run(&mut quick).ok();
+    fs::write(go, "").unwrap();
+    slow.join().unwrap().fails(7, "has the vault");
+    assert_eq!((first.mounts().len(), second.mounts().len()), (0, 1));
+    assert_eq!(first.info()["sealed"], true);
+}
+
 #[test]
 fn a_read_only_mount_changes_nothing() {
     can_mount();

@@ -137,6 +137,29 @@ fn something_in_the_way_of_the_socket_is_no_reason_not_to_mount() {
     assert_eq!(fixture.info()["sealed"], true);
 }
 
+/// "If the socket is removed (logind removes `$XDG_RUNTIME_DIR` with the last logout), it is made again."
+#[test]
+fn a_socket_that_was_removed_is_made_again() {
+    can_mount();
+    let fixture = Fixture::new();
+    let script = "
+        mount -t tmpfs none /run
+        \"$@\"
+        trap '\"$SERO\" seal \"$MOUNTPOINT\"' EXIT
+        rm -r /run/sero
+        tries=600
+        until \"$SERO\" status \"$MOUNTPOINT\"; do tries=$((tries - 1)); [ $tries != 0 ]; sleep 0.1; done
+        stat -c 'mode %a' /run/sero /run/sero/*.sock";
+    let mount = fixture.mount_command(&[]);
+    let mut command = shell_in_namespace(script);
+    command.arg(mount.get_program()).args(mount.get_args());
+    command.env("MOUNTPOINT", &fixture.mountpoint).env("SERO", env!("CARGO_BIN_EXE_sero"));
+    let outcome = run(&mut command).ok();
+    assert!(outcome.stdout.contains("mode 700\nmode 600\n"), "{outcome:?}");
+    assert!(!outcome.stderr.contains("not known"), "{outcome:?}");
+}
+
+/// "If the daemon could not be asked whether all fitted, a warning says so: then its log knows."
 #[test]
 fn without_any_place_for_a_socket_it_is_mounted_and_says_so() {
     can_mount();
@@ -155,6 +178,7 @@ fn without_any_place_for_a_socket_it_is_mounted_and_says_so() {
     command.env("MOUNTPOINT", &fixture.mountpoint).env("SERO", env!("CARGO_BIN_EXE_sero"));
     let outcome = run(&mut command).ok();
     assert!(outcome.stdout.contains("code 16") && outcome.stderr.contains("no control socket"), "{outcome:?}");
+    assert!(outcome.stderr.contains("whether everything that was written is in"), "{outcome:?}");
     assert!(fixture.log().contains("there is no control socket"), "{}", fixture.log());
     assert_eq!(fixture.info()["sealed"], true);
 }

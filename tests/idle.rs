@@ -31,7 +31,8 @@ fn an_idle_mount_seals_itself_and_says_so() {
     eventually("sealed", || is_sealed(&fixture));
     assert!(fixture.mounts().is_empty());
     assert!(fixture.log().contains("idle: sealing"), "{}", fixture.log());
-    fixture.mount(&["-o", "idle=2h,max_session=1d"]).ok();
+    // "of contradictory ones the last counts"
+    fixture.mount(&["-o", "rw,idle=1h,idle=2h,max_session=3h", "-o", "max_session=1d"]).ok();
     assert_eq!(fs::read(fixture.mountpoint.join("file")).unwrap(), b"x");
     let session = status(&fixture).unwrap()["session"].clone();
     assert_eq!((session["idle_limit"].as_u64(), session["limit"].as_u64()), (Some(7200), Some(86_400)));
@@ -47,6 +48,19 @@ fn an_open_file_keeps_it_mounted() {
     let mount = status(&fixture).unwrap();
     assert_eq!((&mount["state"], &mount["session"]["idle_seconds"]), (&"mounted".into(), &0.into()));
     drop(file);
+    eventually("sealed", || is_sealed(&fixture));
+}
+
+/// "A rotation of the key that runs, and a verify that somebody waits for, are use, too."
+#[test]
+fn a_rotation_keeps_it_mounted() {
+    can_mount();
+    let fixture = Fixture::mounted(&["--idle", "1s"]);
+    fs::write(fixture.mountpoint.join("file"), harness::pattern(6 << 20)).unwrap();
+    // It takes several times the limit.
+    let mut rotate = sero();
+    rotate.args(["rotate", "--rate", "1", "--password-file"]).arg(&fixture.passphrase).arg(&fixture.vault);
+    run(&mut rotate).ok();
     eventually("sealed", || is_sealed(&fixture));
 }
 

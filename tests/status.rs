@@ -241,6 +241,16 @@ fn watching_goes_on_until_the_mount_ends() {
     assert_eq!(harness::end_of(&mut watch).code(), Some(11));
 }
 
+#[test]
+fn watching_ends_when_nobody_reads_it() {
+    can_mount();
+    let fixture = Fixture::mounted(&[]);
+    let script = r#"{ timeout 60 "$1" status --watch --json "$2"; echo "code $?" >&2; } | head -n 1"#;
+    let mut shell = Command::new("sh");
+    let outcome = run(shell.args(["-c", script, "sh", env!("CARGO_BIN_EXE_sero")]).arg(&fixture.mountpoint));
+    assert!(outcome.stdout.contains("mounted") && outcome.stderr == "code 0\n", "{outcome:?}");
+}
+
 /// Mounts what looks like a vault's mount, as any user can, and answers nothing.
 const PRETENDER: &str = r#"
 import array, os, socket, subprocess, sys

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use harness::{Fixture, can_mount, end_of, eventually, pattern, run, sero};
 use rustix::mount::UnmountFlags;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A disk of its own: ext4 on a loop device, its image in memory, where there may be less than the disk pretends to have.
 struct Disk {
@@ -457,4 +457,58 @@ fn what_a_file_takes_of_memory_does_not_grow_with_what_is_written_to_it() {
     eventually("tags that leave memory", || resident() < 64 * MIB);
     drop(file);
     fixture.seal().ok();
+}
+
+/// "After `kill -9`, a power cut, a full disk (exit code 23), a seal or a stop (22), the same command goes on with it"
+#[test]
+fn whoever_watches_a_rotation_is_told_that_its_daemon_ended() {
+    can_mount();
+    for is_killed in [false, true] {
+        let fixture = Fixture::mounted(&[]);
+        fs::write(fixture.mountpoint.join("file"), pattern(30 << 20)).unwrap();
+        let mut command = rotate(&fixture);
+        let watching = std::thread::spawn(move || run(&mut command));
+        eventually("rotating", || state(&fixture)["phase"] == "content");
+        let with = if is_killed {
+            fixture.signal(Signal::KILL);
+            "`sero seal` cleans up what the killed process left, and then the same command goes on with it"
+        } else {
+            fixture.seal().ok();
+            "the rotation was interrupted, and nothing is lost; the same command goes on with it"
+        };
+        watching.join().unwrap().fails(22, with);
+        if is_killed {
+            fixture.seal().ok();
+        }
+        // Now without a limit on how fast.
+        run(sero().args(["rotate", "--password-file"]).arg(&fixture.passphrase).arg(&fixture.vault)).ok();
+    }
+}
+
+/// Also at rest: whatever ends it, what was written is brought to rest.
+#[test]
+fn a_rotation_at_rest_is_stopped_by_every_signal() {
+    can_mount();
+    let fixture = Fixture::mounted(&[]);
+    fs::write(fixture.mountpoint.join("file"), pattern(30 << 20)).unwrap();
+    fixture.seal().ok();
+    for signal in [Signal::HUP, Signal::INT, Signal::TERM] {
+        let mut rotating = rotate(&fixture).stderr(Stdio::null()).spawn().unwrap();
+        eventually("open", || fixture.info()["holder"]["pid"] == rotating.id());
+        kill_process(Pid::from_child(&rotating), signal).unwrap();
+        assert_eq!(end_of(&mut rotating).code(), Some(22), "{signal:?}");
+        assert_eq!(fixture.info()["sealed"], true, "{signal:?}");
+    }
+}
+
+/// So slowly that there is time for something to happen.
+fn rotate(fixture: &Fixture) -> Command {
+    let mut command = sero();
+    command.args(["rotate", "--rate", "1", "--password-file"]).arg(&fixture.passphrase).arg(&fixture.vault);
+    command
+}
+
+fn state(fixture: &Fixture) -> serde_json::Value {
+    let outcome = run(sero().args(["rotate", "--status", "--json"]).arg(&fixture.vault)).ok();
+    serde_json::from_str(&outcome.stdout).unwrap()
 }

@@ -4,9 +4,12 @@
 mod session;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::Context;
 use super::failure::{Failure, Result};
@@ -25,8 +28,9 @@ Examples:
   sero bench --json /srv | jq .   where vaults are to be
   sero bench --no-mount           the cryptography alone
 
-It makes a directory of its own there, of up to 300 MB, and removes it at the end. Other work on
-the machine shows in the figures: take the best of several runs.")]
+It makes a directory of its own there, of up to 300 MB, and removes it at the end; Ctrl-C ends it
+after the current step. Other work on the machine shows in the figures: take the best of several
+runs.")]
 pub(super) struct BenchArguments {
     /// The directory whose filesystem is measured
     #[arg(default_value = ".")]
@@ -43,21 +47,32 @@ pub(super) struct BenchArguments {
 
 pub(super) fn run(arguments: &BenchArguments, context: &Context) -> Result<()> {
     let steps = if arguments.no_mount { 3 } else { 3 + 2 * session::STEPS };
+    // What is made is removed at the end, also at an early one.
+    let asked_to_stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let _ = signal_hook::flag::register(signal, Arc::clone(&asked_to_stop));
+    }
     // First, as it may not be possible.
     let scratch = if arguments.no_mount { None } else { Some(session::Scratch::make(&arguments.directory)?) };
     let progress = Progress::start(context, "measuring", Unit::Items);
     progress.set_total(steps);
-    let step = || progress.advance(1);
+    let step = || {
+        progress.advance(1);
+        if asked_to_stop.load(Ordering::Relaxed) {
+            return Err(Failure::other("stopped; what it made is removed"));
+        }
+        Ok(())
+    };
 
     let (sealed, opened) = measure::pages_per_core(PRIMITIVE).map_err(Failure::from)?;
-    step();
+    step()?;
     let names = measure::names_per_core(PRIMITIVE);
-    step();
+    step()?;
     let calibrated = calibrate(KDF_TARGET);
     let derivation =
         |params| measure::key_derivation(params).map_err(|error| Failure::from(VaultError::KdfRefused(error)));
     let (least, usual) = (derivation(&RFC9106_SECOND)?, derivation(&calibrated)?);
-    step();
+    step()?;
     let mount = scratch.as_ref().map(|scratch| measure_mount(scratch, &step)).transpose()?;
     drop(progress);
 
@@ -98,7 +113,10 @@ pub(super) fn run(arguments: &BenchArguments, context: &Context) -> Result<()> {
 }
 
 /// The same session twice: in the directory, and in a vault mounted there.
-fn measure_mount(scratch: &session::Scratch, step: &dyn Fn()) -> Result<(session::Figures, session::Figures)> {
+fn measure_mount(
+    scratch: &session::Scratch,
+    step: &dyn Fn() -> Result<()>,
+) -> Result<(session::Figures, session::Figures)> {
     let disk = session::measure(&scratch.plain(), step, &|| Ok(()))?;
     let vault = scratch.mount()?;
     let figures = session::measure(&vault.mountpoint(), step, &|| vault.remount())?;

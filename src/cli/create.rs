@@ -67,12 +67,11 @@ pub(super) fn run(arguments: &CreateArguments, context: &Context) -> Result<()> 
     {
         return Err(Failure::from(VaultError::ConfigurationExists).about(detached.path().display()));
     }
-    let given = arguments.unlock.first(&arguments.vault)?;
     let label = arguments.label.as_deref().unwrap_or_default();
-    if let Some(passphrase) = &given.passphrase {
-        let name = arguments.vault.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
-        policy::check_passphrase(passphrase, &[name, label], arguments.allow_weak)?;
-    }
+    let name = arguments.vault.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+    let given = arguments.unlock.first(&arguments.vault, |passphrase| {
+        policy::check_passphrase(passphrase, &[name, label], arguments.allow_weak)
+    })?;
     policy::check_hint(arguments.hint.as_deref(), given.passphrase.as_ref())?;
     let kdf = kdf::chosen(asked, given.passphrase.is_some());
     let mut slots = vec![NewKeyslot { secrets: given.secrets(), kdf, label, role: FIRST_ROLE }];

@@ -36,7 +36,7 @@ use signal_hook::iterator::Signals;
 use super::control::Server;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
-use super::{notify, seal, time};
+use super::{mountpoint, notify, seal, time};
 use crate::fuse::{self, Fs, FsOptions, FuseError, Lost, MountRequest, MountedSession, Unmount};
 use crate::vault::{PosixStorage, Vault};
 use leaving::{leave, users};
@@ -119,34 +119,38 @@ pub(super) fn serve(vault: Arc<Vault<PosixStorage>>, serving: &Serving, ready: i
             ));
         }
     };
-    let session = match fuse::serve(Arc::clone(&filesystem), request, move |result| {
+    let begin = || {
+        // Another may have been mounted there while the passphrase was asked for.
+        mountpoint::check(&request.mountpoint, &request.source, request.options.nonempty)?;
         // The receiver is gone only when the process is about to be.
-        let _ = sender.send(Event::Ended(result));
-    }) {
+        let end = move |result| drop(sender.send(Event::Ended(result)));
+        fuse::serve(Arc::clone(&filesystem), request, end).map_err(Failure::from)
+    };
+    let session = match begin() {
         Ok(session) => session,
-        Err(error) => {
+        Err(failure) => {
             if let Err(error) = filesystem.shutdown() {
                 log::error!("after a failed mount: {error}");
             }
-            return Err(error.into());
+            return Err(failure);
         }
     };
     log::info!("mounted");
     let watch = Arc::new(Watch::start(serving.limits, &serving.seal_on));
-    let mount = Mounted { filesystem, session, events, watch, is_service: serving.is_service };
     let ticker = Ticker::start(&vault);
     let rotation = Rotation::start(&vault, PathBuf::from(&request.source), serving.config.clone());
+    let mount = Mounted { filesystem, session, events, watch, rotation, is_service: serving.is_service };
     // Until the process ends, so that it can be asked while it seals.
-    let _control = mount.answer_questions(&serving.vault_id, &rotation);
+    let mut control = mount.answer_questions(&serving.vault_id);
     let end = if ready() {
         mount.tell_service(|| notify::ready(&mount.place()));
-        mount.wait()
+        mount.wait(&mut control)
     } else {
         leave(&mount, Reason::Signal)
     };
     mount.tell_service(notify::stopping);
     mount.watch.is_sealing();
-    rotation.stop();
+    mount.rotation.stop();
     ticker.stop();
     let sealed = mount.filesystem.shutdown();
     match (end, sealed) {
@@ -191,6 +195,7 @@ struct Mounted {
     session: MountedSession,
     events: Receiver<Event>,
     watch: Arc<Watch>,
+    rotation: Arc<Rotation>,
     is_service: bool,
 }
 
@@ -203,14 +208,14 @@ impl Mounted {
     }
 
     /// Listens on the control socket. A mount without one works, too.
-    fn answer_questions(&self, vault_id: &str, rotation: &Arc<Rotation>) -> Option<Server> {
+    fn answer_questions(&self, vault_id: &str) -> Option<Server> {
         let service = Service {
             filesystem: Arc::clone(&self.filesystem),
             session: self.session.clone(),
             watch: Arc::clone(&self.watch),
             vault_id: vault_id.to_owned(),
             verifications: Verifications::default(),
-            rotation: Arc::clone(rotation),
+            rotation: Arc::clone(&self.rotation),
         };
         let device = self.session.device().ok_or_else(|| io::Error::other("the mount's device is not known"));
         match device.and_then(|device| Server::start(device, Arc::new(service))) {
@@ -226,8 +231,9 @@ impl Mounted {
     }
 
     /// Until the mount ends, or something asks for its end.
-    fn wait(&self) -> Result<()> {
+    fn wait(&self, control: &mut Option<Server>) -> Result<()> {
         loop {
+            control.iter_mut().for_each(Server::keep);
             match self.events.recv_timeout(LOOK) {
                 Ok(Event::Ended(result)) => return session_end(&self.session, result),
                 Ok(Event::Signal(signal)) => {
@@ -270,7 +276,7 @@ impl Mounted {
 
     fn due(&self) -> Option<Due> {
         let requests = self.session.activity().count().requests;
-        self.watch.look(requests, self.filesystem.usage().handles() > 0)
+        self.watch.look(requests, self.filesystem.usage().handles() > 0 || self.rotation.is_running())
     }
 
     /// Unmounts, if nobody uses it; the end then comes as an event.

@@ -6,7 +6,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use env_logger::{Builder, Target};
 use log::{Level, LevelFilter};
@@ -54,7 +54,7 @@ pub(super) fn start(destination: Destination<'_>, verbosity: i8) -> Result<()> {
             })?;
             builder.target(Target::Pipe(Box::new(file)));
         }
-        Destination::System => match SystemLog::connect() {
+        Destination::System => match SystemLog::connect(Path::new("/dev/log")) {
             Ok(system) => {
                 builder.format(|out, record| {
                     // One write is one datagram; the priority stands first (RFC 3164), facility daemon.
@@ -122,21 +122,32 @@ fn severity(level: Level) -> u8 {
 }
 
 /// `/dev/log`, one datagram a record.
-struct SystemLog(UnixDatagram);
+struct SystemLog {
+    place: PathBuf,
+    socket: UnixDatagram,
+}
 
 impl SystemLog {
-    fn connect() -> io::Result<Self> {
+    fn connect(place: &Path) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
-        socket.connect("/dev/log")?;
+        socket.connect(place)?;
         // A log that does not drain must not stop the filesystem.
         socket.set_nonblocking(true)?;
-        Ok(Self(socket))
+        Ok(Self { place: place.to_owned(), socket })
     }
 }
 
 impl Write for SystemLog {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
-        let _ = self.0.send(record.trim_ascii_end());
+        let line = record.trim_ascii_end();
+        if let Err(error) = self.socket.send(line)
+            && error.kind() != io::ErrorKind::WouldBlock
+            // A log that was started anew has made its socket anew.
+            && let Ok(again) = Self::connect(&self.place)
+        {
+            *self = again;
+            let _ = self.socket.send(line);
+        }
         Ok(record.len())
     }
 
@@ -151,4 +162,33 @@ pub(super) fn log_panics() {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         log::error!("a bug in sero: panic at {place}; please report it");
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_system_log_that_was_started_anew_gets_every_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("log");
+        let mut received = [0; 64];
+        let listen = || UnixDatagram::bind(&place).unwrap();
+        let mut receive = |log: &UnixDatagram| {
+            log.set_nonblocking(true).unwrap();
+            let len = log.recv(&mut received).unwrap();
+            String::from_utf8_lossy(&received[..len]).into_owned()
+        };
+        let before = listen();
+        let mut log = SystemLog::connect(&place).unwrap();
+        log.write_all(b"one\n").unwrap();
+        assert_eq!(receive(&before), "one");
+        drop(before);
+        std::fs::remove_file(&place).unwrap();
+        log.write_all(b"nobody hears this\n").unwrap();
+        let after = listen();
+        log.write_all(b"two\n").unwrap();
+        log.write_all(b"three\n").unwrap();
+        assert_eq!((receive(&after), receive(&after)), ("two".to_owned(), "three".to_owned()));
+    }
 }

@@ -25,8 +25,11 @@ const ENDING: Duration = Duration::from_secs(60);
 const LEAVING: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(20);
 
+// Options of fstab and of the command line come together: the last counts, as of those that have no value.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    args_override_self = true,
+    after_help = "\
 Examples:
   sero mount ~/papers.sero ~/papers                 ask for the passphrase, go to the background
   sero mount -o allow_other /srv/vault /srv/data    as root, for all users of the machine
@@ -41,7 +44,8 @@ Options for -o, as in mount(8):
   no_io_uring (requests come through /dev/fuse alone)
 and, as fstab has no other place for them:
   passfile=FILE  keyfile=FILE  config=FILE  idle=TIME  max_session=TIME
-  seal_on=suspend  seal_on=lock")]
+  seal_on=suspend  seal_on=lock"
+)]
 pub(super) struct MountArguments {
     /// The vault: a directory that `sero create` made
     vault: PathBuf,

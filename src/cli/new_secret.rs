@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::failure::{Failure, Result};
 use super::unlocking::Given;
 use super::{key_sources, passphrase, policy};
-use crate::vault::{RawKey, VaultError, recovery_key};
+use crate::vault::{Passphrase, RawKey, VaultError, recovery_key};
 
 /// What the new keyslot takes. Without any of these, sero asks for a new passphrase on the terminal, twice.
 #[derive(Clone, Debug, clap::Args)]
@@ -58,15 +58,14 @@ impl NewSecretArguments {
             given.environment = Some(key_sources::environment(name)?);
         } else {
             given.keyfile = self.new_keyfile.as_deref().map(key_sources::keyfile).transpose()?;
+            let check = |passphrase: &Passphrase| policy::check_passphrase(passphrase, known, self.allow_weak);
             given.passphrase = match (&self.new_password_file, &self.new_password_command) {
                 (Some(path), _) => Some(passphrase::from_path(path)?),
                 (None, Some(command)) => Some(passphrase::from_command(command, limit)?),
                 (None, None) if given.keyfile.is_some() => None,
-                (None, None) => Some(passphrase::ask_new(&format!("New passphrase for {what}: "))?),
+                (None, None) => Some(passphrase::ask_new(&format!("New passphrase for {what}: "), check)?),
             };
-        }
-        if let Some(passphrase) = &given.passphrase {
-            policy::check_passphrase(passphrase, known, self.allow_weak)?;
+            given.passphrase.as_ref().map(check).transpose()?;
         }
         policy::check_hint(hint, given.passphrase.as_ref())?;
         Ok(given)

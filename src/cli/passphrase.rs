@@ -10,15 +10,17 @@ use std::time::Duration;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
 use super::key_sources::output_of;
+use super::prompt::Prompt;
 use crate::vault::Passphrase;
 
 /// Longer is no passphrase, but the wrong file.
 const LEN_MAX_BYTES: usize = 64 * 1024;
 
-/// A new passphrase from the terminal: asked twice, and not empty.
-pub(super) fn ask_new(prompt: &str) -> Result<Passphrase> {
+/// A new passphrase from the terminal: asked twice, if the first one will do.
+pub(super) fn ask_new(prompt: &str, check: impl FnOnce(&Passphrase) -> Result<()>) -> Result<Passphrase> {
     let passphrase = ask(prompt)?;
-    if !passphrase.is_empty() && !passphrase.matches(&ask("The same again: ")?) {
+    check(&passphrase)?;
+    if !passphrase.matches(&ask("The same again: ")?) {
         return Err(unavailable("the two passphrases differ; try again"));
     }
     Ok(passphrase)
@@ -33,16 +35,12 @@ pub(super) fn unavailable(message: impl Into<String>) -> Failure {
     Failure::new(ExitCode::PassphraseUnavailable, message)
 }
 
-/// Without echo, on the terminal itself: standard input and output may be redirected.
+/// Without echo, on the terminal.
 pub(super) fn ask(prompt: &str) -> Result<Passphrase> {
-    match rpassword::prompt_password(prompt) {
-        Ok(line) => Ok(Passphrase::new(line.into_bytes())),
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(unavailable("interrupted; nothing was done")),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(unavailable("no passphrase was given")),
-        Err(_) => Err(unavailable(
-            "there is no terminal to ask for the passphrase on; give --password-file or --password-command",
-        )),
-    }
+    let mut prompt = Prompt::show(prompt).map_err(|_| {
+        unavailable("there is no terminal to ask for the passphrase on; give --password-file or --password-command")
+    })?;
+    first_line(&mut prompt).map_err(|error| unavailable(format!("no passphrase was given: {error}")))
 }
 
 fn from_stdin() -> Result<Passphrase> {

@@ -144,11 +144,13 @@ impl Drop for Progress {
 mod tests {
     use super::*;
 
-    const QUIET: Context = Context { verbosity: -1, is_silent_on_success: false, config: None };
+    fn quiet() -> Context {
+        Context { verbosity: -1, is_silent_on_success: false, config: None, output_error: std::sync::Arc::default() }
+    }
 
     #[test]
     fn a_plain_line_has_amounts_rate_and_time_left() {
-        let progress = Progress::start(&QUIET, "checking", Unit::Bytes);
+        let progress = Progress::start(&quiet(), "checking", Unit::Bytes);
         progress.advance(10 << 30);
         let after = Duration::from_secs(10);
         assert_eq!(progress.line(after), "checking 10.00 GiB, 1.00 GiB/s");
@@ -158,7 +160,7 @@ mod tests {
 
     #[test]
     fn items_are_counted_without_units() {
-        let progress = Progress::start(&QUIET, "copying", Unit::Items);
+        let progress = Progress::start(&quiet(), "copying", Unit::Items);
         progress.set_total(2000);
         assert_eq!(progress.line(Duration::from_secs(1)), "copying 0 of 2,000");
     }

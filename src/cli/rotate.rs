@@ -12,10 +12,10 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::Context;
-use super::control::{self, Endpoint, Request, Response};
+use super::control::{self, Endpoint, Request, Response, Unreachable};
 use super::daemon;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
@@ -106,6 +106,32 @@ fn ask(endpoint: &Endpoint, request: &Request) -> Result<RotationFacts> {
     }
 }
 
+/// Of a daemon that has answered before: what has ended since can be gone on with.
+fn ask_again(endpoint: &Endpoint, opening: &Opening) -> Result<RotationFacts> {
+    let is_mounted = || opening.mounts().iter().any(|mount| mount.device == endpoint.device);
+    loop {
+        return match control::exchange(endpoint, &Request::RotationStatus) {
+            Ok(Response::Rotation(facts)) => Ok(facts),
+            Ok(_) => Err(other_answer()),
+            // In the middle of the question, or too many ask: the next time there is more to tell.
+            Err(Unreachable::Ended) => {
+                thread::sleep(LOOK);
+                continue;
+            }
+            Err(Unreachable::Dead) => Err(interrupted("`sero seal` cleans up what the killed process left, and then ")),
+            Err(Unreachable::NoSocket) if !is_mounted() => Err(interrupted("")),
+            Err(error) => Err(error.into()),
+        };
+    }
+}
+
+fn interrupted(first: &str) -> Failure {
+    Failure::new(
+        ExitCode::RotationRefused,
+        format!("the rotation was interrupted, and nothing is lost; {first}the same command goes on with it"),
+    )
+}
+
 fn other_answer() -> Failure {
     Failure::other("the daemon gave another answer than asked for; seal and mount again with this sero")
 }
@@ -158,7 +184,7 @@ fn online(arguments: &RotateArguments, context: &Context, opening: &Opening, end
     let watch = Watch::new(context);
     loop {
         thread::sleep(LOOK);
-        let facts = ask(endpoint, &Request::RotationStatus)?;
+        let facts = ask_again(endpoint, opening)?;
         watch.show(&facts.progress());
         if facts.state != RotationState::Running {
             drop(watch);
@@ -175,13 +201,14 @@ fn offline(arguments: &RotateArguments, context: &Context, opening: Opening) -> 
     let again = Opening::with_configuration(&path, opening.detached())?;
     // It works from "/", too: after everything that was given by a relative path.
     daemon::harden();
+    // From here on a signal brings the vault to rest.
+    let asked_to_stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let _ = signal_hook::flag::register(signal, Arc::clone(&asked_to_stop));
+    }
     let vault = opening.open(keys, Mode::ReadWrite)?;
     let control = Arc::new(RotationControl::new());
     control.set_rate(arguments.rate.unwrap_or(0).saturating_mul(MIB));
-    let asked_to_stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        let _ = signal_hook::flag::register(signal, Arc::clone(&asked_to_stop));
-    }
     let ended = thread::scope(|scope| {
         let work = scope.spawn(|| vault.rotate(&control, |active| configuration::finish(&again.place(), active)));
         let watch = Watch::new(context);
@@ -217,10 +244,7 @@ fn end(facts: &RotationFacts, keep_old: bool, arguments: &RotateArguments, conte
             }
             Ok(())
         }
-        RotationState::None | RotationState::Running | RotationState::Stopped => Err(Failure::new(
-            ExitCode::RotationRefused,
-            "the rotation was interrupted, and nothing is lost; the same command goes on with it",
-        )),
+        RotationState::None | RotationState::Running | RotationState::Stopped => Err(interrupted("")),
         RotationState::Damaged => Err(Failure::new(
             ExitCode::Integrity,
             format!(

@@ -74,8 +74,14 @@ pub(super) fn run(arguments: &SealArguments, context: &Context) -> Result<()> {
         return Ok(());
     }
     wait_until_sealed(vault, &mount, daemon, context)?;
-    if lost.files > 0 {
-        return Err(writes_lost(&vault.display().to_string(), lost));
+    match lost {
+        Some(lost) if lost.files > 0 => return Err(writes_lost(&vault.display().to_string(), lost)),
+        None if !mount.is_read_only() => log::warn!(
+            "whether everything that was written is in {} is not known: its process could not be asked; its log says so if \
+             something was lost",
+            vault.display()
+        ),
+        _ => {}
     }
     context.say(&format!("{} is sealed", vault.display()));
     Ok(())
@@ -89,11 +95,11 @@ fn write_back(mount: &Mount) {
     }
 }
 
-/// What programs wrote and the vault could not take, as far as its daemon says.
-fn lost(mount: &Mount) -> Lost {
+/// What programs wrote and the vault could not take, if its daemon says it.
+fn lost(mount: &Mount) -> Option<Lost> {
     match control::exchange(&Endpoint::of(mount), &Request::Status) {
-        Ok(Response::Status(status)) => Lost { files: status.errors.lost_files, bytes: status.errors.lost_bytes },
-        Ok(_) | Err(_) => Lost::default(),
+        Ok(Response::Status(status)) => Some(Lost { files: status.errors.lost_files, bytes: status.errors.lost_bytes }),
+        Ok(_) | Err(_) => None,
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) fn run(arguments: &StatusArguments, context: &Context) -> Result<()> 
         let found = look(arguments.target.as_deref())?;
         show(&found, arguments, context)?;
         let found = found.mounts;
-        if !arguments.watch {
+        if !arguments.watch || !context.is_heard() {
             // What could not be asked is shown, and makes the exit code.
             return found.into_iter().find_map(|mount| mount.status.err()).map_or(Ok(()), Err);
         }

@@ -138,8 +138,9 @@ impl UnlockArguments {
         })
     }
 
-    /// What makes the first keyslot of a new vault: a passphrase, asked for twice, unless something else is given.
-    pub(super) fn first(&self, vault: &Path) -> Result<Given> {
+    /// What makes the first keyslot of a new vault: a passphrase that stands this check, asked for twice, unless something
+    /// else is given.
+    pub(super) fn first(&self, vault: &Path, check: impl Fn(&Passphrase) -> Result<()>) -> Result<Given> {
         let mut given = self.given()?;
         let one = |given: bool| usize::from(given);
         let kinds = one(given.passphrase.is_some() || given.keyfile.is_some())
@@ -159,8 +160,9 @@ impl UnlockArguments {
             ));
         }
         if given.is_nothing() {
-            given.passphrase = Some(passphrase::ask_new(&format!("New passphrase for {}: ", vault.display()))?);
+            given.passphrase = Some(passphrase::ask_new(&format!("New passphrase for {}: ", vault.display()), &check)?);
         }
+        given.passphrase.as_ref().map(check).transpose()?;
         Ok(given)
     }
 }

@@ -153,13 +153,23 @@ pub(super) fn device_at(mountpoint: &Path) -> Option<DeviceNumber> {
     mountinfo::at(&mounts, mountpoint).filter(mountinfo::Mount::is_vault).map(|mount| mount.device)
 }
 
-/// Lets the kernel read further ahead and keep more dirty pages than it grants a stranger's FUSE mount:
-/// by default 128 KiB and one per cent of the memory. Only root may; without it the mount is slower, no less right.
+/// Dirty pages of the mount from which on the kernel writes back while programs write: three quarters of it. Without, it would
+/// begin when the file is closed or synced, and leave this process, that encrypts, waiting until then.
+const DIRTY_MAX_BYTES: u32 = 256 << 20;
+
+/// Lets the kernel read further ahead and keep more dirty pages than it grants a stranger's FUSE mount: by default 128 KiB and
+/// one per cent of the memory. Only root may; without it the mount is slower, no less right.
 pub(super) fn tune(device: DeviceNumber) {
     let folder = PathBuf::from(format!("/sys/class/bdi/{device}"));
-    for (name, value) in [("read_ahead_kb", "1024"), ("strict_limit", "0"), ("max_ratio", "100")] {
-        if let Err(error) = fs::write(folder.join(name), value) {
-            log::debug!("{name} of the mount was not set: {error}");
-        }
+    let set = |name: &str, value: &str| {
+        fs::write(folder.join(name), value)
+            .inspect_err(|error| log::debug!("{name} of the mount was not set: {error}"))
+            .is_ok()
+    };
+    set("read_ahead_kb", "1024");
+    // Not before Linux 6.3, nor where this is more than all mounts together may have.
+    if !set("max_bytes", &DIRTY_MAX_BYTES.to_string()) {
+        set("strict_limit", "0");
+        set("max_ratio", "100");
     }
 }

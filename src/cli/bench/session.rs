@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -54,7 +55,7 @@ pub(super) fn rows(a: &Figures, b: &Figures) -> [(&'static str, Rate, f64, f64);
 }
 
 /// Works in `place`. `forget` makes what was written be read from below, where that takes more than advice to the kernel.
-pub(super) fn measure(place: &Path, step: &dyn Fn(), forget: &dyn Fn() -> Result<()>) -> Result<Figures> {
+pub(super) fn measure(place: &Path, step: &dyn Fn() -> Result<()>, forget: &dyn Fn() -> Result<()>) -> Result<Figures> {
     let failed = |error: io::Error| Failure::other(format!("{}: {error}; is there room for 300 MB?", place.display()));
     let mut figures = Figures::default();
     let large = place.join("large");
@@ -71,14 +72,14 @@ pub(super) fn measure(place: &Path, step: &dyn Fn(), forget: &dyn Fn() -> Result
         Ok(LARGE_BYTES as f64 / started.elapsed().as_secs_f64())
     };
     figures.write_bytes_per_second = write(true).map_err(failed)?;
-    step();
+    step()?;
     forget()?;
     figures.read_bytes_per_second = read(&large).map_err(failed)?;
-    step();
+    step()?;
     figures.overwrite_bytes_per_second = write(false).map_err(failed)?;
-    step();
+    step()?;
     figures.syncs_per_second = sync_often(&large, &chunk[..PAGE_BYTES]).map_err(failed)?;
-    step();
+    step()?;
     fs::remove_file(&large).map_err(failed)?;
 
     let small = |number: usize| place.join(format!("small {number}"));
@@ -87,13 +88,13 @@ pub(super) fn measure(place: &Path, step: &dyn Fn(), forget: &dyn Fn() -> Result
         fs::write(small(number), &chunk[..SMALL_BYTES]).map_err(failed)?;
     }
     figures.files_made_per_second = SMALL_FILES as f64 / started.elapsed().as_secs_f64();
-    step();
+    step()?;
     let started = Instant::now();
     for number in 0..SMALL_FILES {
         fs::remove_file(small(number)).map_err(failed)?;
     }
     figures.files_removed_per_second = SMALL_FILES as f64 / started.elapsed().as_secs_f64();
-    step();
+    step()?;
     Ok(figures)
 }
 
@@ -210,15 +211,19 @@ impl MountedVault<'_> {
         let program = std::env::current_exe()
             .map_err(|error| Failure::other(format!("this program does not find itself: {error}")))?;
         let mut command = Command::new(program);
-        command.arg("--quiet");
+        // A Ctrl-C is for this process, which goes on to the end of the step.
+        command.arg("--quiet").process_group(0);
         Ok(command)
     }
 }
 
 impl Drop for MountedVault<'_> {
     fn drop(&mut self) {
-        // After `end` there is nothing mounted any more, and nothing happens.
-        if let Ok(mut command) = self.command() {
+        // After `end` there is nothing mounted any more, and nothing happens. Detached only if it has to be: the directory is
+        // removed next, and whoever seals works in it.
+        if self.seal().is_err()
+            && let Ok(mut command) = self.command()
+        {
             command.args(["seal", "--lazy"]).arg(self.scratch.mountpoint());
             let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
         }

@@ -31,10 +31,15 @@ pub(in super::super) trait Handler: Send + Sync + 'static {
 
 /// A listening control socket; gone when this is dropped.
 pub(in super::super) struct Server {
+    device: DeviceNumber,
+    handler: Arc<dyn Handler>,
+    listener: Arc<UnixListener>,
     path: PathBuf,
     /// The socket's own inode: what stands at the path later may be another daemon's.
     inode: (u64, u64),
     stopping: Arc<AtomicBool>,
+    /// It is gone and cannot be made again, which was said.
+    is_missed: bool,
 }
 
 impl Server {
@@ -43,7 +48,7 @@ impl Server {
         let mut last = io::Error::other("there is no place for it");
         for folder in place::candidates(geteuid().as_raw()) {
             match bind(&folder, device) {
-                Ok((listener, path)) => return Self::listen(listener, path, handler),
+                Ok((listener, path)) => return Self::listen(device, listener, path, handler),
                 Err(error) => {
                     log::debug!("no control socket in {}: {error}", folder.display());
                     last = io::Error::new(error.kind(), format!("{}: {error}", folder.display()));
@@ -53,12 +58,47 @@ impl Server {
         Err(last)
     }
 
-    fn listen(listener: UnixListener, path: PathBuf, handler: Arc<dyn Handler>) -> io::Result<Self> {
+    fn listen(
+        device: DeviceNumber,
+        listener: UnixListener,
+        path: PathBuf,
+        handler: Arc<dyn Handler>,
+    ) -> io::Result<Self> {
         let metadata = fs::symlink_metadata(&path)?;
-        let stopping = Arc::new(AtomicBool::new(false));
-        let server = Self { path, inode: (metadata.dev(), metadata.ino()), stopping: Arc::clone(&stopping) };
+        let (listener, stopping) = (Arc::new(listener), Arc::new(AtomicBool::new(false)));
+        let server = Self {
+            device,
+            handler: Arc::clone(&handler),
+            listener: Arc::clone(&listener),
+            path,
+            inode: (metadata.dev(), metadata.ino()),
+            stopping: Arc::clone(&stopping),
+            is_missed: false,
+        };
         thread::Builder::new().name("control".to_owned()).spawn(move || accept(&listener, &handler, &stopping))?;
         Ok(server)
+    }
+
+    /// Makes the socket again if somebody removed it: a daemon outlives the last logout, its `$XDG_RUNTIME_DIR` does not.
+    pub(in super::super) fn keep(&mut self) {
+        if self.is_there() {
+            return;
+        }
+        match Self::start(self.device, Arc::clone(&self.handler)) {
+            Ok(server) => {
+                log::info!("the control socket was removed; it is made again");
+                *self = server;
+            }
+            Err(error) if !self.is_missed => {
+                log::warn!("the control socket was removed, and cannot be made again ({error})");
+                self.is_missed = true;
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.inode)
     }
 
     /// Where it listens.
@@ -71,10 +111,8 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Relaxed);
         // Wakes the thread, which sees that it is over.
-        let _ = UnixStream::connect(&self.path);
-        let is_ours =
-            fs::symlink_metadata(&self.path).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.inode);
-        if is_ours {
+        let _ = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both);
+        if self.is_there() {
             let _ = fs::remove_file(&self.path);
         }
     }

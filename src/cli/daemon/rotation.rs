@@ -54,7 +54,7 @@ impl Rotation {
 
     /// Takes the keys of the new version, and begins.
     pub(super) fn begin(&self, exposed: &[u8], bytes_per_second: u64) -> Result<RotationFacts> {
-        if self.facts().state == RotationState::Running {
+        if self.is_running() {
             return Err(VaultError::RotationRunning.into());
         }
         let opening = Opening::with_configuration(&self.path, self.config.as_deref())?;
@@ -108,6 +108,10 @@ impl Rotation {
         work.control = control;
         work.ended = ended;
         Ok(())
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.facts().state == RotationState::Running
     }
 
     pub(super) fn facts(&self) -> RotationFacts {

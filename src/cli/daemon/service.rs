@@ -30,7 +30,10 @@ impl Handler for Service {
             Request::Verify { paths, jobs } => {
                 self.verifications.start(self.filesystem.vault(), VerifyOptions { paths, jobs })
             }
-            Request::VerifyProgress { number, from } => self.verifications.progress(number, from),
+            Request::VerifyProgress { number, from } => {
+                self.watch.is_used();
+                self.verifications.progress(number, from)
+            }
             Request::Rotate { keys, bytes_per_second } => {
                 let begun = match keys.exposed() {
                     Some(exposed) => self.rotation.begin(&exposed, bytes_per_second),
@@ -50,7 +53,7 @@ impl Service {
         let figures = vault.figures();
         let activity = self.session.activity();
         let ActivityCount { requests, reads, writes, bytes_read, bytes_written } = activity.count();
-        let session = self.watch.session(requests, usage.handles() > 0);
+        let session = self.watch.session(requests, usage.handles() > 0 || self.rotation.is_running());
         let state = match (self.watch.sealing(), &session.ending) {
             (true, _) => State::Sealing,
             (false, Some(_)) => State::Ending,

@@ -84,8 +84,10 @@ pub(super) struct Watch {
 struct Seen {
     /// The count of requests at the last look.
     requests: u64,
-    /// When something was open, or was asked, last.
+    /// When it was used last.
     active: Duration,
+    /// Used since the last look, by no request of the kernel.
+    used: bool,
     announced: bool,
     tried: Option<Duration>,
     /// What it is to be sealed for now, whoever accesses it meanwhile.
@@ -104,6 +106,7 @@ impl Watch {
         let seen = Seen {
             requests: 0,
             active: now,
+            used: false,
             announced: false,
             tried: None,
             demanded: Vec::new(),
@@ -113,14 +116,14 @@ impl Watch {
         Self { limits, seal_on: Vec::new(), since: SystemTime::now(), started: now, seen: Mutex::new(seen) }
     }
 
-    /// To be called about once a second, with the count of requests so far and whether anything is open.
-    pub(super) fn look(&self, requests: u64, is_open: bool) -> Option<Due> {
-        self.look_at(boot_clock(), requests, is_open)
+    /// To be called about once a second, with the count of requests so far and whether it is in use: anything is open, say.
+    pub(super) fn look(&self, requests: u64, in_use: bool) -> Option<Due> {
+        self.look_at(boot_clock(), requests, in_use)
     }
 
-    fn look_at(&self, now: Duration, requests: u64, is_open: bool) -> Option<Due> {
+    fn look_at(&self, now: Duration, requests: u64, in_use: bool) -> Option<Due> {
         let mut seen = self.seen.lock();
-        if is_open || requests != seen.requests {
+        if std::mem::take(&mut seen.used) || in_use || requests != seen.requests {
             seen.requests = requests;
             seen.active = now;
             if seen.demanded.is_empty() {
@@ -158,6 +161,11 @@ impl Watch {
             return Some(Due::SealIfUnused(Reason::Idle));
         }
         None
+    }
+
+    /// Somebody waits for what the daemon does with it: that is an access, too.
+    pub(super) fn is_used(&self) {
+        self.seen.lock().used = true;
     }
 
     /// It is to be sealed as soon as nobody uses it.
@@ -205,10 +213,10 @@ impl Watch {
     }
 
     /// What status says, given what is going on now.
-    pub(super) fn session(&self, requests: u64, is_open: bool) -> Session {
+    pub(super) fn session(&self, requests: u64, in_use: bool) -> Session {
         let now = boot_clock();
         let seen = self.seen.lock();
-        let is_active = is_open || requests != seen.requests;
+        let is_active = seen.used || in_use || requests != seen.requests;
         let idle = if is_active { Duration::ZERO } else { now.saturating_sub(seen.active) };
         let passed = now.saturating_sub(self.started);
         Session {
@@ -259,6 +267,9 @@ mod tests {
         assert_eq!(watch.look_at(at(100), 1, true), None, "an open file");
         assert_eq!(watch.look_at(at(159), 1, false), None);
         assert_eq!(watch.look_at(at(160), 1, false), Some(Due::SealIfUnused(Reason::Idle)));
+        watch.is_used();
+        assert_eq!(watch.look_at(at(161), 1, false), None, "a verify");
+        assert_eq!(watch.look_at(at(221), 1, false), Some(Due::SealIfUnused(Reason::Idle)));
     }
 
     #[test]
