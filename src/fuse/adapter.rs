@@ -93,7 +93,7 @@ impl<S: Storage> Adapter<S> {
 
     fn answer<T>(&self, operation: &'static str, work: impl FnOnce(&Fs<S>) -> Result<T, FsError>) -> Outcome<T> {
         self.activity.requested();
-        answer(&self.fs, &self.activity, operation, work)
+        answer(&self.fs, &self.activity, operation, node_at_work(), work)
     }
 
     /// For requests that are no sign of anyone at work.
@@ -102,7 +102,7 @@ impl<S: Storage> Adapter<S> {
         operation: &'static str,
         work: impl FnOnce(&Fs<S>) -> Result<T, FsError>,
     ) -> Outcome<T> {
-        answer(&self.fs, &self.activity, operation, work)
+        answer(&self.fs, &self.activity, operation, node_at_work(), work)
     }
 
     fn answer_empty(&self, operation: &'static str, reply: Reply, work: impl FnOnce(&Fs<S>) -> Result<(), FsError>) {
@@ -182,11 +182,12 @@ impl<S: Storage> Adapter<S> {
     }
 }
 
-/// Does the work of one request; whatever goes wrong becomes an errno.
+/// Does the work of one request about a node; whatever goes wrong becomes an errno.
 fn answer<S: Storage, T>(
     fs: &Fs<S>,
     activity: &Activity,
     operation: &'static str,
+    node: u64,
     work: impl FnOnce(&Fs<S>) -> Result<T, FsError>,
 ) -> Outcome<T> {
     match catch_unwind(AssertUnwindSafe(|| work(fs))) {
@@ -194,7 +195,7 @@ fn answer<S: Storage, T>(
         Ok(Err(error)) => {
             let errno = report(activity, operation, &error);
             if is_serious(errno)
-                && let Some(path) = fs.path_for_log(InodeNo(node_at_work()))
+                && let Some(path) = fs.path_for_log(InodeNo(node))
             {
                 log::error!("{operation} of {path} failed: {error}");
             }
@@ -435,8 +436,8 @@ impl<S: Storage> Filesystem for Adapter<S> {
             return reply.error(libc::ENXIO);
         };
         self.activity.requested();
-        let (fs, activity) = (Arc::clone(&self.fs), Arc::clone(&self.activity));
-        let seek = move |reply: Reply| match answer(&fs, &activity, "lseek", |fs| {
+        let (fs, activity, node) = (Arc::clone(&self.fs), Arc::clone(&self.activity), request.node);
+        let seek = move |reply: Reply| match answer(&fs, &activity, "lseek", node, |fs| {
             fs.lseek(FileHandle(handle), offset_bytes, whence)
         }) {
             Ok(found) => reply.offset(found),
