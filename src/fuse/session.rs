@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::geteuid;
+
 use super::activity::Activity;
 use super::adapter::Adapter;
 use super::error::FuseError;
@@ -17,6 +19,7 @@ use super::mountinfo::{self, DeviceNumber, Mount};
 use super::negotiate;
 use super::transport::Session;
 use super::users;
+use super::write_back::Mountpoint;
 use crate::fs::{Fs, Storage};
 
 /// How long is waited for requests that were sent.
@@ -46,7 +49,10 @@ pub fn serve<S: Storage>(
     let connection = mount::mount(request)?;
     let device = mount::device_at(&request.mountpoint);
     let activity = Arc::<Activity>::default();
-    let session = Adapter::new(filesystem, Arc::clone(&activity))
+    // Others may not open what they have no path to.
+    let path = request.mountpoint.clone();
+    let place = device.filter(|_| geteuid().is_root()).map(|device| Mountpoint { path, device });
+    let session = Adapter::new(filesystem, Arc::clone(&activity), place)
         .and_then(|adapter| start(adapter, offered.is_some(), device, connection, ended));
     drop(offered);
     if let Err(source) = session {
