@@ -121,6 +121,11 @@ impl<S: Storage> Fs<S> {
         !self.vault.is_read_only() && self.room.is_little(self.options.ownership, || self.vault.space().ok())
     }
 
+    /// What tells an inode from another one that had its number before, as the kernel was told.
+    pub fn generation(&self, ino: InodeNo) -> Option<u64> {
+        self.table.find(ino).map(|node| node.generation)
+    }
+
     /// The names of an inode that are known: the directory's number, and the name in it.
     pub fn names(&self, ino: InodeNo) -> Vec<(InodeNo, Arc<[u8]>)> {
         let names = self.table.find(ino).map(|node| node.all_names()).unwrap_or_default();

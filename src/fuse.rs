@@ -30,6 +30,7 @@ mod session;
 mod through;
 mod transport;
 mod users;
+mod write_back;
 
 pub use crate::fs::{Fs, FsOptions, Lost, Usage};
 pub use activity::{Activity, ActivityCount, ErrorCount};

@@ -249,20 +249,32 @@ fn names_are_logged_only_when_that_is_asked_for() {
     can_mount();
     let fixture = Fixture::mounted(&[]);
     fs::create_dir(fixture.mountpoint.join("folder")).unwrap();
-    fs::write(fixture.mountpoint.join("folder/telling"), pattern(50_000)).unwrap();
+    fs::write(fixture.mountpoint.join("folder/telling"), pattern(2_000_000)).unwrap();
     fixture.seal().ok();
     let homes = run(Command::new("find").arg(fixture.vault.join("tree")).args(["-type", "f", "-size", "+40k"])).stdout;
     let home = homes.lines().next().unwrap();
     let mut bytes = fs::read(home).unwrap();
-    bytes[30_000] ^= 1;
+    // Pages, and the tags over them.
+    bytes[8_000..].iter_mut().for_each(|byte| *byte ^= 1);
     fs::write(home, bytes).unwrap();
     for (options, is_named) in [(vec![], false), (vec!["--log-names"], true)] {
         fixture.mount(&options).ok();
+        let file =
+            fs::OpenOptions::new().read(true).write(true).open(fixture.mountpoint.join("folder/telling")).unwrap();
+        // Answered by another thread than the one that the question came to.
+        assert!(rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(0)).is_err());
+        drop(file);
         assert!(fs::read(fixture.mountpoint.join("folder/telling")).is_err());
         fixture.seal().ok();
         let log = fixture.log();
         assert!(log.contains("tree/"), "{log}");
-        assert_eq!(log.contains("read of \"folder/telling\" failed"), is_named, "{log}");
+        for operation in ["read", "lseek"] {
+            assert_eq!(
+                log.contains(&format!("{operation} of \"folder/telling\" failed")),
+                is_named,
+                "{operation}: {log}"
+            );
+        }
     }
 }
 

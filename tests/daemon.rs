@@ -8,7 +8,7 @@ mod terminal;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use harness::{Fixture, can_mount, eventually, pattern, run, sero, shell_in_namespace};
 use rustix::process::{Pid, Signal, kill_process};
@@ -114,6 +114,55 @@ fn a_daemon_that_was_killed_leaves_nothing_after_seal_also_in_use() {
         fixture.mount(&[]).ok();
         fixture.seal().ok();
     }
+}
+
+/// `umount -f` says that the mount is in use, and has cut the connection all the same.
+#[test]
+fn a_connection_that_is_cut_is_no_unmount() {
+    can_mount();
+    // Where it belongs, /sys/fs/fuse/connections, it may not be mounted.
+    let abort = "mkdir \"$1.control\"; mount -t fusectl none \"$1.control\"
+        echo 1 >\"$1.control/$(stat -c %Ld \"$1\")/abort\"; umount \"$1.control\"";
+    for (options, script, code) in [
+        (vec![], "umount -i -f \"$1\"", 24),
+        (vec![], abort, 24),
+        (vec!["-o", "no_io_uring"], abort, 24),
+        (vec!["--read-only"], abort, 0),
+    ] {
+        let fixture = Fixture::mounted(&[]);
+        File::create_new(fixture.mountpoint.join("file")).unwrap();
+        fixture.seal().ok();
+        let mut mount = fixture.mount_command(&[vec!["--foreground"], options.clone()].concat());
+        let mut daemon = mount.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        eventually("mounted", || fixture.mountpoint.join("file").exists());
+        let file = File::options().read(true).write(code != 0).open(fixture.mountpoint.join("file")).unwrap();
+        if code != 0 {
+            (&file).write_all(&pattern(100_000)).unwrap();
+        }
+        run(Command::new("sh").args(["-c", script, "sh"]).arg(&fixture.mountpoint));
+        assert_eq!(harness::end_of(&mut daemon).code(), Some(code), "{options:?} {script}");
+        drop(file);
+        let said = std::io::read_to_string(daemon.stderr.take().unwrap()).unwrap();
+        assert_eq!(said.contains("not synced may not be in the vault"), code != 0, "{said}");
+        assert!(fixture.mounts().is_empty() && is_sealed(&fixture));
+    }
+}
+
+/// The daemon sealed, and could not take down what it does not see.
+#[test]
+fn a_mount_that_is_left_of_a_sealed_vault_is_cleaned_up_and_the_vault_called_sealed() {
+    can_mount();
+    let fixture = Fixture::mounted(&["--read-only"]);
+    let status: serde_json::Value = {
+        let asked = run(sero().args(["status", "--json"]).arg(&fixture.mountpoint)).ok();
+        serde_json::from_str(&asked.stdout).unwrap()
+    };
+    let pid = i32::try_from(status[0]["pid"].as_i64().unwrap()).unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    eventually("dead", || is_dead(&fixture));
+    let said = fixture.seal().ok().stdout;
+    assert!(said.contains("its process had ended") && said.contains("is sealed"), "{said}");
+    assert!(fixture.mounts().is_empty());
 }
 
 #[test]

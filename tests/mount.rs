@@ -110,6 +110,73 @@ fn data_that_is_not_yet_written_back_is_no_hole() {
     let _ = file.read_to_end(&mut bytes);
 }
 
+/// The kernel writes a file back for such a question, and keeps its pages.
+#[test]
+fn a_question_for_data_and_holes_leaves_the_cache_alone() {
+    can_mount();
+    for options in [vec![], vec!["-o", "no_io_uring"]] {
+        let fixture = Fixture::mounted(&options);
+        let reads = || {
+            let asked = run(sero().args(["status", "--json"]).arg(&fixture.mountpoint)).ok();
+            let status: serde_json::Value = serde_json::from_str(&asked.stdout).unwrap();
+            status[0]["operations"]["reads"].as_u64().unwrap()
+        };
+        let (len, gap) = (1 << 20, 1 << 16);
+        let file =
+            OpenOptions::new().read(true).write(true).create_new(true).open(fixture.mountpoint.join("file")).unwrap();
+        file.write_all_at(&pattern(len), gap).unwrap();
+        assert_eq!(rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(0)), Ok(gap));
+        let mut bytes = vec![0; len];
+        file.read_exact_at(&mut bytes, gap).unwrap();
+        assert!(bytes == pattern(len) && reads() == 0, "{} reads", reads());
+        drop(file);
+        fixture.seal().ok();
+        fixture.mount(&options).ok();
+        assert_eq!(fs::read(fixture.mountpoint.join("file")).unwrap()[gap as usize..], bytes);
+    }
+}
+
+/// Reads another file into a mapping of this one, past the cache, while somebody asks for data and holes.
+const READER: &str = "
+import mmap, os, sys, threading
+mapped, source = sys.argv[1:]
+content = os.urandom(4 << 20)
+with open(source, 'wb') as file:
+    file.write(content)
+    os.fsync(file.fileno())
+direct = os.open(source, os.O_RDONLY | os.O_DIRECT)
+file = os.open(mapped, os.O_RDWR | os.O_CREAT)
+os.ftruncate(file, len(content))
+mapping = mmap.mmap(file, len(content))
+done = False
+def ask():
+    while not done:
+        os.lseek(file, 0, os.SEEK_HOLE)
+asking = threading.Thread(target=ask)
+asking.start()
+lost = 0
+for _ in range(20):
+    mapping[:] = bytes(len(content))
+    with memoryview(mapping) as view:
+        os.preadv(direct, [view], 0)
+    lost += mapping[:] != content
+done = True
+asking.join()
+print(f'{lost} lost')
+";
+
+#[test]
+fn a_question_for_holes_takes_nothing_from_who_reads_into_a_mapping() {
+    can_mount();
+    let fixture = Fixture::mounted(&[]);
+    // On a disk, if there is one: a device writes into the pages.
+    let source = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut python = Command::new("python3");
+    python.args(["-c", READER]).arg(fixture.mountpoint.join("mapped")).arg(source.path());
+    assert_eq!(run(&mut python).ok().stdout, "0 lost\n");
+    fixture.seal().ok();
+}
+
 #[test]
 fn unlinked_and_replaced_files_live_as_long_as_they_are_open() {
     can_mount();

@@ -6,11 +6,12 @@ mod harness;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Barrier, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{Fixture, can_mount, pattern};
+use harness::{Fixture, can_mount, pattern, run};
 use rustix::fs::SeekFrom;
 
 const PARAMETER: &str = "/sys/module/fuse/parameters/enable_uring";
@@ -122,6 +123,27 @@ fn who_answers_has_its_share_of_the_cpu_once_nobody_asks() {
         thread::sleep(Duration::from_millis(20));
     }
     fs::write(fixture.mountpoint.join("file"), "content").unwrap();
+    fixture.seal().ok();
+}
+
+#[test]
+fn the_daemon_stays_on_the_cpus_that_it_was_given() {
+    can_mount();
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let fixture = Fixture::new();
+    let mount = fixture.mount_command(&[]);
+    let mut command = Command::new("taskset");
+    run(command.args(["-c", "0"]).arg(mount.get_program()).args(mount.get_args())).ok();
+    assert_eq!(rings(&fixture) > 0, kernel_can());
+    // Small and large ones: threads may go elsewhere for these.
+    for number in 0..100 {
+        fs::write(fixture.mountpoint.join(format!("file {number}")), pattern(100_000)).unwrap();
+    }
+    let tasks = fs::read_dir(format!("/proc/{}/task", fixture.daemon().as_raw_nonzero())).unwrap();
+    let status: Vec<_> =
+        tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("status")).ok()).collect();
+    assert!(!status.is_empty());
+    assert!(status.iter().all(|status| status.contains("Cpus_allowed_list:\t0\n")), "{status:#?}");
     fixture.seal().ok();
 }
 

@@ -305,11 +305,19 @@ impl Mounted {
 }
 
 fn session_end(session: &MountedSession, result: io::Result<()>) -> Result<()> {
-    result.map_err(|error| {
+    if let Err(error) = result {
         // The mount may still stand, with nobody behind it.
         let _ = session.unmount(Unmount::Lazily);
-        Failure::other(format!("the connection to the kernel broke: {error}; the mount was taken down"))
-    })
+        return Err(Failure::other(format!("the connection to the kernel broke: {error}; the mount was taken down")));
+    }
+    if !session.clear_away() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        ExitCode::WritesLost,
+        "the connection to the kernel was cut (by `umount -f` of the mount in use, or by `abort`), and the mount was taken \
+         down: what programs had written and not synced may not be in the vault",
+    ))
 }
 
 /// SIGINT, SIGTERM and SIGHUP become events. Registered before anything is mounted, so that none of them

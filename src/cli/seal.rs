@@ -167,11 +167,16 @@ fn clean_up(mount: &Mount, context: &Context) -> Result<()> {
     // Whoever still has something of it open can do nothing with it.
     fuse::unmount(&mount.mountpoint, Unmount::Lazily)?;
     Endpoint::of(mount).remove_leftover();
-    context.say(&format!(
-        "{} is unmounted; its process had died, so that {} was not sealed: the next mount repairs it",
-        mount.mountpoint.display(),
-        Path::new(&mount.source).display()
-    ));
+    let (shown, vault) = (mount.mountpoint.display(), Path::new(&mount.source));
+    // Its connection may have been cut: then its process sealed before it ended.
+    context.say(&if Backing::find(vault).is_ok_and(|backing| backing.is_sealed().unwrap_or(false)) {
+        format!("{shown} is unmounted; its process had ended, and {} is sealed", vault.display())
+    } else {
+        format!(
+            "{shown} is unmounted; its process had died, so that {} was not sealed: the next mount repairs it",
+            vault.display()
+        )
+    });
     Ok(())
 }
 

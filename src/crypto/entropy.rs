@@ -8,7 +8,7 @@
 //! long.
 //!
 //! It repeats itself in a child made by `fork` without `exec`. This crate never forks (it takes
-//! unsafe code, which two files have, for something else): a daemon starts itself anew by `exec`.
+//! unsafe code, which three files have, for something else): a daemon starts itself anew by `exec`.
 
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};

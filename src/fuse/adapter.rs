@@ -16,6 +16,7 @@ use super::through::{self, WriteThrough};
 use super::transport::{
     self, Agreement, Device, Filesystem, List, Making, Range, Rename, Reply, Request, Writing, node_at_work,
 };
+use super::write_back::Mountpoint;
 use crate::fs::{self, Attr, Caller, FileHandle, FileKind, Fs, FsError, InodeNo, SetAttr, Storage};
 
 /// An errno, as the kernel is told it.
@@ -38,15 +39,15 @@ pub(super) struct Adapter<S: Storage> {
     device: Arc<OnceLock<Device>>,
     seeking: Seeking,
     through: Arc<WriteThrough>,
-    /// For notifications about names: they wait for a directory that may be locked by who waits for an answer of `seeking`.
+    /// For notifications beside those of `seeking`: they wait for a directory that may be locked by who waits for an answer there.
     refreshing: Background,
     activity: Arc<Activity>,
 }
 
 impl<S: Storage> Adapter<S> {
-    pub(super) fn new(fs: Arc<Fs<S>>, activity: Arc<Activity>) -> io::Result<Self> {
+    pub(super) fn new(fs: Arc<Fs<S>>, activity: Arc<Activity>, mountpoint: Option<Mountpoint>) -> io::Result<Self> {
         let device = Arc::default();
-        let seeking = Seeking::start(Arc::clone(&device))?;
+        let seeking = Seeking::start(Arc::clone(&device), mountpoint)?;
         let refreshing = Background::start("refreshing", Arc::clone(&device))?;
         Ok(Self { fs, device, seeking, through: Arc::default(), refreshing, activity })
     }
@@ -71,19 +72,14 @@ impl<S: Storage> Adapter<S> {
             Ok(()) => reply.data(list.bytes()),
             Err(errno) => {
                 reply.error(errno);
-                self.refreshing.run(move |device| {
-                    if let Some(device) = device
-                        && let Err(error) = transport::invalidate(device, node)
-                    {
-                        log::debug!("a listing that failed was not dropped: {error}");
-                    }
-                });
+                self.refreshing.run(move |device| transport::invalidate(device, node));
             }
         }
     }
 
-    /// How the kernel is to treat a file that was just opened.
-    fn file_flags(&self, file: FileHandle, flags: i32) -> u32 {
+    /// Notes that a file was opened; how the kernel is to treat it.
+    fn opened(&self, node: u64, file: FileHandle, flags: i32) -> u32 {
+        self.seeking.opened(node, flags);
         if is_for_writing(flags) && self.through.is_possible() && self.fs.has_little_room() {
             self.through.opened(file.0);
             return FILE_FLAGS | transport::open::DIRECT_IO;
@@ -93,7 +89,7 @@ impl<S: Storage> Adapter<S> {
 
     fn answer<T>(&self, operation: &'static str, work: impl FnOnce(&Fs<S>) -> Result<T, FsError>) -> Outcome<T> {
         self.activity.requested();
-        answer(&self.fs, &self.activity, operation, work)
+        answer(&self.fs, &self.activity, operation, node_at_work(), work)
     }
 
     /// For requests that are no sign of anyone at work.
@@ -102,7 +98,7 @@ impl<S: Storage> Adapter<S> {
         operation: &'static str,
         work: impl FnOnce(&Fs<S>) -> Result<T, FsError>,
     ) -> Outcome<T> {
-        answer(&self.fs, &self.activity, operation, work)
+        answer(&self.fs, &self.activity, operation, node_at_work(), work)
     }
 
     fn answer_empty(&self, operation: &'static str, reply: Reply, work: impl FnOnce(&Fs<S>) -> Result<(), FsError>) {
@@ -142,8 +138,7 @@ impl<S: Storage> Adapter<S> {
     ) {
         match self.answer(operation, work) {
             Ok((entry, file)) => {
-                self.seeking.opened(entry.attr.ino.0, flags);
-                let file_flags = self.file_flags(file, flags);
+                let file_flags = self.opened(entry.attr.ino.0, file, flags);
                 reply.created(&entry, KEPT, self.attr_kept(&entry.attr), file.0, file_flags);
             }
             Err(errno) => reply.error(errno),
@@ -182,11 +177,12 @@ impl<S: Storage> Adapter<S> {
     }
 }
 
-/// Does the work of one request; whatever goes wrong becomes an errno.
+/// Does the work of one request about a node; whatever goes wrong becomes an errno.
 fn answer<S: Storage, T>(
     fs: &Fs<S>,
     activity: &Activity,
     operation: &'static str,
+    node: u64,
     work: impl FnOnce(&Fs<S>) -> Result<T, FsError>,
 ) -> Outcome<T> {
     match catch_unwind(AssertUnwindSafe(|| work(fs))) {
@@ -194,7 +190,7 @@ fn answer<S: Storage, T>(
         Ok(Err(error)) => {
             let errno = report(activity, operation, &error);
             if is_serious(errno)
-                && let Some(path) = fs.path_for_log(InodeNo(node_at_work()))
+                && let Some(path) = fs.path_for_log(InodeNo(node))
             {
                 log::error!("{operation} of {path} failed: {error}");
             }
@@ -364,10 +360,7 @@ impl<S: Storage> Filesystem for Adapter<S> {
 
     fn open(&self, request: &Request, flags: i32, reply: Reply) {
         match self.answer("open", |fs| fs.open(&caller(request), node(request), flags)) {
-            Ok(file) => {
-                self.seeking.opened(request.node, flags);
-                reply.opened(file.0, self.file_flags(file, flags));
-            }
+            Ok(file) => reply.opened(file.0, self.opened(request.node, file, flags)),
             Err(errno) => reply.error(errno),
         }
     }
@@ -435,8 +428,8 @@ impl<S: Storage> Filesystem for Adapter<S> {
             return reply.error(libc::ENXIO);
         };
         self.activity.requested();
-        let (fs, activity) = (Arc::clone(&self.fs), Arc::clone(&self.activity));
-        let seek = move |reply: Reply| match answer(&fs, &activity, "lseek", |fs| {
+        let (fs, activity, about) = (Arc::clone(&self.fs), Arc::clone(&self.activity), request.node);
+        let seek = move |reply: Reply| match answer(&fs, &activity, "lseek", about, |fs| {
             fs.lseek(FileHandle(handle), offset_bytes, whence)
         }) {
             Ok(found) => reply.offset(found),
@@ -445,7 +438,8 @@ impl<S: Storage> Filesystem for Adapter<S> {
         if !self.seeking.has_writer(request.node) {
             seek(reply);
         } else if self.seeking.can_write_back() && reply.defer() {
-            self.seeking.when_written_back(request.node, move || seek(reply));
+            let generation = self.fs.generation(node(request));
+            self.seeking.when_written_back(request.node, generation, move || seek(reply));
         } else {
             // From here on the kernel takes everything in every file for data.
             reply.error(libc::ENOSYS);

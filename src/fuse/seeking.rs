@@ -2,9 +2,9 @@
 //!
 //! With the writeback cache Linux (6.18) asks for data and holes without writing its dirty pages first, and
 //! may know a larger size than we do: what was just written would look like a hole, and a copy that
-//! believes it would lose it. So the kernel is made to write the file back before the question is answered.
-//! It waits for that inside our notification, and the threads that serve the mount answer the writes: the
-//! notification therefore has a thread of its own.
+//! believes it would lose it. So the kernel is made to write the file back before the question is answered:
+//! by [`Mountpoint`] if that can be, and otherwise by a notification, which also drops the file's pages. Either
+//! waits, and the threads that serve the mount answer the writes: so a thread of its own does it.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +14,7 @@ use dashmap::DashMap;
 
 use super::background::Background;
 use super::transport::{self, Agreement, Device};
+use super::write_back::Mountpoint;
 
 /// The protocol's minor version of Linux 6.16.
 const WAITS_FOR_WRITES: u32 = 44;
@@ -24,14 +25,17 @@ pub(super) struct Seeking {
     /// and a mapping keeps its handle.
     writers: DashMap<u64, u64>,
     answers: Background,
+    /// None: only notifications can be sent there.
+    mountpoint: Option<Arc<Mountpoint>>,
     /// Whether the kernel waits for requests that it has sent already.
     waits: Arc<AtomicBool>,
 }
 
 impl Seeking {
     /// Starts the thread; it ends when this is dropped.
-    pub(super) fn start(device: Arc<OnceLock<Device>>) -> io::Result<Self> {
-        Ok(Self { writers: DashMap::new(), answers: Background::start("seeking", device)?, waits: Arc::default() })
+    pub(super) fn start(device: Arc<OnceLock<Device>>, mountpoint: Option<Mountpoint>) -> io::Result<Self> {
+        let answers = Background::start("seeking", device)?;
+        Ok(Self { writers: DashMap::new(), answers, mountpoint: mountpoint.map(Arc::new), waits: Arc::default() })
     }
 
     /// Notes what was agreed with the kernel.
@@ -71,14 +75,18 @@ impl Seeking {
     }
 
     /// Has the kernel write a file back, and then runs `answer`, in a thread where nothing else is waited for.
-    pub(super) fn when_written_back(&self, node: u64, answer: impl FnOnce() + Send + 'static) {
+    pub(super) fn when_written_back(&self, node: u64, generation: Option<u64>, answer: impl FnOnce() + Send + 'static) {
+        let mountpoint = self.mountpoint.clone();
         // Without its thread the job is dropped, and with it the reply, which then says EIO.
         self.answers.run(move |device| {
-            if let Some(device) = device
-                // Dropping cached pages writes the dirty ones first.
-                && let Err(error) = transport::invalidate(device, node)
-            {
-                log::debug!("a file was not written back before a seek: {error}");
+            let written =
+                mountpoint.zip(generation).map(|(mountpoint, generation)| mountpoint.write_back(node, generation));
+            if let Some(Err(error)) = &written {
+                log::debug!("a file's pages are dropped before a seek: {error}");
+            }
+            if !matches!(written, Some(Ok(()))) {
+                // That writes the dirty ones first.
+                transport::invalidate(device, node);
             }
             answer();
         });
@@ -98,7 +106,7 @@ mod tests {
 
     #[test]
     fn files_that_are_open_for_writing_are_known() {
-        let seeking = Seeking::start(Arc::default()).unwrap();
+        let seeking = Seeking::start(Arc::default(), None).unwrap();
         let node = 7;
         seeking.opened(node, libc::O_RDONLY);
         assert!(!seeking.has_writer(node));
@@ -114,8 +122,8 @@ mod tests {
     #[test]
     fn another_thread_answers() {
         let (sender, receiver) = mpsc::channel();
-        let seeking = Seeking::start(Arc::default()).unwrap();
-        seeking.when_written_back(7, move || sender.send(thread::current().id()).unwrap());
+        let seeking = Seeking::start(Arc::default(), None).unwrap();
+        seeking.when_written_back(7, None, move || sender.send(thread::current().id()).unwrap());
         assert_ne!(receiver.recv().unwrap(), thread::current().id());
     }
 }

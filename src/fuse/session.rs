@@ -8,20 +8,25 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::geteuid;
+
 use super::activity::Activity;
 use super::adapter::Adapter;
 use super::error::FuseError;
 use super::io_uring;
 use super::mount::{self, MountRequest, Unmount};
-use super::mountinfo::DeviceNumber;
+use super::mountinfo::{self, DeviceNumber, Mount};
 use super::negotiate;
 use super::transport::Session;
 use super::users;
+use super::write_back::Mountpoint;
 use crate::fs::{Fs, Storage};
 
 /// How long is waited for requests that were sent.
 const WRITTEN_LIMIT: Duration = Duration::from_secs(10);
 const WRITTEN_POLL: Duration = Duration::from_millis(20);
+/// How long `umount -f` may take to unmount after it has cut the connection.
+const FORCED_LIMIT: Duration = Duration::from_millis(500);
 
 /// A vault that is mounted and answers. Dropping it changes nothing; the mount ends by an unmount, from
 /// here or from outside.
@@ -44,7 +49,10 @@ pub fn serve<S: Storage>(
     let connection = mount::mount(request)?;
     let device = mount::device_at(&request.mountpoint);
     let activity = Arc::<Activity>::default();
-    let session = Adapter::new(filesystem, Arc::clone(&activity))
+    // Others may not open what they have no path to.
+    let path = request.mountpoint.clone();
+    let place = device.filter(|_| geteuid().is_root()).map(|device| Mountpoint { path, device });
+    let session = Adapter::new(filesystem, Arc::clone(&activity), place)
         .and_then(|adapter| start(adapter, offered.is_some(), device, connection, ended));
     drop(offered);
     if let Err(source) = session {
@@ -122,6 +130,32 @@ impl MountedSession {
         let places = std::iter::once(self.mountpoint().to_owned()).chain(users::places_of(device));
         let root = places.filter(|place| users::is_on(place, device)).find_map(|place| File::open(place).ok());
         root.map(|root| Held { root, device: Some(device) }).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// After the session has ended: takes down what still stands of the mount, here or where it was bound to. No unmount leaves
+    /// that; the connection was cut (`umount -f` of a mount in use, the kernel's `abort`). True if so, and writes may be lost.
+    pub fn clear_away(&self) -> bool {
+        let places = || -> Vec<_> {
+            let mounts = mountinfo::read().unwrap_or_default().into_iter();
+            // Only a mount of this vault: the number may be another's by now.
+            let ours = |mount: &Mount| {
+                Some(mount.device) == self.device && mount.is_vault() && mount.source == self.request.source.as_os_str()
+            };
+            mounts.filter(ours).map(|mount| mount.mountpoint).collect()
+        };
+        let deadline = Instant::now() + FORCED_LIMIT;
+        while !places().is_empty() && Instant::now() < deadline {
+            thread::sleep(WRITTEN_POLL);
+        }
+        let left = places();
+        for place in &left {
+            if mount::device_at(place) == self.device
+                && let Err(error) = mount::unmount(place, Unmount::Lazily)
+            {
+                log::error!("{error}");
+            }
+        }
+        !left.is_empty() && !self.request.options.read_only
     }
 
     /// Cuts the connection: whoever still uses the mount gets ENOTCONN, and the session ends. False if the

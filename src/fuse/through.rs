@@ -14,7 +14,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 
 use super::background::Background;
-use super::transport::{self, Agreement, Device, init};
+use super::transport::{self, Agreement, init};
 use crate::fs::InodeNo;
 
 /// How often the kernel is asked to forget an inode after it was closed.
@@ -92,22 +92,15 @@ pub(super) fn refresh(
 ) {
     background.clone().run_after(pause, move |device| {
         // In this order: whoever gives it another name from here on is seen the next time.
-        let (Some(device), Some(pause)) = (device, through.attempt(node)) else { return };
-        invalidate(device, node, &names());
+        let Some(pause) = through.attempt(node) else { return };
+        let names_now = names();
+        // Who reads beside a direct write may have brought old content into the cache.
+        transport::invalidate(device, node);
+        for (parent, name) in names_now {
+            transport::invalidate_name(device, parent.0, &name);
+        }
         refresh(pause, through, background, node, names);
     });
-}
-
-fn invalidate(device: &Device, node: u64, names: &Names) {
-    // Who reads beside a direct write may have brought old content into the cache.
-    let mut outcome = transport::invalidate(device, node);
-    for (parent, name) in names {
-        outcome = outcome.and(transport::invalidate_name(device, parent.0, name));
-    }
-    if let Err(error) = outcome {
-        // Unmounted, removed or forgotten meanwhile.
-        log::debug!("a file that was written through was not refreshed: {error}");
-    }
 }
 
 #[cfg(test)]

@@ -53,8 +53,9 @@ pub(super) fn leave(mount: &Mounted, reason: Reason) -> Result<()> {
         return session_end(session, result);
     }
     log::warn!("files are still open: cutting the connection");
+    // Cut by us, it may go on standing where it was bound to.
     if session.abort()
-        && let Some(result) = ended_within(events, CUT_LIMIT)
+        && let Some(result @ Err(_)) = ended_within(events, CUT_LIMIT)
     {
         session_end(session, result)?;
     }

@@ -225,19 +225,28 @@ fn write(device: &Device, code: i32, unique: u64, data: &[u8]) -> io::Result<()>
 
 /// Has the kernel write back, and then drop, what it has cached of an inode. Must not be called by a thread that the
 /// mount needs to be served: it waits for the writes.
-pub(crate) fn invalidate(device: &Device, node: u64) -> io::Result<()> {
+pub(crate) fn invalidate(device: Option<&Device>, node: u64) {
     let mut out = Out::<24>::new();
     // From the start; negative is "to the end".
     out.u64(node).u64(0).u64((-1_i64).cast_unsigned());
-    write(device, NOTIFY_INVAL_INODE, 0, out.bytes())
+    notify(device, NOTIFY_INVAL_INODE, out.bytes());
 }
 
 /// Has the kernel forget what a name stands for, and with it the inode if nobody uses that: it asks for it anew. Must not
 /// be called by a thread that the mount needs to be served: it waits for changes of the directory.
-pub(crate) fn invalidate_name(device: &Device, parent: u64, name: &[u8]) -> io::Result<()> {
+pub(crate) fn invalidate_name(device: Option<&Device>, parent: u64, name: &[u8]) {
     let mut out = Out::<16>::new();
     out.u64(parent).u32(u32::try_from(name.len()).unwrap_or(u32::MAX)).u32(0);
-    write(device, NOTIFY_INVAL_ENTRY, 0, &[out.bytes(), name, &[0]].concat())
+    notify(device, NOTIFY_INVAL_ENTRY, &[out.bytes(), name, &[0]].concat());
+}
+
+fn notify(device: Option<&Device>, code: i32, bytes: &[u8]) {
+    if let Some(device) = device
+        && let Err(error) = write(device, code, 0, bytes)
+    {
+        // Unmounted, removed or forgotten meanwhile.
+        log::debug!("the kernel did not take a notification: {error}");
+    }
 }
 
 /// A listing, as long as the kernel has room for it.

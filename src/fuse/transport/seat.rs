@@ -17,9 +17,8 @@ const LOOKS: u32 = 10;
 pub(super) struct Seat {
     state: Mutex<State>,
     vacant: Condvar,
-    /// The turn of who sits; read without the lock by who does.
-    turn: AtomicU64,
-    /// The request that the reader works on; 0: it reads.
+    /// The request that the reader works on; 0: it reads. Who sets it back to 0 has the seat: the reader, which comes back, or
+    /// the watch, which gives it to another. So only who has the seat reads, and only its work stands here.
     working: AtomicU64,
     watching: AtomicBool,
     called: Condvar,
@@ -31,41 +30,25 @@ struct State {
     ended: bool,
 }
 
-/// A turn on the seat.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Turn(u64);
-
 impl Seat {
-    /// Waits for the seat; None: there is nothing to read any more.
-    pub fn take(&self) -> Option<Turn> {
+    /// Waits for the seat; false: there is nothing to read any more.
+    pub fn take(&self) -> bool {
         let mut state = self.state.lock();
         while state.taken && !state.ended {
             self.vacant.wait(&mut state);
         }
-        if state.ended {
-            return None;
-        }
-        state.taken = true;
-        Some(Turn(self.turn.fetch_add(1, Ordering::AcqRel).wrapping_add(1)))
+        state.taken = !state.ended;
+        state.taken
     }
 
-    /// Gives the seat up, if this turn still has it.
-    pub fn leave(&self, turn: Turn) {
-        let mut state = self.state.lock();
-        if self.has(turn) {
-            self.vacate(&mut state);
-        }
+    /// The reader gives the seat up.
+    pub fn leave(&self) {
+        self.vacate(&mut self.state.lock());
     }
 
     fn vacate(&self, state: &mut State) {
         state.taken = false;
-        self.turn.fetch_add(1, Ordering::AcqRel);
         self.vacant.notify_one();
-    }
-
-    /// Whether this turn has not been ended.
-    pub fn has(&self, turn: Turn) -> bool {
-        self.turn.load(Ordering::Acquire) == turn.0
     }
 
     /// The reader begins to work on a request (by its number), and will be back at once.
@@ -80,10 +63,9 @@ impl Seat {
         }
     }
 
-    /// It is back.
-    pub fn done(&self, request: u64) {
-        // Unless the watch took the seat: then the next reader's work stands there.
-        let _ = self.working.compare_exchange(request, 0, Ordering::AcqRel, Ordering::Relaxed);
+    /// It is back, and reads on; false: the watch took the seat from it. No two requests have the same number.
+    pub fn done(&self, request: u64) -> bool {
+        self.working.compare_exchange(request, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Nobody waits for the seat any more.
@@ -107,9 +89,8 @@ impl Seat {
                 continue;
             }
             let working = self.working.load(Ordering::Acquire);
-            if working != 0 && working == last && state.taken {
-                // Its work goes on; it will find that the seat is not its own any more.
-                self.done(working);
+            // Unless it is back after all. Its work goes on; when it is done it finds that the seat is not its own any more.
+            if working != 0 && working == last && self.done(working) {
                 self.vacate(&mut state);
             }
             last = working;
@@ -142,52 +123,77 @@ mod tests {
         test(&seat);
         seat.end();
         watch.join().unwrap();
-        assert_eq!(seat.take(), None);
+        assert!(!seat.take());
     }
 
     #[test]
     fn one_has_the_seat_until_it_leaves() {
         watched(|seat| {
-            let turn = seat.take().unwrap();
-            assert!(seat.has(turn));
+            assert!(seat.take());
             let next = thread::spawn({
                 let seat = seat.clone();
                 move || seat.take()
             });
-            seat.leave(turn);
-            assert!(!seat.has(turn));
-            let next = next.join().unwrap().unwrap();
-            assert!(seat.has(next));
-            // Too late: it is another's.
-            seat.leave(turn);
-            assert!(seat.has(next));
+            seat.leave();
+            assert!(next.join().unwrap());
         });
     }
 
     #[test]
     fn who_is_held_up_loses_it() {
         watched(|seat| {
-            let turn = seat.take().unwrap();
+            assert!(seat.take());
             seat.begin(7);
             // Returns once the watch has taken the seat away.
-            let next = seat.take().unwrap();
-            assert!(!seat.has(turn) && seat.has(next));
-            seat.done(7);
-            assert!(seat.has(next));
+            assert!(seat.take());
+            assert!(!seat.done(7));
+            // The next one's work is its own.
+            seat.begin(9);
+            assert!(!seat.done(7) && seat.working.load(Ordering::Relaxed) != 7);
         });
     }
 
     #[test]
     fn who_reads_keeps_it() {
         watched(|seat| {
-            let turn = seat.take().unwrap();
+            assert!(seat.take());
             for request in 1..200 {
                 seat.begin(request);
-                seat.done(request);
+                if !seat.done(request) {
+                    assert!(seat.take());
+                }
             }
             // Longer than the watch looks for, and than it stays awake.
             thread::sleep(PATIENCE * (LOOKS + 20));
-            assert!(seat.has(turn));
+            assert!(seat.state.lock().taken);
+        });
+    }
+
+    /// Work that takes about as long as the watch waits: whoever of the two is first, one has the seat.
+    #[test]
+    fn nobody_reads_without_it() {
+        let (reads, numbers) = (AtomicBool::new(false), AtomicU64::new(1));
+        watched(|seat| {
+            thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        let mut sits = false;
+                        for _ in 0..100 {
+                            assert!(sits || seat.take());
+                            assert!(!reads.swap(true, Ordering::SeqCst), "two read");
+                            thread::sleep(PATIENCE / 4);
+                            reads.store(false, Ordering::SeqCst);
+                            let number = numbers.fetch_add(1, Ordering::Relaxed);
+                            seat.begin(number);
+                            thread::sleep(PATIENCE * 3 / 2);
+                            sits = seat.done(number);
+                        }
+                        if sits {
+                            seat.leave();
+                        }
+                    });
+                }
+            });
         });
     }
 }

@@ -145,9 +145,9 @@ impl<F: Filesystem> Session<F> {
         // Holds what is written, in the clear.
         let mut buffer = Zeroizing::new(vec![0; room]);
         let mut gaze = Gaze::new(self.gazes);
-        while let Some(turn) = self.seat.take() {
+        while self.seat.take() {
             let mut backlog = Backlog::default();
-            while self.seat.has(turn) {
+            loop {
                 let received = match self.receive(&mut buffer, &mut gaze) {
                     Ok(Some(received)) => received,
                     Ok(None) => {
@@ -165,16 +165,18 @@ impl<F: Filesystem> Session<F> {
                 };
                 backlog.came(&request, received.waited);
                 if self.takes_long(&request, fields) || backlog.is_long() {
-                    self.seat.leave(turn);
+                    self.seat.leave();
                     self.work(&request, fields);
                     if let Err(error) = self.work_off(&mut buffer) {
                         self.seat.end();
                         return Err(error);
                     }
-                } else {
-                    self.seat.begin(request.unique);
-                    self.work(&request, fields);
-                    self.seat.done(request.unique);
+                    break;
+                }
+                self.seat.begin(request.unique);
+                self.work(&request, fields);
+                if !self.seat.done(request.unique) {
+                    break;
                 }
             }
         }

@@ -30,11 +30,15 @@ pub(super) struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    /// Binds the calling thread.
+    /// Binds the calling thread, unless the daemon was told to keep off that CPU (taskset(1), `CPUAffinity=`).
     pub fn new(cpu: u16, courtesy: &'a Courtesy) -> Self {
         let anywhere = sched_getaffinity(None);
-        if let Err(errno) = &anywhere {
-            log::debug!("where a thread may run is not known: {errno}");
+        match &anywhere {
+            Ok(cpus) if !cpus.is_set(usize::from(cpu)) => {
+                return Self { cpu, anywhere: None, ahead: 0, last: Sender::Caller, watched: None };
+            }
+            Ok(_) => {}
+            Err(errno) => log::debug!("where a thread may run is not known: {errno}"),
         }
         let watched = Watched::new(courtesy);
         if let Err(error) = &watched {

@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn every_request_is_answered() {
         let Mounted { fs, backing: _backing } = mounted();
-        let adapter = Adapter::new(Arc::new(fs), Arc::default()).unwrap();
+        let adapter = Adapter::new(Arc::new(fs), Arc::default(), None).unwrap();
         for (opcode, body_len) in (0..64_u32).flat_map(|opcode| [0, 3, 8, 120].map(|body_len| (opcode, body_len))) {
             let len = IN_HEADER_LEN as u32 + body_len;
             let mut bytes = [len.to_ne_bytes(), opcode.to_ne_bytes()].concat();
