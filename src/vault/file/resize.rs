@@ -14,6 +14,9 @@ use crate::vault::core::VaultCore;
 use crate::vault::error::{Result, VaultError};
 use crate::vault::tree::TagTree;
 
+#[cfg(test)]
+mod tests;
+
 impl<S: Storage> VaultFile<S> {
     /// Sets the plain size; what is added reads as zeros.
     pub fn truncate(&self, size: u64) -> Result<()> {
@@ -237,15 +240,15 @@ impl<S: Storage> State<S> {
             }
             return self.store_blob_home(core, &plain);
         }
-        if let Body::Blob { .. } = self.body {
+        // Longer first, before anything says that it is: a backing may not take it.
+        let pages = if let Body::Blob { .. } = self.body {
             let plain = self.read_blob(core)?;
             let mut tree = TagTree::empty();
             let (pages, images) = self.seal_range(core, &mut tree, size, size, &[], Some(&plain))?;
             self.put_over_blob(core, &pages, &images, size, &plain)?;
             self.body = Body::Paged(tree);
             self.under = self.home.keys.version().0;
-            self.stale = true;
-            self.set_seals(core, &pages)?;
+            pages
         } else if size < self.size {
             let (tail, image) = self.seal_cut_tail(core, size)?;
             self.put_home(core, &tail, &image, size, |_| true).1?;
@@ -254,14 +257,17 @@ impl<S: Storage> State<S> {
                 return Err(VaultError::Internal("a blob has no tree"));
             };
             tree.clear(PageIndex(page_count(size)), end, &home.reader(core))?;
-            self.stale = true;
-            self.set_seals(core, &tail)?;
+            tail
         } else {
             let (pages, images) = self.with_tree(|state, tree| state.seal_range(core, tree, size, size, &[], None))?;
-            self.put_home(core, &pages, &images, size, |_| true).1?;
+            self.set_home_len(core, home_len(size))?;
+            // From here on a commit has a length to set back.
             self.stale = true;
-            self.set_seals(core, &pages)?;
-        }
+            self.put_home(core, &pages, &images, size, |_| true).1?;
+            pages
+        };
+        self.stale = true;
+        self.set_seals(core, &pages)?;
         self.size = size;
         self.set_home_len(core, home_len(size))
     }

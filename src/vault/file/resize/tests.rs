@@ -1,0 +1,82 @@
+//! Lengths that the backing does not take, and the space that is reserved and given back.
+
+use std::sync::Arc;
+
+use crate::crypto::{KdfParams, Passphrase};
+use crate::storage::{SimDisk, SimStorage};
+use crate::vault::create::{CreateOptions, create_on};
+use crate::vault::{Mode, NewInode, Vault, VaultError, VaultFile, unlock};
+
+const MIB: u64 = 1 << 20;
+/// More than a file of the simulated disk can have, as of ext4.
+const TOO_LARGE: u64 = 20 << 40;
+
+type File = Arc<VaultFile<SimStorage>>;
+
+fn vault() -> (SimDisk, Arc<Vault<SimStorage>>) {
+    let disk = SimDisk::new(1);
+    let kdf = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
+    create_on(&disk.storage(), &CreateOptions { kdf, label: String::new(), hint: None }, &passphrase()).unwrap();
+    let vault = open(&disk);
+    (disk, vault)
+}
+
+fn passphrase() -> Passphrase {
+    Passphrase::new(b"correct horse".to_vec())
+}
+
+fn open(disk: &SimDisk) -> Arc<Vault<SimStorage>> {
+    let keys = unlock(&disk.storage(), &passphrase()).unwrap();
+    Vault::open(disk.storage(), keys, Mode::ReadWrite).unwrap()
+}
+
+fn make(vault: &Arc<Vault<SimStorage>>, content: &[u8]) -> File {
+    let (_, file) = vault.root().make_file(b"file", &NewInode { mode: 0o600, uid: None, gid: None }).unwrap();
+    file.write(0, content).unwrap();
+    file
+}
+
+fn content(file: &File) -> Vec<u8> {
+    let mut content = vec![0; file.len_bytes() as usize];
+    file.read(0, &mut content).unwrap();
+    content
+}
+
+fn is_too_large(error: &VaultError) -> bool {
+    matches!(error, VaultError::TooLarge) || error.is_errno(libc::EFBIG)
+}
+
+/// The length that failed was taken over all the same: the file could not be synced, nor opened again.
+#[test]
+fn a_new_file_that_cannot_become_so_long_is_what_it_was() {
+    for len in [0, 100, 20_000] {
+        let (disk, vault) = vault();
+        let file = make(&vault, &vec![7; len]);
+        assert!(is_too_large(&file.truncate(TOO_LARGE).unwrap_err()), "{len}");
+        assert_eq!(file.len_bytes(), len as u64);
+        file.sync().unwrap();
+        drop(file);
+        vault.seal().unwrap();
+        drop(vault);
+        let file = open(&disk).root().open_file(b"file").unwrap();
+        assert!(content(&file) == vec![7; len], "{len}");
+    }
+}
+
+/// What a crash left was made as long as its header says, which a backing may not do, and the length was all that it had.
+#[test]
+fn what_a_crash_left_does_not_become_longer() {
+    let (disk, vault) = vault();
+    let before: Vec<_> = disk.raw_list().into_iter().map(|entry| entry.path).collect();
+    let file = make(&vault, &[7; 20_000]);
+    file.truncate(MIB).unwrap();
+    file.commit().unwrap();
+    let killed = disk.kill();
+    let home = killed.raw_list().into_iter().map(|entry| entry.path);
+    let home = { home }.find(|path| path.starts_with("tree") && !before.contains(path)).unwrap();
+    killed.raw_set_len(&home, killed.raw_stat(&home).unwrap().size_bytes - 4096).unwrap();
+    let file = open(&killed).root().open_file(b"file").unwrap();
+    let mut expected = vec![7; 20_000];
+    expected.resize(20_480, 0);
+    assert!(content(&file) == expected, "{} bytes", file.len_bytes());
+}
