@@ -150,6 +150,12 @@ impl<S: Storage> State<S> {
         }
     }
 
+    /// Before the journal has it: a length that the backing does not take no checkpoint could bring home, nor any recovery.
+    pub(super) fn check_len(&self, core: &VaultCore<S>, size: u64) -> Result<()> {
+        let len = home_len(size);
+        if len <= self.home_len || core.storage.fits(&self.home.file, len) { Ok(()) } else { Err(VaultError::TooLarge) }
+    }
+
     pub(super) fn set_home_len(&mut self, core: &VaultCore<S>, len: u64) -> Result<()> {
         if self.home_len != len {
             core.storage.set_len(&self.home.file, len).map_err(|e| core.write_failed("set a file's length", e))?;

@@ -29,6 +29,7 @@ impl<S: Storage> VaultFile<S> {
                 let mut state = self.state.write();
                 if state.base == Base::Volatile {
                     self.core.ensure_writable()?;
+                    state.check_len(&self.core, size)?;
                     state.journal.touched = true;
                     state.changed_at(self.core.storage.now());
                     return state.truncate_volatile(&self.core, size);
@@ -38,6 +39,7 @@ impl<S: Storage> VaultFile<S> {
             let _admission = self.core.admit(STEP_BLOCKS)?;
             let _gate = self.core.change_gate()?;
             let mut state = self.state.write();
+            state.check_len(&self.core, size)?;
             self.begin_change(&mut state)?;
             state.mtime = Some(self.core.storage.now());
             return self.truncate_durable(&mut state, size);
@@ -142,6 +144,11 @@ impl<S: Storage> VaultFile<S> {
             state.mtime = Some(self.core.storage.now());
             return self.journal_punch(&mut state, first, end);
         }
+    }
+
+    /// An error if the backing takes no file of this plain size.
+    pub fn check_len(&self, size: u64) -> Result<()> {
+        self.state.read().check_len(&self.core, size)
     }
 
     /// Reserves space for later writes to a range; the size stays. A backing that can't is no error.

@@ -53,6 +53,9 @@ fn a_new_file_that_cannot_become_so_long_is_what_it_was() {
         let (disk, vault) = vault();
         let file = make(&vault, &vec![7; len]);
         assert!(is_too_large(&file.truncate(TOO_LARGE).unwrap_err()), "{len}");
+        // As where a backing says so only when it is tried.
+        let tried = file.state.write().truncate_volatile(&file.core, TOO_LARGE);
+        assert!(is_too_large(&tried.unwrap_err()), "{len}");
         assert_eq!(file.len_bytes(), len as u64);
         file.sync().unwrap();
         drop(file);
@@ -79,4 +82,30 @@ fn what_a_crash_left_does_not_become_longer() {
     let mut expected = vec![7; 20_000];
     expected.resize(20_480, 0);
     assert!(content(&file) == expected, "{} bytes", file.len_bytes());
+}
+
+/// It was in the journal then, and no checkpoint could bring it home any more.
+#[test]
+fn a_length_that_the_backing_does_not_take_is_not_journaled() {
+    for len in [5, 20_000] {
+        let (disk, vault) = vault();
+        let file = make(&vault, &vec![7; len]);
+        file.sync().unwrap();
+        assert!(is_too_large(&file.truncate(TOO_LARGE).unwrap_err()), "{len}");
+        assert!(is_too_large(&file.write(TOO_LARGE, b"x").unwrap_err()), "{len}");
+        assert!(is_too_large(&file.reserve(0, TOO_LARGE).unwrap_err()), "{len}");
+        assert_eq!(file.len_bytes(), len as u64);
+        file.write(0, b"x").unwrap();
+        vault.checkpoint().unwrap();
+        // What it takes is taken.
+        file.truncate(10 << 40).unwrap();
+        vault.checkpoint().unwrap();
+        file.truncate(len as u64).unwrap();
+        vault.checkpoint().unwrap();
+        drop(file);
+        vault.seal().unwrap();
+        drop(vault);
+        let file = open(&disk).root().open_file(b"file").unwrap();
+        assert!(content(&file) == [&[b'x'], vec![7; len - 1].as_slice()].concat(), "{len}");
+    }
 }
