@@ -6,7 +6,9 @@ use super::home::Keys;
 use super::write::{STEP_BLOCKS, resize_plain};
 use super::{Base, Body, State, VaultFile};
 use crate::crypto::entropy;
-use crate::format::geometry::{BLOB_MAX, PAGE_BYTES, PAGE_LEN, PageIndex, SIZE_MAX, home_len, page_block, page_count};
+use crate::format::geometry::{
+    BLOB_MAX, PAGE_BYTES, PAGE_LEN, PageIndex, Path, SIZE_MAX, home_len, page_block, page_count,
+};
 use crate::format::header::Seal;
 use crate::format::seals::Sealed;
 use crate::storage::Storage;
@@ -158,14 +160,7 @@ impl<S: Storage> VaultFile<S> {
         if end <= offset_bytes {
             return Ok(());
         }
-        let from = page_block(PageIndex::of(offset_bytes)).offset_bytes();
-        self.core.with_room(|| {
-            let mut state = self.state.write();
-            let to = home_len(end.max(state.size).max(1)).max(from + 1);
-            self.core.reserve(&state.home.file, from, to - from)?;
-            state.asked_for = state.asked_for.max(to);
-            Ok(())
-        })
+        self.core.with_room(|| self.state.write().reserve(&self.core, offset_bytes, end))
     }
 }
 
@@ -225,6 +220,27 @@ impl<S: Storage> State<S> {
             entropy::fill(rest);
             Ok((vec![(page, seal)], image))
         })
+    }
+
+    /// Reserves space for a range that is not empty. A range within the file ends with its last page: behind it may lie holes
+    /// that nobody spoke of.
+    fn reserve(&mut self, core: &VaultCore<S>, offset_bytes: u64, end: u64) -> Result<()> {
+        let size = end.max(self.size);
+        let is_blob = size <= BLOB_MAX;
+        let (first, last) = (PageIndex::of(offset_bytes), PageIndex::of(end - 1));
+        let from = if is_blob { 0 } else { page_block(first).offset_bytes() };
+        let to = if is_blob || end == size { home_len(size) } else { page_block(last).offset_bytes() + PAGE_BYTES };
+        if is_blob && page_count(to) <= page_count(self.home_len) {
+            return Ok(());
+        }
+        // The nodes over the first page stand before it, all others in between.
+        let nodes = if is_blob { None } else { Path::to(first) };
+        for (node, _) in nodes.iter().flat_map(|path| path.steps()) {
+            core.reserve(&self.home.file, node.block.offset_bytes(), PAGE_BYTES)?;
+        }
+        core.reserve(&self.home.file, from, to - from)?;
+        self.asked_for = self.asked_for.max(to);
+        Ok(())
     }
 
     fn truncate_volatile(&mut self, core: &VaultCore<S>, size: u64) -> Result<()> {

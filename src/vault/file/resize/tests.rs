@@ -109,3 +109,47 @@ fn a_length_that_the_backing_does_not_take_is_not_journaled() {
         assert!(content(&file) == [&[b'x'], vec![7; len - 1].as_slice()].concat(), "{len}");
     }
 }
+
+/// A page in the midst of a sparse file took all the space from there to its end.
+#[test]
+fn space_is_reserved_for_what_was_asked_for_and_not_behind() {
+    for is_durable in [false, true] {
+        let (disk, vault) = vault();
+        let file = make(&vault, &[]);
+        file.truncate(300 * MIB).unwrap();
+        if is_durable {
+            file.sync().unwrap();
+            vault.checkpoint().unwrap();
+        }
+        for (at, nodes) in [(0, 1), (200 * MIB, 3)] {
+            let before = disk.used_bytes();
+            file.reserve(at, 4096).unwrap();
+            let taken = disk.used_bytes() - before;
+            assert!((4096..=4096 * (1 + nodes)).contains(&taken), "{taken} bytes for a page at {at}");
+        }
+        // It is there, with that of the nodes above, when the disk is full.
+        file.reserve(100 * MIB, 256 << 10).unwrap();
+        file.sync().unwrap();
+        vault.checkpoint().unwrap();
+        disk.set_capacity(Some(disk.used_bytes()));
+        file.write(100 * MIB, &[1; 256 << 10]).unwrap();
+        file.sync().unwrap();
+        vault.checkpoint().unwrap();
+    }
+}
+
+/// A small file has its one block already.
+#[test]
+fn a_small_file_needs_no_second_block() {
+    let (disk, vault) = vault();
+    let file = make(&vault, &[1; 100]);
+    file.commit().unwrap();
+    let before = disk.used_bytes();
+    file.reserve(0, 3000).unwrap();
+    file.truncate(3000).unwrap();
+    file.sync().unwrap();
+    vault.checkpoint().unwrap();
+    assert_eq!(disk.used_bytes(), before);
+    file.reserve(0, 6000).unwrap();
+    assert_eq!(disk.used_bytes(), before + 4096);
+}
