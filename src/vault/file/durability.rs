@@ -29,7 +29,6 @@ pub(crate) struct Applied<S: Storage> {
     blocks: Vec<(BlockIndex, Location)>,
     home_len: u64,
     segment: SegmentSeq,
-    holes: Vec<(PageIndex, PageIndex)>,
 }
 
 impl<S: Storage> VaultFile<S> {
@@ -187,10 +186,9 @@ impl<S: Storage> VaultFile<S> {
         state.journal.base_salt = state.home.keys.salt;
         let mut blocks: Vec<_> = state.home.overlay.iter().map(|(block, at)| (*block, *at)).collect();
         blocks.sort_unstable_by_key(|(block, _)| *block);
-        let holes = state.journal.punched.clone();
         let home_len = state.wanted_home_len();
         state.journal.taken_len = home_len;
-        Ok(Some(Applied { file: self.clone(), blocks, home_len, segment: self.core.journal()?.current(), holes }))
+        Ok(Some(Applied { file: self.clone(), blocks, home_len, segment: self.core.journal()?.current() }))
     }
 
     fn seal_header(&self, state: &mut State<S>) -> Result<()> {
@@ -236,7 +234,7 @@ impl<S: Storage> VaultFile<S> {
         let mut state = self.state.write();
         state.journal.touched = false;
         state.journal.in_checkpoint = true;
-        state.journal.punched.clear();
+        state.journal.giving_back = std::mem::take(&mut state.journal.punched);
     }
 
     /// The segment that held these images is retired: the home is their place now. If nothing of the file is in the
@@ -245,6 +243,7 @@ impl<S: Storage> VaultFile<S> {
         let mut state = self.state.write();
         state.home.overlay.retain(|_, at| at.segment > segment);
         state.journal.in_checkpoint = false;
+        state.journal.giving_back.clear();
         if state.journal.dropped_in.is_some_and(|dropped| dropped <= segment) {
             state.journal.dropped_in = None;
         }
@@ -315,8 +314,8 @@ impl<S: Storage> Applied<S> {
                 }
             }
         }
-        for (first, end) in &self.holes {
-            state.punch_where_holes(core, *first, *end)?;
+        for (first, end) in state.journal.giving_back.clone() {
+            state.punch_where_holes(core, first, end)?;
         }
         // The newest: a time that was set since then would otherwise be undone.
         if let Some(mtime) = state.mtime {

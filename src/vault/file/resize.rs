@@ -240,6 +240,7 @@ impl<S: Storage> State<S> {
         }
         core.reserve(&self.home.file, from, to - from)?;
         self.asked_for = self.asked_for.max(to);
+        self.journal.keep_space(first, PageIndex(page_count(end)));
         Ok(())
     }
 

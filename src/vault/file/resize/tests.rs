@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::crypto::{KdfParams, Passphrase};
-use crate::storage::{SimDisk, SimStorage};
+use crate::storage::{Fault, SimDisk, SimStorage};
 use crate::vault::create::{CreateOptions, create_on};
 use crate::vault::{Mode, NewInode, Vault, VaultError, VaultFile, unlock};
 
@@ -152,4 +152,28 @@ fn a_small_file_needs_no_second_block() {
     assert_eq!(disk.used_bytes(), before);
     file.reserve(0, 6000).unwrap();
     assert_eq!(disk.used_bytes(), before + 4096);
+}
+
+/// The next checkpoint took it back.
+#[test]
+fn what_is_reserved_over_a_hole_stays() {
+    for is_waiting in [false, true] {
+        let (disk, vault) = vault();
+        let file = make(&vault, &vec![7; 4 << 20]);
+        file.sync().unwrap();
+        vault.checkpoint().unwrap();
+        let full = disk.used_bytes();
+        file.punch_hole(0, 2 * MIB).unwrap();
+        if is_waiting {
+            // Of a checkpoint that waits for room.
+            disk.inject(Fault::NoSpaceBelow { folder: "tree" });
+            assert!(vault.checkpoint().is_err() && !vault.is_read_only());
+            disk.clear_faults();
+        }
+        file.reserve(MIB, MIB).unwrap();
+        vault.checkpoint().unwrap();
+        vault.checkpoint().unwrap();
+        let given_back = full - disk.used_bytes();
+        assert!((MIB - 16 * 4096..=MIB + 16 * 4096).contains(&given_back), "{given_back} bytes");
+    }
 }
