@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::journaling::time_of;
 use super::write::STEP_BLOCKS;
 use super::{Base, Body, State, VaultFile};
-use crate::format::geometry::{BlockIndex, PAGE_LEN, PageIndex};
+use crate::format::geometry::{BlockIndex, PAGE_LEN, PageIndex, page_count};
 use crate::format::header::Seal;
 use crate::format::record::{Lsn, Operation, SegmentSeq};
 use crate::format::seals::Sealed;
@@ -315,7 +315,8 @@ impl<S: Storage> Applied<S> {
             }
         }
         for (first, end) in state.journal.giving_back.clone() {
-            state.punch_where_holes(core, first, end)?;
+            let end = end.min(PageIndex(page_count(state.size)));
+            state.punch_where_holes(core, first, end);
         }
         // The newest: a time that was set since then would otherwise be undone.
         if let Some(mtime) = state.mtime {
@@ -333,26 +334,5 @@ impl<S: Storage> Applied<S> {
         let mut state = self.file.state.write();
         state.home_len = state.home_len.max(start.offset_bytes() + len as u64);
         Ok(())
-    }
-}
-
-impl<S: Storage> State<S> {
-    /// Gives the space of pages back that are holes in the state in memory.
-    fn punch_where_holes(&mut self, core: &VaultCore<S>, first: PageIndex, end: PageIndex) -> Result<()> {
-        if !matches!(self.body, Body::Paged(_)) {
-            return Ok(());
-        }
-        self.with_tree(|state, tree| {
-            let end = PageIndex(end.0.min(crate::format::geometry::page_count(state.size)));
-            let mut from = first;
-            while from < end {
-                let reader = state.home.reader(core);
-                let Some(hole) = tree.next(from, end, false, &reader)? else { break };
-                let stop = tree.next(hole, end, true, &reader)?.unwrap_or(end);
-                state.punch_home(core, hole, stop);
-                from = stop;
-            }
-            Ok(())
-        })
     }
 }

@@ -305,27 +305,23 @@ impl<S: Storage> State<S> {
         let Self { home, body: Body::Paged(tree), .. } = self else { return Ok(()) };
         tree.clear(first, end, &home.reader(core))?;
         self.stale = true;
-        self.punch_home(core, first, end);
+        self.punch_where_holes(core, first, end);
         Ok(())
     }
 
-    /// Gives the space of pages that are holes back; nodes in between stay. A backing that can't keeps it.
-    pub(super) fn punch_home(&self, core: &VaultCore<S>, first: PageIndex, end: PageIndex) {
-        let mut page = first;
-        while page < end {
-            let block = page_block(page);
-            let mut count = 1;
-            while page.0 + count < end.0 && page_block(PageIndex(page.0 + count)).0 == block.0 + count {
-                count += 1;
-            }
-            if block.offset_bytes() >= self.home_len {
+    /// Gives the space of those of these pages back that are holes in memory, and of the nodes that had no others. (A node
+    /// that has may be there in a state that a crash goes back to.) That it cannot be done is nobody's error.
+    pub(super) fn punch_where_holes(&mut self, core: &VaultCore<S>, first: PageIndex, end: PageIndex) {
+        let Self { home, body: Body::Paged(tree), home_len, .. } = self else { return };
+        let mut runs = Vec::new();
+        if let Err(error) = tree.add_unused(first, end, &home.reader(core), &mut runs) {
+            log::warn!("{}: not all space of its holes is given back: {error}", home.path);
+        }
+        for run in runs {
+            let (from, to) = (run.start.offset_bytes(), run.end.offset_bytes().min(*home_len));
+            if from >= to || core.storage.punch_hole(&home.file, from, to - from).is_err() {
                 return;
             }
-            let len = (count * PAGE_BYTES).min(self.home_len - block.offset_bytes());
-            if core.storage.punch_hole(&self.home.file, block.offset_bytes(), len).is_err() {
-                return;
-            }
-            page = PageIndex(page.0 + count);
         }
     }
 }
