@@ -224,6 +224,8 @@ pub trait Storage: Send + Sync + 'static {
     /// Writes all of `buffers`, or fails; a failed write may have left a prefix.
     fn write_at(&self, file: &Self::File, buffers: &[IoSlice<'_>], offset_bytes: u64) -> io::Result<()>;
     fn set_len(&self, file: &Self::File, len_bytes: u64) -> io::Result<()>;
+    /// Whether a file can become so long here. Looks at the filesystem's bounds alone, and changes nothing.
+    fn fits(&self, file: &Self::File, len_bytes: u64) -> bool;
     /// Reserves space without changing the length; `EOPNOTSUPP` where the backing can't.
     fn allocate(&self, file: &Self::File, offset_bytes: u64, len_bytes: u64) -> io::Result<()>;
     /// Gives the space of a range back; it reads as zeros afterwards. `EOPNOTSUPP` where the backing can't.

@@ -44,6 +44,10 @@ impl<S: Storage> Fs<S> {
             offset_bytes.checked_add(len_bytes).filter(|end| *end <= MAX_FILE_LEN).ok_or(FsError::TooLarge)?;
         self.check_writable()?;
         let open = self.file(handle)?;
+        if request.reserves {
+            // What is refused takes no privileges.
+            open.file.check_len(end_bytes)?;
+        }
         // The kernel leaves it to us, and does not say who asks: who opened it did.
         self.drop_privileges(&open.opener, &open.node)?;
         self.drop_capabilities(&open.node)?;

@@ -341,6 +341,14 @@ fn a_change_of_content_takes_privileges_from_others_than_root() {
     fs.fallocate(as_user, 0, 20, 0).unwrap();
     assert_eq!(now(), 0o755);
     privileged();
+    // Where no file is so long, it is refused, and nothing changed.
+    if errno(fs.fallocate(as_user, MAX_FILE_LEN - 1, 1, 0)) == Err(libc::EFBIG) {
+        assert_eq!(now(), 0o6755);
+        let longer = SetAttr { size: Some(MAX_FILE_LEN), ..SetAttr::default() };
+        assert_eq!(errno(fs.setattr(&USER, ino, None, longer)), Err(libc::EFBIG));
+        assert_eq!(now(), 0o6755);
+    }
+    privileged();
     let again = fs.open(&USER, ino, libc::O_RDWR | libc::O_TRUNC).unwrap();
     assert_eq!((now(), fs.getattr(ino, None).unwrap().size_bytes), (0o755, 0));
     privileged();

@@ -306,6 +306,11 @@ impl Storage for PosixStorage {
         Ok(retry_on_intr(|| sys::ftruncate(&file.0, len_bytes))?)
     }
 
+    fn fits(&self, file: &PosixFile, len_bytes: u64) -> bool {
+        // The kernel holds a position against the same bound as a length, and nobody else uses this one.
+        !matches!(sys::seek(&file.0, sys::SeekFrom::Start(len_bytes)), Err(Errno::INVAL))
+    }
+
     fn allocate(&self, file: &PosixFile, offset_bytes: u64, len_bytes: u64) -> io::Result<()> {
         fallocate(file, FallocateFlags::KEEP_SIZE, offset_bytes, len_bytes)
     }

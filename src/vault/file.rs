@@ -146,12 +146,22 @@ struct Journaled {
     reserved_nodes: BTreeSet<BlockIndex>,
     /// Ranges of pages that became holes, whose space the next checkpoint gives back.
     punched: Vec<(PageIndex, PageIndex)>,
+    /// The same, of a checkpoint that is not over.
+    giving_back: Vec<(PageIndex, PageIndex)>,
 }
 
 impl Journaled {
     /// Whether a crash now would have recovery bring the state of a durable file home.
     fn is_replayed(&self) -> bool {
         self.touched || self.in_checkpoint
+    }
+
+    /// Space was reserved for these pages: no checkpoint gives it back.
+    fn keep_space(&mut self, first: PageIndex, end: PageIndex) {
+        for ranges in [&mut self.punched, &mut self.giving_back] {
+            let outside = |(from, to): &_| [(*from, first.min(*to)), (end.max(*from), *to)];
+            *ranges = ranges.iter().flat_map(outside).filter(|(from, to)| from < to).collect();
+        }
     }
 }
 

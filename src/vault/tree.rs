@@ -5,10 +5,11 @@
 //! nonces and tags only, nothing secret.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::error::{Result, VaultError};
 use crate::format::geometry::{
-    BlockIndex, Child, ENTRY_LEN, Node, PAGE_LEN, PageIndex, Path, ROOT_ENTRIES, at_block, parent_of,
+    BlockIndex, Child, ENTRY_LEN, Node, PAGE_LEN, PageIndex, Path, ROOT_ENTRIES, at_block, page_block, parent_of,
 };
 use crate::format::header::Seal;
 
@@ -394,6 +395,54 @@ impl TagTree {
         Ok(None)
     }
 
+    /// Adds the runs of blocks that stand for the pages from `first` up to `end` and to which nothing leads: holes, and the
+    /// nodes above them that have no other pages. Subtrees that are not there are passed as a whole.
+    pub fn add_unused(
+        &mut self,
+        first: PageIndex,
+        end: PageIndex,
+        source: &impl NodeSource,
+        runs: &mut Vec<Range<BlockIndex>>,
+    ) -> Result<()> {
+        self.add_unused_below(Node::ROOT, false, first, end, source, runs)
+    }
+
+    fn add_unused_below(
+        &mut self,
+        node: Node,
+        is_hole: bool,
+        first: PageIndex,
+        end: PageIndex,
+        source: &impl NodeSource,
+        runs: &mut Vec<Range<BlockIndex>>,
+    ) -> Result<()> {
+        for index in node.slot_of(first).unwrap_or(0)..node.entries() {
+            let seal = if is_hole { None } else { self.seal_at(node.block, index)?.ok_or(BROKEN)? };
+            match node.child(index) {
+                Child::Page(page) if page >= end => break,
+                Child::Node(below) if below.first_page >= end => break,
+                Child::Page(page) if page >= first && seal.is_none() => {
+                    let block = page_block(page);
+                    add_run(runs, block..BlockIndex(block.0.saturating_add(1)));
+                }
+                Child::Page(_) => {}
+                Child::Node(below) => {
+                    let below_end = below.first_page.0.saturating_add(below.page_span());
+                    let is_hole = seal.is_none() && !self.nodes.contains_key(&below.block);
+                    if is_hole && first <= below.first_page && below_end <= end.0 {
+                        add_run(runs, below.block..BlockIndex(below.block.0.saturating_add(below.block_span())));
+                        continue;
+                    }
+                    if let Some(seal) = seal {
+                        self.load(below.block, &seal, source)?;
+                    }
+                    self.add_unused_below(below, is_hole, first, end, source, runs)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Seals every dirty node below the root, children before parents. `seal` seals the entries it is given
     /// (in place, they are a copy) and puts the result where it belongs.
     pub fn seal_nodes(&mut self, mut seal: impl FnMut(BlockIndex, &mut [u8; PAGE_LEN]) -> Result<Seal>) -> Result<()> {
@@ -427,5 +476,12 @@ impl TagTree {
         if self.nodes.len() > limit.saturating_add(self.dirty_nodes) {
             self.nodes.retain(|_, node| node.dirty);
         }
+    }
+}
+
+fn add_run(runs: &mut Vec<Range<BlockIndex>>, run: Range<BlockIndex>) {
+    match runs.last_mut() {
+        Some(last) if last.end == run.start => last.end = run.end,
+        _ => runs.push(run),
     }
 }

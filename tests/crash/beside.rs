@@ -3,7 +3,8 @@
 use sero::storage::{Fault, SetTime, Timestamp};
 use sero::vault::VaultError;
 
-use super::explore::POLICIES;
+use super::check::Violation;
+use super::explore::{Depth, POLICIES, explore};
 use super::ops::{BLOB, BLOB_LEN, INNER, Op, PAGED, PAGED_LEN};
 use super::world::{World, prepared};
 
@@ -11,6 +12,11 @@ fn apply(world: &mut World, ops: &[Op]) {
     for op in ops {
         world.apply(op).unwrap_or_else(|stop| panic!("{op:?}: {stop:?}"));
     }
+}
+
+fn must_survive(ops: &[Op]) {
+    let outcome: Result<(), Violation> = explore(prepared(), ops, Depth { states: 2, seed: 1 });
+    outcome.unwrap_or_else(|violation| panic!("{violation}"));
 }
 
 /// Recovery brought the time home that the segment had for it, over a newer one that was synced.
@@ -102,6 +108,29 @@ fn no_sync_succeeds_after_one_that_failed() {
     assert!(matches!(vault.sync(), Err(VaultError::ReadOnly)));
     assert!(matches!(vault.sync_names(), Err(VaultError::ReadOnly)));
     assert!(matches!(vault.checkpoint(), Err(VaultError::ReadOnly)));
+}
+
+/// What a checkpoint gives back of holes, with the nodes above them: never what the state needs to which a crash goes back,
+/// also where more became holes since that is not durable.
+#[test]
+fn what_is_given_back_beside_newer_holes_is_needed_by_nobody() {
+    let page = |page: u64| page * 4096;
+    let punch = |first: u64, end: u64| Op::Punch { path: PAGED, at: page(first), len: page(end - first) };
+    let long = Op::Append { path: PAGED, len: 1_200_000 };
+    let write = |first: u64| Op::Write { path: PAGED, at: page(first), len: 9000 };
+    // A whole leaf, written to again before the checkpoint and dropped again beside it.
+    must_survive(&[long.clone(), punch(110, 260), write(130), Op::HeldCheckpoint, punch(100, 300), Op::Checkpoint]);
+    // Part of what a leaf covers, holes already, so that the checkpoint has no image of the leaf; all of it beside that.
+    must_survive(&[
+        long,
+        punch(240, 300),
+        Op::Checkpoint,
+        punch(240, 300),
+        write(0),
+        Op::HeldCheckpoint,
+        punch(240, 500),
+        Op::Checkpoint,
+    ]);
 }
 
 /// A file of a terabyte with nothing in it was looked through page by page, whenever somebody looked at it.

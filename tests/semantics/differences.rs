@@ -152,7 +152,7 @@ assert ctypes.get_errno() == errno.ESTALE, os.strerror(ctypes.get_errno())
     python(&fixture.mountpoint, script);
 }
 
-/// > What is beyond the largest file that the filesystem under the vault takes is refused at `fsync` or `close`, not at `write`.
+/// > What is beyond the largest file that the filesystem under the vault takes is refused at `fsync` or `close`, not at `write`; by `truncate` and `fallocate` at once, as there.
 #[test]
 fn too_large_is_said_late() {
     needs_mount!();
@@ -161,6 +161,25 @@ fn too_large_is_said_late() {
     let outcome =
         std::os::unix::fs::FileExt::write_all_at(&file, b"x", i64::MAX as u64 - 1).and_then(|()| file.sync_all());
     assert_eq!(outcome.unwrap_err().raw_os_error(), Some(libc::EFBIG));
+    drop(file);
+    let len = 100 << 40;
+    let scratch = tempfile::tempfile_in(fixture.mountpoint.parent().unwrap()).unwrap();
+    let Err(refused) = scratch.set_len(len) else { return };
+    // A new file, and a durable one, of which no journal says so for ever.
+    for is_durable in [false, true] {
+        let file = new_file(fixture.mountpoint.join(format!("{is_durable}")));
+        std::os::unix::fs::FileExt::write_all_at(&file, b"content", 0).unwrap();
+        if is_durable {
+            file.sync_all().unwrap();
+        }
+        assert_eq!(file.set_len(len).unwrap_err().raw_os_error(), refused.raw_os_error());
+        for flags in [FallocateFlags::empty(), FallocateFlags::ZERO_RANGE] {
+            assert_eq!(rustix::fs::fallocate(&file, flags, len, 10), Err(Errno::FBIG));
+        }
+        file.sync_all().unwrap();
+    }
+    // Only what was written is missed.
+    fixture.seal().fails(24, "1 file(s)");
 }
 
 /// > `st_ctime` may move on when the daemon brings content home, seconds after a change or at the seal; `st_mtime` stays what it was, to the nanosecond.

@@ -372,6 +372,20 @@ fn locks_belong_to_handles() {
 }
 
 #[test]
+fn what_fits_can_be_a_length() {
+    let (_folder, storage, root) = backing();
+    let file = storage.create_file(&root, name("file"), 0o600).unwrap();
+    for len in (30..63).flat_map(|bits| [(1_u64 << bits) - 4096, (1 << bits) - 1, 1 << bits]) {
+        let fits = storage.fits(&file, len);
+        assert_eq!(storage.stat(Target::File(&file)).unwrap().size_bytes, 0);
+        let outcome = storage.set_len(&file, len);
+        assert_eq!(fits, outcome.is_ok(), "{len}: {outcome:?}");
+        storage.set_len(&file, 0).unwrap();
+    }
+    assert!(!storage.fits(&file, u64::MAX));
+}
+
+#[test]
 fn space_is_reserved_and_given_back() {
     let (_folder, storage, root) = backing();
     let file = storage.create_file(&root, name("file"), 0o600).unwrap();

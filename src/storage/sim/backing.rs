@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 
-use super::disk::Disk;
+use super::disk::{Disk, MAX_FILE_BYTES};
 use super::live::{Live, Shared};
 use super::tree::{Body, Id, ROOT};
 use crate::storage::{
@@ -313,6 +313,10 @@ impl Storage for SimStorage {
         writable(file, Errno::INVAL)?;
         let subject = |disk: &Disk| format!("{} {len_bytes}", shown(disk, file.handle.id));
         self.live().change("set_len", subject, |disk| disk.set_len(file.handle.id, len_bytes))
+    }
+
+    fn fits(&self, _file: &SimFile, len_bytes: u64) -> bool {
+        len_bytes <= MAX_FILE_BYTES
     }
 
     fn allocate(&self, file: &SimFile, offset_bytes: u64, len_bytes: u64) -> io::Result<()> {

@@ -16,7 +16,7 @@ use super::tree::{Body, Change, Dir, Found, Id, Inode, Op, Tree};
 use crate::storage::{FileKind, RenameMode, SpaceInfo, Stat, Timestamp, XattrMode};
 
 /// ext4's limit with blocks of 4 KiB.
-const MAX_FILE_BYTES: u64 = (1 << 44) - PAGE_BYTES;
+pub(super) const MAX_FILE_BYTES: u64 = (1 << 44) - PAGE_BYTES;
 /// xfs's limit, which is smaller than ext4's.
 const MAX_SYMLINK_BYTES: usize = 1023;
 /// The kernel's limits (`XATTR_SIZE_MAX`, `XATTR_NAME_MAX`).

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::journaling::time_of;
 use super::write::STEP_BLOCKS;
 use super::{Base, Body, State, VaultFile};
-use crate::format::geometry::{BlockIndex, PAGE_LEN, PageIndex};
+use crate::format::geometry::{BlockIndex, PAGE_LEN, PageIndex, page_count};
 use crate::format::header::Seal;
 use crate::format::record::{Lsn, Operation, SegmentSeq};
 use crate::format::seals::Sealed;
@@ -29,7 +29,6 @@ pub(crate) struct Applied<S: Storage> {
     blocks: Vec<(BlockIndex, Location)>,
     home_len: u64,
     segment: SegmentSeq,
-    holes: Vec<(PageIndex, PageIndex)>,
 }
 
 impl<S: Storage> VaultFile<S> {
@@ -187,10 +186,9 @@ impl<S: Storage> VaultFile<S> {
         state.journal.base_salt = state.home.keys.salt;
         let mut blocks: Vec<_> = state.home.overlay.iter().map(|(block, at)| (*block, *at)).collect();
         blocks.sort_unstable_by_key(|(block, _)| *block);
-        let holes = state.journal.punched.clone();
         let home_len = state.wanted_home_len();
         state.journal.taken_len = home_len;
-        Ok(Some(Applied { file: self.clone(), blocks, home_len, segment: self.core.journal()?.current(), holes }))
+        Ok(Some(Applied { file: self.clone(), blocks, home_len, segment: self.core.journal()?.current() }))
     }
 
     fn seal_header(&self, state: &mut State<S>) -> Result<()> {
@@ -236,7 +234,7 @@ impl<S: Storage> VaultFile<S> {
         let mut state = self.state.write();
         state.journal.touched = false;
         state.journal.in_checkpoint = true;
-        state.journal.punched.clear();
+        state.journal.giving_back = std::mem::take(&mut state.journal.punched);
     }
 
     /// The segment that held these images is retired: the home is their place now. If nothing of the file is in the
@@ -246,6 +244,7 @@ impl<S: Storage> VaultFile<S> {
         state.home.overlay.retain(|_, at| at.segment > segment);
         state.evict_nodes();
         state.journal.in_checkpoint = false;
+        state.journal.giving_back.clear();
         if state.journal.dropped_in.is_some_and(|dropped| dropped <= segment) {
             state.journal.dropped_in = None;
         }
@@ -316,8 +315,9 @@ impl<S: Storage> Applied<S> {
                 }
             }
         }
-        for (first, end) in &self.holes {
-            state.punch_where_holes(core, *first, *end)?;
+        for (first, end) in state.journal.giving_back.clone() {
+            let end = end.min(PageIndex(page_count(state.size)));
+            state.punch_where_holes(core, first, end);
         }
         // The newest: a time that was set since then would otherwise be undone.
         if let Some(mtime) = state.mtime {
@@ -335,26 +335,5 @@ impl<S: Storage> Applied<S> {
         let mut state = self.file.state.write();
         state.home_len = state.home_len.max(start.offset_bytes() + len as u64);
         Ok(())
-    }
-}
-
-impl<S: Storage> State<S> {
-    /// Gives the space of pages back that are holes in the state in memory.
-    fn punch_where_holes(&mut self, core: &VaultCore<S>, first: PageIndex, end: PageIndex) -> Result<()> {
-        if !matches!(self.body, Body::Paged(_)) {
-            return Ok(());
-        }
-        self.with_tree(|state, tree| {
-            let end = PageIndex(end.0.min(crate::format::geometry::page_count(state.size)));
-            let mut from = first;
-            while from < end {
-                let reader = state.home.reader(core);
-                let Some(hole) = tree.next(from, end, false, &reader)? else { break };
-                let stop = tree.next(hole, end, true, &reader)?.unwrap_or(end);
-                state.punch_home(core, hole, stop);
-                from = stop;
-            }
-            Ok(())
-        })
     }
 }

@@ -444,6 +444,7 @@ impl<S: Storage> State<S> {
     fn supersede(&mut self, lsn: Lsn) {
         self.journal.superseded_at = Some(lsn);
         self.journal.punched.clear();
+        self.journal.giving_back.clear();
         self.cut_reserved();
     }
 

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::{Base, State};
 use crate::crypto::entropy;
-use crate::format::geometry::{BlockIndex, PAGE_LEN, PageIndex, page_block};
+use crate::format::geometry::{BlockIndex, PAGE_LEN, PageIndex, home_len, page_block};
 use crate::format::header::Seal;
 use crate::format::seals::Sealed;
 use crate::storage::{Storage, Target, read_into};
@@ -14,8 +14,8 @@ use crate::vault::core::VaultCore;
 use crate::vault::error::{Result, VaultError};
 
 impl<S: Storage> State<S> {
-    /// Writes the pages home that take the place of a volatile file's blob, `plain`: what takes more space first, so that a
-    /// full disk leaves the blob as it was.
+    /// Writes the pages home that take the place of a volatile file's blob, `plain`, and sets its length: what takes more
+    /// space first, so that a full disk leaves the blob as it was. So does a backing that takes no file of that length.
     pub(super) fn put_over_blob(
         &mut self,
         core: &VaultCore<S>,
@@ -47,6 +47,7 @@ impl<S: Storage> State<S> {
             return put;
         }
         let put = self.put_home(core, over, over_images, new_size, |_| true).1;
+        let put = put.and_then(|()| self.set_home_len(core, home_len(new_size)));
         if put.is_err() && self.store_blob_home(core, plain).is_err() {
             let (bytes, seal, _) = self.seal_blob(core, plain)?;
             self.keep_blob(seal, &bytes, plain.len() as u64);
@@ -147,6 +148,12 @@ impl<S: Storage> State<S> {
         if let Ok(stat) = core.storage.stat(Target::File(&self.home.file)) {
             self.home_len = stat.size_bytes;
         }
+    }
+
+    /// Before the journal has it: a length that the backing does not take no checkpoint could bring home, nor any recovery.
+    pub(super) fn check_len(&self, core: &VaultCore<S>, size: u64) -> Result<()> {
+        let len = home_len(size);
+        if len <= self.home_len || core.storage.fits(&self.home.file, len) { Ok(()) } else { Err(VaultError::TooLarge) }
     }
 
     pub(super) fn set_home_len(&mut self, core: &VaultCore<S>, len: u64) -> Result<()> {

@@ -6,13 +6,18 @@ use super::home::Keys;
 use super::write::{STEP_BLOCKS, resize_plain};
 use super::{Base, Body, State, VaultFile};
 use crate::crypto::entropy;
-use crate::format::geometry::{BLOB_MAX, PAGE_BYTES, PAGE_LEN, PageIndex, SIZE_MAX, home_len, page_block, page_count};
+use crate::format::geometry::{
+    BLOB_MAX, PAGE_BYTES, PAGE_LEN, PageIndex, Path, SIZE_MAX, home_len, page_block, page_count,
+};
 use crate::format::header::Seal;
 use crate::format::seals::Sealed;
 use crate::storage::Storage;
 use crate::vault::core::VaultCore;
 use crate::vault::error::{Result, VaultError};
 use crate::vault::tree::TagTree;
+
+#[cfg(test)]
+mod tests;
 
 impl<S: Storage> VaultFile<S> {
     /// Sets the plain size; what is added reads as zeros.
@@ -26,6 +31,7 @@ impl<S: Storage> VaultFile<S> {
                 let mut state = self.state.write();
                 if state.base == Base::Volatile {
                     self.core.ensure_writable()?;
+                    state.check_len(&self.core, size)?;
                     state.journal.touched = true;
                     state.changed_at(self.core.storage.now());
                     return state.truncate_volatile(&self.core, size);
@@ -35,6 +41,7 @@ impl<S: Storage> VaultFile<S> {
             let _admission = self.core.admit(STEP_BLOCKS)?;
             let _gate = self.core.change_gate()?;
             let mut state = self.state.write();
+            state.check_len(&self.core, size)?;
             self.begin_change(&mut state)?;
             state.mtime = Some(self.core.storage.now());
             return self.truncate_durable(&mut state, size);
@@ -141,6 +148,11 @@ impl<S: Storage> VaultFile<S> {
         }
     }
 
+    /// An error if the backing takes no file of this plain size.
+    pub fn check_len(&self, size: u64) -> Result<()> {
+        self.state.read().check_len(&self.core, size)
+    }
+
     /// Reserves space for later writes to a range; the size stays. A backing that can't is no error.
     pub fn reserve(&self, offset_bytes: u64, len_bytes: u64) -> Result<()> {
         self.core.ensure_writable()?;
@@ -148,14 +160,7 @@ impl<S: Storage> VaultFile<S> {
         if end <= offset_bytes {
             return Ok(());
         }
-        let from = page_block(PageIndex::of(offset_bytes)).offset_bytes();
-        self.core.with_room(|| {
-            let mut state = self.state.write();
-            let to = home_len(end.max(state.size).max(1)).max(from + 1);
-            self.core.reserve(&state.home.file, from, to - from)?;
-            state.asked_for = state.asked_for.max(to);
-            Ok(())
-        })
+        self.core.with_room(|| self.state.write().reserve(&self.core, offset_bytes, end))
     }
 }
 
@@ -217,6 +222,28 @@ impl<S: Storage> State<S> {
         })
     }
 
+    /// Reserves space for a range that is not empty. A range within the file ends with its last page: behind it may lie holes
+    /// that nobody spoke of.
+    fn reserve(&mut self, core: &VaultCore<S>, offset_bytes: u64, end: u64) -> Result<()> {
+        let size = end.max(self.size);
+        let is_blob = size <= BLOB_MAX;
+        let (first, last) = (PageIndex::of(offset_bytes), PageIndex::of(end - 1));
+        let from = if is_blob { 0 } else { page_block(first).offset_bytes() };
+        let to = if is_blob || end == size { home_len(size) } else { page_block(last).offset_bytes() + PAGE_BYTES };
+        if is_blob && page_count(to) <= page_count(self.home_len) {
+            return Ok(());
+        }
+        // The nodes over the first page stand before it, all others in between.
+        let nodes = if is_blob { None } else { Path::to(first) };
+        for (node, _) in nodes.iter().flat_map(|path| path.steps()) {
+            core.reserve(&self.home.file, node.block.offset_bytes(), PAGE_BYTES)?;
+        }
+        core.reserve(&self.home.file, from, to - from)?;
+        self.asked_for = self.asked_for.max(to);
+        self.journal.keep_space(first, PageIndex(page_count(end)));
+        Ok(())
+    }
+
     fn truncate_volatile(&mut self, core: &VaultCore<S>, size: u64) -> Result<()> {
         if size == self.size {
             // It counts as a change all the same: the time is set with the next commit.
@@ -237,15 +264,15 @@ impl<S: Storage> State<S> {
             }
             return self.store_blob_home(core, &plain);
         }
-        if let Body::Blob { .. } = self.body {
+        // Longer first, before anything says that it is: a backing may not take it.
+        let pages = if let Body::Blob { .. } = self.body {
             let plain = self.read_blob(core)?;
             let mut tree = TagTree::empty();
             let (pages, images) = self.seal_range(core, &mut tree, size, size, &[], Some(&plain))?;
             self.put_over_blob(core, &pages, &images, size, &plain)?;
             self.body = Body::Paged(tree);
             self.under = self.home.keys.version().0;
-            self.stale = true;
-            self.set_seals(core, &pages)?;
+            pages
         } else if size < self.size {
             let (tail, image) = self.seal_cut_tail(core, size)?;
             self.put_home(core, &tail, &image, size, |_| true).1?;
@@ -254,14 +281,17 @@ impl<S: Storage> State<S> {
                 return Err(VaultError::Internal("a blob has no tree"));
             };
             tree.clear(PageIndex(page_count(size)), end, &home.reader(core))?;
-            self.stale = true;
-            self.set_seals(core, &tail)?;
+            tail
         } else {
             let (pages, images) = self.with_tree(|state, tree| state.seal_range(core, tree, size, size, &[], None))?;
-            self.put_home(core, &pages, &images, size, |_| true).1?;
+            self.set_home_len(core, home_len(size))?;
+            // From here on a commit has a length to set back.
             self.stale = true;
-            self.set_seals(core, &pages)?;
-        }
+            self.put_home(core, &pages, &images, size, |_| true).1?;
+            pages
+        };
+        self.stale = true;
+        self.set_seals(core, &pages)?;
         self.size = size;
         self.set_home_len(core, home_len(size))
     }
@@ -275,27 +305,23 @@ impl<S: Storage> State<S> {
         let Self { home, body: Body::Paged(tree), .. } = self else { return Ok(()) };
         tree.clear(first, end, &home.reader(core))?;
         self.stale = true;
-        self.punch_home(core, first, end);
+        self.punch_where_holes(core, first, end);
         Ok(())
     }
 
-    /// Gives the space of pages that are holes back; nodes in between stay. A backing that can't keeps it.
-    pub(super) fn punch_home(&self, core: &VaultCore<S>, first: PageIndex, end: PageIndex) {
-        let mut page = first;
-        while page < end {
-            let block = page_block(page);
-            let mut count = 1;
-            while page.0 + count < end.0 && page_block(PageIndex(page.0 + count)).0 == block.0 + count {
-                count += 1;
-            }
-            if block.offset_bytes() >= self.home_len {
+    /// Gives the space of those of these pages back that are holes in memory, and of the nodes that had no others. (A node
+    /// that has may be there in a state that a crash goes back to.) That it cannot be done is nobody's error.
+    pub(super) fn punch_where_holes(&mut self, core: &VaultCore<S>, first: PageIndex, end: PageIndex) {
+        let Self { home, body: Body::Paged(tree), home_len, .. } = self else { return };
+        let mut runs = Vec::new();
+        if let Err(error) = tree.add_unused(first, end, &home.reader(core), &mut runs) {
+            log::warn!("{}: not all space of its holes is given back: {error}", home.path);
+        }
+        for run in runs {
+            let (from, to) = (run.start.offset_bytes(), run.end.offset_bytes().min(*home_len));
+            if from >= to || core.storage.punch_hole(&home.file, from, to - from).is_err() {
                 return;
             }
-            let len = (count * PAGE_BYTES).min(self.home_len - block.offset_bytes());
-            if core.storage.punch_hole(&self.home.file, block.offset_bytes(), len).is_err() {
-                return;
-            }
-            page = PageIndex(page.0 + count);
         }
     }
 }

@@ -81,9 +81,10 @@ impl<S: Storage> VaultFile<S> {
 
     /// Writes some of `data`, at least one byte; returns how many.
     fn write_durable(&self, state: &mut State<S>, from: u64, data: &[u8], mtime: Timestamp) -> Result<usize> {
-        self.begin_change(state)?;
         let end = from + data.len() as u64;
         let new_size = state.size.max(end);
+        state.check_len(&self.core, new_size)?;
+        self.begin_change(state)?;
         if let Body::Blob { .. } = state.body {
             let mut plain = state.read_blob(&self.core)?;
             if new_size <= BLOB_MAX {

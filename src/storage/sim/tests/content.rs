@@ -214,5 +214,6 @@ fn long_files_are_sparse_and_cheap() {
     assert_eq!(disk.used_bytes(), 4096);
     assert_eq!(disk.crash(&ORDERED, 1).raw_stat("file").unwrap().size_bytes, (1 << 40) + 3);
     assert_errno(storage.set_len(&file, 1 << 44), libc::EFBIG);
+    assert!(storage.fits(&file, 1 << 40) && !storage.fits(&file, 1 << 44));
     assert_errno(write_from(&storage, &file, b"xx", u64::MAX - 1), libc::EINVAL);
 }
