@@ -109,9 +109,7 @@ impl<S: Storage> VaultFile<S> {
         {
             self.record_pending(state)?;
         }
-        if let Some((last, _)) = pages.last() {
-            self.reserve_home(state, page_block(*last).offset_bytes() + PAGE_LEN as u64)?;
-        }
+        self.reserve_pages(state, pages)?;
         let recorded = if new_size > state.size { new_size } else { state.journal.size };
         let id = self.file_id(state)?;
         let mut items = pages_operations(id, pages, images);
@@ -133,9 +131,7 @@ impl<S: Storage> VaultFile<S> {
         images: &[u8],
         new_size: u64,
     ) -> Result<()> {
-        if let Some((last, _)) = pages.last() {
-            self.reserve_home(state, page_block(*last).offset_bytes() + PAGE_LEN as u64)?;
-        }
+        self.reserve_pages(state, pages)?;
         let id = self.file_id(state)?;
         let reset = Operation::Reset {
             file: id,
@@ -172,7 +168,7 @@ impl<S: Storage> VaultFile<S> {
 
     fn append_blob(&self, state: &mut State<S>, plain: &[u8]) -> Result<()> {
         let (bytes, seal, seq) = state.seal_blob(&self.core, plain)?;
-        self.reserve_home(state, bytes.len() as u64)?;
+        self.reserve_home(state, 0, bytes.len() as u64)?;
         let count = bytes.len().div_ceil(PAGE_LEN);
         let mut images = vec![0; count * PAGE_LEN];
         if let Some((head, rest)) = images.split_at_mut_checked(bytes.len()) {
@@ -222,24 +218,59 @@ impl<S: Storage> VaultFile<S> {
     }
 
     /// Reserves space in the home for pages that are in the journal, so that a full disk is the writer's error and
-    /// not the checkpoint's.
-    pub(super) fn reserve_home(&self, state: &mut State<S>, end: u64) -> Result<()> {
-        // No more than what one record adds: before it may lie a hole.
-        let added = 2 * super::write::CHUNK_PAGES * PAGE_LEN as u64;
-        let there = state.home_len.min(state.journal.taken_len);
-        let from = there.max(state.journal.reserved).max(end.saturating_sub(added));
-        if end > from {
-            // A little ahead, for those who append: one call for sixteen pages.
-            let ahead = end.saturating_sub(from).next_multiple_of(16 * PAGE_LEN as u64);
-            let wanted = if state.size > 64 * PAGE_LEN as u64 { ahead } else { end - from };
-            state.journal.reserved_behind = true;
-            let reserved = self.core.reserve(&state.home.file, from, wanted);
-            if reserved.is_err() {
-                self.core.reserve(&state.home.file, from, end - from)?;
-                state.journal.reserved = end;
-            } else {
-                state.journal.reserved = from + wanted;
+    /// not the checkpoint's; and for the nodes above those that are behind the home's end.
+    fn reserve_pages(&self, state: &mut State<S>, pages: &[(PageIndex, Seal)]) -> Result<()> {
+        let block_end = |page: PageIndex| page_block(page).offset_bytes() + PAGE_BYTES;
+        if pages.last().is_none_or(|(last, _)| block_end(*last) <= state.reserved_len()) {
+            return Ok(());
+        }
+        // The old last page, which became longer, and behind a hole those that were written.
+        for run in pages.chunk_by(|(a, _), (b, _)| a.0 + 1 == b.0) {
+            let (Some((first, _)), Some((last, _))) = (run.first(), run.last()) else { continue };
+            // With the nodes that stand right before it.
+            let mut start = page_block(*first);
+            for node in nodes_over(*first).into_iter().rev() {
+                if node.0 + 1 == start.0 {
+                    start = node;
+                } else if node.offset_bytes() >= state.reserved_len() {
+                    self.reserve_node(state, node)?;
+                }
             }
+            self.reserve_home(state, start.offset_bytes(), block_end(*last))?;
+        }
+        Ok(())
+    }
+
+    /// Reserves space for a node, once.
+    fn reserve_node(&self, state: &mut State<S>, block: BlockIndex) -> Result<()> {
+        if !state.journal.reserved_nodes.contains(&block) {
+            self.core.reserve(&state.home.file, block.offset_bytes(), PAGE_BYTES)?;
+            state.journal.reserved_nodes.insert(block);
+        }
+        Ok(())
+    }
+
+    /// Reserves from `start`, which is no more than one record before `end`.
+    fn reserve_home(&self, state: &mut State<S>, start: u64, end: u64) -> Result<()> {
+        let there = state.reserved_len();
+        let from = there.max(start);
+        if end <= from {
+            return Ok(());
+        }
+        state.journal.reserved_behind = true;
+        if start > there {
+            // A hole lies before it, which is not reserved.
+            return self.core.reserve(&state.home.file, from, end - from);
+        }
+        // A little ahead, for those who append: one call for sixteen pages.
+        let ahead = (end - from).next_multiple_of(16 * PAGE_BYTES);
+        let wanted = if state.size > 64 * PAGE_BYTES { ahead } else { end - from };
+        let reserved = self.core.reserve(&state.home.file, from, wanted);
+        if reserved.is_err() {
+            self.core.reserve(&state.home.file, from, end - from)?;
+            state.journal.reserved = end;
+        } else {
+            state.journal.reserved = from + wanted;
         }
         Ok(())
     }
@@ -247,10 +278,7 @@ impl<S: Storage> VaultFile<S> {
     /// As [`Self::reserve_home`], for pages between others that a hole of the home stands for, and the nodes above them.
     pub(super) fn reserve_holes(&self, state: &State<S>, pages: &[PageIndex]) -> Result<()> {
         let mut blocks: BTreeSet<BlockIndex> = pages.iter().map(|page| page_block(*page)).collect();
-        for path in pages.iter().filter_map(|page| Path::to(*page)) {
-            blocks.extend(path.steps().iter().map(|(node, _)| node.block));
-        }
-        blocks.remove(&BlockIndex::ROOT);
+        blocks.extend(pages.iter().flat_map(|page| nodes_over(*page)));
         for block in blocks {
             let from = block.offset_bytes();
             if from < state.home_len {
@@ -262,15 +290,7 @@ impl<S: Storage> VaultFile<S> {
 
     /// Reserves space for the nodes above pages that go straight home: the checkpoint that writes these has it then.
     fn reserve_nodes(&self, state: &mut State<S>, pages: &[(PageIndex, Seal)]) -> Result<()> {
-        for path in pages.iter().filter_map(|(page, _)| Path::to(*page)) {
-            for block in path.steps().iter().map(|(node, _)| node.block).filter(|block| *block != BlockIndex::ROOT) {
-                if !state.journal.reserved_nodes.contains(&block) {
-                    self.core.reserve(&state.home.file, block.offset_bytes(), PAGE_BYTES)?;
-                    state.journal.reserved_nodes.insert(block);
-                }
-            }
-        }
-        Ok(())
+        pages.iter().flat_map(|(page, _)| nodes_over(*page)).try_for_each(|node| self.reserve_node(state, node))
     }
 
     /// Writes fresh pages straight home; they are recorded when the home is synced.
@@ -427,6 +447,13 @@ impl<S: Storage> VaultFile<S> {
     }
 }
 
+/// The blocks of the nodes over a page, but for the root; those above first.
+fn nodes_over(page: PageIndex) -> Vec<BlockIndex> {
+    let path = Path::to(page);
+    let steps = path.iter().flat_map(|path| path.steps());
+    steps.map(|(node, _)| node.block).filter(|block| *block != BlockIndex::ROOT).collect()
+}
+
 pub(super) fn is_node(block: BlockIndex) -> bool {
     matches!(crate::format::geometry::at_block(block), Some(crate::format::geometry::Child::Node(_)))
 }
@@ -446,6 +473,11 @@ impl<S: Storage> State<S> {
         self.journal.punched.clear();
         self.journal.giving_back.clear();
         self.cut_reserved();
+    }
+
+    /// As far as the home has space, or it is reserved, without a gap.
+    fn reserved_len(&self) -> u64 {
+        self.home_len.min(self.journal.taken_len).max(self.journal.reserved)
     }
 
     /// What is behind the end waits for nothing.
