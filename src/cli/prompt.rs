@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcdrain, tcgetattr, tcsetattr};
 
 /// What the terminal sends, and what others send to end a process.
 const SIGNALS: [Signal; 5] = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGTERM, Signal::SIGHUP];
@@ -38,24 +38,26 @@ impl<'a> Prompt<'a> {
     }
 
     fn begin(&mut self) -> io::Result<()> {
-        // In the background the kernel stops the process here, where signals can still end it.
-        self.set(&self.before)?;
+        // In the background the kernel stops the process here, where signals can still end it. What the shell has made of the
+        // terminal meanwhile is what it was before.
+        tcdrain(&self.terminal)?;
+        self.before = tcgetattr(&self.terminal)?;
         self.signals.thread_block()?;
         let mut silent = self.before.clone();
         silent.local_modes.remove(LocalModes::ECHO);
         silent.local_modes.insert(LocalModes::ECHONL);
-        self.set(&silent)?;
+        self.set(OptionalActions::Now, &silent)?;
         self.terminal.write_all(self.text.as_bytes())
     }
 
     /// Signals that waited strike at the end of this.
-    fn end(&self) {
-        let _ = self.set(&self.before);
+    fn end(&self, when: OptionalActions) {
+        let _ = self.set(when, &self.before);
         let _ = self.signals.thread_unblock();
     }
 
-    fn set(&self, modes: &Termios) -> io::Result<()> {
-        Ok(tcsetattr(&self.terminal, OptionalActions::Now, modes)?)
+    fn set(&self, when: OptionalActions, modes: &Termios) -> io::Result<()> {
+        Ok(tcsetattr(&self.terminal, when, modes)?)
     }
 }
 
@@ -69,7 +71,8 @@ impl Read for Prompt<'_> {
             }
             // Who looks at the terminal next does not do so beside the prompt.
             let _ = self.terminal.write_all(b"\n");
-            self.end();
+            // Half a passphrase is nothing for a shell to read.
+            self.end(OptionalActions::Flush);
             // It was stopped only, and goes on.
             self.begin()?;
         }
@@ -78,6 +81,6 @@ impl Read for Prompt<'_> {
 
 impl Drop for Prompt<'_> {
     fn drop(&mut self) {
-        self.end();
+        self.end(OptionalActions::Now);
     }
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -28,6 +28,8 @@ use crate::vault::rotate::{Phase, RotationControl, RotationEnd, RotationProblem,
 use crate::vault::{Configuration, Mode, UnlockedKeys};
 pub(super) use wire::{KeysText, RotationFacts, RotationState};
 
+/// A daemon makes a control socket again that was removed, within a second.
+const SOCKET_COMES_BACK: Duration = Duration::from_secs(3);
 /// How often is looked how far it is.
 const LOOK: Duration = Duration::from_millis(250);
 const MIB: u64 = 1 << 20;
@@ -109,6 +111,7 @@ fn ask(endpoint: &Endpoint, request: &Request) -> Result<RotationFacts> {
 /// Of a daemon that has answered before: what has ended since can be gone on with.
 fn ask_again(endpoint: &Endpoint, opening: &Opening) -> Result<RotationFacts> {
     let is_mounted = || opening.mounts().iter().any(|mount| mount.device == endpoint.device);
+    let deadline = Instant::now() + SOCKET_COMES_BACK;
     loop {
         return match control::exchange(endpoint, &Request::RotationStatus) {
             Ok(Response::Rotation(facts)) => Ok(facts),
@@ -120,6 +123,10 @@ fn ask_again(endpoint: &Endpoint, opening: &Opening) -> Result<RotationFacts> {
             }
             Err(Unreachable::Dead) => Err(interrupted("`sero seal` cleans up what the killed process left, and then ")),
             Err(Unreachable::NoSocket) if !is_mounted() => Err(interrupted("")),
+            Err(Unreachable::NoSocket) if Instant::now() < deadline => {
+                thread::sleep(LOOK);
+                continue;
+            }
             Err(error) => Err(error.into()),
         };
     }

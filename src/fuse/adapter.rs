@@ -439,7 +439,10 @@ impl<S: Storage> Filesystem for Adapter<S> {
             seek(reply);
         } else if self.seeking.can_write_back() && reply.defer() {
             let generation = self.fs.generation(node(request));
-            self.seeking.when_written_back(request.node, generation, move || seek(reply));
+            self.seeking.when_written_back(request.node, generation, move |written| match written {
+                Ok(()) => seek(reply),
+                Err(error) => reply.error(error.raw_os_error().unwrap_or(libc::EIO)),
+            });
         } else {
             // From here on the kernel takes everything in every file for data.
             reply.error(libc::ENOSYS);

@@ -74,21 +74,30 @@ impl Seeking {
         self.writers.remove_if(&node, |_, count| *count == 0);
     }
 
-    /// Has the kernel write a file back, and then runs `answer`, in a thread where nothing else is waited for.
-    pub(super) fn when_written_back(&self, node: u64, generation: Option<u64>, answer: impl FnOnce() + Send + 'static) {
+    /// Has the kernel write a file back, and then runs `answer`, in a thread where nothing else is waited for. An error is that
+    /// of writing.
+    pub(super) fn when_written_back(
+        &self,
+        node: u64,
+        generation: Option<u64>,
+        answer: impl FnOnce(io::Result<()>) + Send + 'static,
+    ) {
         let mountpoint = self.mountpoint.clone();
         // Without its thread the job is dropped, and with it the reply, which then says EIO.
         self.answers.run(move |device| {
             let written =
                 mountpoint.zip(generation).map(|(mountpoint, generation)| mountpoint.write_back(node, generation));
-            if let Some(Err(error)) = &written {
-                log::debug!("a file's pages are dropped before a seek: {error}");
-            }
-            if !matches!(written, Some(Ok(()))) {
-                // That writes the dirty ones first.
-                transport::invalidate(device, node);
-            }
-            answer();
+            answer(match written {
+                Some(Ok(written)) => written,
+                unreached => {
+                    if let Some(Err(error)) = unreached {
+                        log::debug!("a file's pages are dropped before a seek: {error}");
+                    }
+                    // That writes the dirty ones first.
+                    transport::invalidate(device, node);
+                    Ok(())
+                }
+            });
         });
     }
 }
@@ -123,7 +132,7 @@ mod tests {
     fn another_thread_answers() {
         let (sender, receiver) = mpsc::channel();
         let seeking = Seeking::start(Arc::default(), None).unwrap();
-        seeking.when_written_back(7, None, move || sender.send(thread::current().id()).unwrap());
+        seeking.when_written_back(7, None, move |_| sender.send(thread::current().id()).unwrap());
         assert_ne!(receiver.recv().unwrap(), thread::current().id());
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! # Unsafe code
 //!
-//! Two system calls that no library has; one reads a structure, and keeps nothing of it.
+//! System calls that no library has; one reads a structure, and keeps nothing of it.
 
 #![allow(unsafe_code)]
 
@@ -16,6 +16,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::thread;
 
 use super::mountinfo::DeviceNumber;
 use super::users;
@@ -39,16 +40,37 @@ pub(super) struct Mountpoint {
 }
 
 impl Mountpoint {
-    /// Writes a file back. Takes CAP_DAC_READ_SEARCH, and the mount must stand where it was made. Sends requests to the mount: must
-    /// not be called by a thread that serves it. It uses the mount meanwhile: for a file that somebody has open.
-    pub fn write_back(&self, node: u64, generation: u64) -> io::Result<()> {
-        // Whatever else stands there is not to be waited for.
-        if !users::is_on(&self.path, self.device) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        let root = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(&self.path)?;
-        write_back(&open(&root, node, generation)?)
+    /// Writes a file back; what came of that. It uses the mount meanwhile: for a file that somebody has open.
+    ///
+    /// # Errors
+    /// If the file cannot be reached: that takes CAP_DAC_READ_SEARCH, and the mount must stand where it was made.
+    pub fn write_back(&self, node: u64, generation: u64) -> io::Result<io::Result<()>> {
+        let apart = || {
+            leave_descriptors()?;
+            // Whatever else stands there is not to be waited for.
+            if !users::is_on(&self.path, self.device) {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            let root = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(&self.path)?;
+            Ok(write_back(&open(&root, node, generation)?))
+        };
+        thread::scope(|scope| {
+            let working = thread::Builder::new().name("write-back".to_owned()).spawn_scoped(scope, apart)?;
+            working.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+        })
     }
+}
+
+/// Gives this thread a table of descriptors of its own, with the standard ones alone. It waits for requests that other threads of this
+/// process answer: if these are killed, nobody has the device open any more, and the kernel cuts the connection.
+fn leave_descriptors() -> io::Result<()> {
+    // SAFETY: From here on no other thread's descriptors are this one's, and it uses none that it did not open itself.
+    let left = unsafe { libc::unshare(libc::CLONE_FILES) };
+    // SAFETY: The table is this thread's alone.
+    if left < 0 || unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 fn open(root: &File, node: u64, generation: u64) -> io::Result<OwnedFd> {

@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -103,8 +104,8 @@ struct State<S: Storage> {
     mtime_due: bool,
     /// The home file's length.
     home_len: u64,
-    /// Bytes of the home up to which somebody asked for space, which stays reserved behind its end.
-    asked_for: u64,
+    /// Bytes of the home for which somebody asked for space, which stays reserved behind its end.
+    asked_for: Range<u64>,
     journal: Journaled,
 }
 
@@ -184,7 +185,7 @@ impl<S: Storage> VaultFile<S> {
             mtime: Some(stat.mtime),
             mtime_due: false,
             home_len: stat.size_bytes,
-            asked_for: 0,
+            asked_for: 0..0,
             journal: Journaled::default(),
         };
         let mut made = Self::with_state(core, location, stat.ino, state);

@@ -120,6 +120,12 @@ fn what_is_given_back_beside_newer_holes_is_needed_by_nobody() {
     let write = |first: u64| Op::Write { path: PAGED, at: page(first), len: 9000 };
     // A whole leaf, written to again before the checkpoint and dropped again beside it.
     must_survive(&[long.clone(), punch(110, 260), write(130), Op::HeldCheckpoint, punch(100, 300), Op::Checkpoint]);
+    // The same with steps in between that need the leaf, when they are taken again after a crash.
+    let (back, beside) = ([punch(110, 260), write(130), Op::HeldCheckpoint], [punch(100, 300), Op::Checkpoint]);
+    for between in [write(140), punch(135, 145)] {
+        let before = [std::slice::from_ref(&long), back.as_slice()].concat();
+        must_survive(&[before, vec![between, Op::Fsync(PAGED)], beside.to_vec()].concat());
+    }
     // Part of what a leaf covers, holes already, so that the checkpoint has no image of the leaf; all of it beside that.
     must_survive(&[
         long,

@@ -298,8 +298,8 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    /// Owner before everything that its change may take away; then what may not fit; times last, which everything else
-    /// changes. A directory that could not be dressed is still unfinished by its mode.
+    /// Owner before everything that its change may take away; then what may not fit; then the times, which everything else
+    /// but the mode changes. A directory that could not be dressed is still unfinished by its mode, which is the last.
     fn dress(&self, source: &Node, node: NodeRef<'_, PosixStorage>) -> Result<(), CopyError> {
         let (metadata, kind) = (&source.metadata, source.kind());
         let attributes = source.attributes()?;
@@ -315,11 +315,12 @@ impl<'a> Copier<'a> {
                 self.vault.set_acl(node, which, list).map_err(CopyError::Attributes)?;
             }
         }
+        let (accessed, modified) = (source::accessed(metadata), source::modified(metadata));
+        self.vault.set_times(node, SetTime::To(accessed), SetTime::To(modified))?;
         if kind != FileKind::Symlink {
             self.vault.set_mode(node, metadata.mode() & 0o7777)?;
         }
-        let (accessed, modified) = (source::accessed(metadata), source::modified(metadata));
-        Ok(self.vault.set_times(node, SetTime::To(accessed), SetTime::To(modified))?)
+        Ok(())
     }
 }
 

@@ -1,5 +1,5 @@
 //! The tree that is imported. What is looked at is held open from then on, and reached through that alone: whatever
-//! takes its name later, a symbolic link to elsewhere for one, is not met.
+//! takes its name later, a symbolic link to elsewhere for one, is not met. (What is compared in the end is opened once more.)
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};

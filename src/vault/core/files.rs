@@ -166,7 +166,12 @@ impl<S: Storage> VaultCore<S> {
         }
         if self.windows.read().covers(stat).is_some() && !self.is_volatile(stat.ino) {
             // It may be what a crash left of a file: look before anyone relies on its length.
-            return Ok(self.open_file(location.clone(), stat)?.len_bytes());
+            match self.open_file(location.clone(), stat) {
+                Ok(file) => return Ok(file.len_bytes()),
+                // Damaged, and not by the crash.
+                Err(VaultError::Integrity(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
         match geometry::plain_len(stat.size_bytes) {
             Some(size) => Ok(size),

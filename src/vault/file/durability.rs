@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::io::IoSlice;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -302,28 +303,52 @@ impl<S: Storage> Applied<S> {
         let len = self.home_len.max(appended);
         // Also where the length is right: what was reserved beyond it for pages in the journal goes, unless some wait for it
         // that came since. What somebody asked for stays, also if that was before the file was opened.
-        let waiting = if state.journal.touched { state.journal.reserved } else { 0 }.max(state.asked_for);
-        if state.home_len != len || (waiting <= len && state.journal.reserved_behind) {
+        let is_wanted = state.journal.touched || state.asked_for.end > len;
+        if state.home_len != len || (!is_wanted && state.journal.reserved_behind) {
             core.storage.set_len(&state.home.file, len).map_err(|e| core.write_failed("set a file's length", e))?;
             state.home_len = len;
-            state.journal.reserved_behind = waiting > len;
-            if waiting > len {
-                match core.reserve(&state.home.file, len, waiting - len) {
+            state.journal.reserved_behind = is_wanted;
+            for wanted in self.wanted_behind(&state, len) {
+                match core.reserve(&state.home.file, wanted.start, wanted.end - wanted.start) {
                     // Somebody else took it at once. Their own checkpoint waits for room.
-                    Err(error) if error.is_out_of_space() => {}
+                    Err(error) if error.is_out_of_space() => break,
                     outcome => outcome?,
                 }
             }
         }
         for (first, end) in state.journal.giving_back.clone() {
             let end = end.min(PageIndex(page_count(state.size)));
-            state.punch_where_holes(core, first, end);
+            state.punch_where_holes(core, first, end, &self.blocks);
         }
         // The newest: a time that was set since then would otherwise be undone.
         if let Some(mtime) = state.mtime {
             core.set_mtime(&state.home.file, mtime)?;
         }
         Ok(())
+    }
+
+    /// What lies behind a home that was cut to this length, and is waited for: what somebody asked for, and what is in a newer
+    /// segment.
+    fn wanted_behind(&self, state: &State<S>, len: u64) -> Vec<Range<u64>> {
+        let mut wanted = vec![state.asked_for.clone()];
+        if state.journal.touched {
+            wanted.push(len..state.journal.reserved);
+            let newer = state.home.overlay.iter().filter(|(_, at)| at.segment > self.segment).map(|(block, _)| *block);
+            let mut blocks: Vec<BlockIndex> = newer.chain(state.journal.reserved_nodes.iter().copied()).collect();
+            blocks.sort_unstable();
+            for block in blocks {
+                let (from, to) = (block.offset_bytes(), block.offset_bytes() + PAGE_LEN as u64);
+                match wanted.last_mut() {
+                    Some(last) if from <= last.end => last.end = last.end.max(to),
+                    _ => wanted.push(from..to),
+                }
+            }
+        }
+        wanted
+            .into_iter()
+            .map(|range| range.start.max(len)..range.end)
+            .filter(|range| range.start < range.end)
+            .collect()
     }
 
     fn write_run(&self, core: &VaultCore<S>, start: BlockIndex, run: &[u8]) -> Result<()> {

@@ -244,6 +244,7 @@ impl<S: Storage> VaultFile<S> {
     /// Reserves space for a node, once.
     fn reserve_node(&self, state: &mut State<S>, block: BlockIndex) -> Result<()> {
         if !state.journal.reserved_nodes.contains(&block) {
+            state.journal.reserved_behind = true;
             self.core.reserve(&state.home.file, block.offset_bytes(), PAGE_BYTES)?;
             state.journal.reserved_nodes.insert(block);
         }
@@ -258,7 +259,7 @@ impl<S: Storage> VaultFile<S> {
             return Ok(());
         }
         state.journal.reserved_behind = true;
-        if start > there {
+        if start > there.next_multiple_of(PAGE_BYTES) {
             // A hole lies before it, which is not reserved.
             return self.core.reserve(&state.home.file, from, end - from);
         }

@@ -7,7 +7,7 @@ use super::write::{STEP_BLOCKS, resize_plain};
 use super::{Base, Body, State, VaultFile};
 use crate::crypto::entropy;
 use crate::format::geometry::{
-    BLOB_MAX, PAGE_BYTES, PAGE_LEN, PageIndex, Path, SIZE_MAX, home_len, page_block, page_count,
+    BLOB_MAX, BlockIndex, PAGE_BYTES, PAGE_LEN, PageIndex, Path, SIZE_MAX, home_len, page_block, page_count,
 };
 use crate::format::header::Seal;
 use crate::format::seals::Sealed;
@@ -54,7 +54,7 @@ impl<S: Storage> VaultFile<S> {
         }
         if size < state.size {
             // Nor does anything stay reserved behind the end.
-            state.asked_for = 0;
+            state.asked_for = 0..0;
             state.journal.reserved_behind = true;
         }
         if size <= BLOB_MAX {
@@ -239,7 +239,9 @@ impl<S: Storage> State<S> {
             core.reserve(&self.home.file, node.block.offset_bytes(), PAGE_BYTES)?;
         }
         core.reserve(&self.home.file, from, to - from)?;
-        self.asked_for = self.asked_for.max(to);
+        // Of two that do not touch each other the later.
+        let joins = from <= self.asked_for.end && self.asked_for.start <= to;
+        self.asked_for = if joins { self.asked_for.start.min(from)..self.asked_for.end.max(to) } else { from..to };
         self.journal.keep_space(first, PageIndex(page_count(end)));
         Ok(())
     }
@@ -250,7 +252,7 @@ impl<S: Storage> State<S> {
             return Ok(());
         }
         if size < self.size {
-            self.asked_for = 0;
+            self.asked_for = 0..0;
         }
         if size <= BLOB_MAX {
             let plain = self.read_start(core, size as usize)?;
@@ -305,22 +307,36 @@ impl<S: Storage> State<S> {
         let Self { home, body: Body::Paged(tree), .. } = self else { return Ok(()) };
         tree.clear(first, end, &home.reader(core))?;
         self.stale = true;
-        self.punch_where_holes(core, first, end);
+        self.punch_where_holes::<()>(core, first, end, &[]);
         Ok(())
     }
 
     /// Gives the space of those of these pages back that are holes in memory, and of the nodes that had no others. (A node
-    /// that has may be there in a state that a crash goes back to.) That it cannot be done is nobody's error.
-    pub(super) fn punch_where_holes(&mut self, core: &VaultCore<S>, first: PageIndex, end: PageIndex) {
+    /// that has may be there in a state that a crash goes back to.) But not of what a checkpoint has an image of, whose `images`
+    /// are in the order of their blocks: from there a crash takes newer steps again, one by one, which may need a node before
+    /// they drop it. That it cannot be done is nobody's error.
+    pub(super) fn punch_where_holes<T>(
+        &mut self,
+        core: &VaultCore<S>,
+        first: PageIndex,
+        end: PageIndex,
+        images: &[(BlockIndex, T)],
+    ) {
         let Self { home, body: Body::Paged(tree), home_len, .. } = self else { return };
         let mut runs = Vec::new();
         if let Err(error) = tree.add_unused(first, end, &home.reader(core), &mut runs) {
             log::warn!("{}: not all space of its holes is given back: {error}", home.path);
         }
         for run in runs {
-            let (from, to) = (run.start.offset_bytes(), run.end.offset_bytes().min(*home_len));
-            if from >= to || core.storage.punch_hole(&home.file, from, to - from).is_err() {
-                return;
+            let inside = images.partition_point(|(block, _)| *block < run.start);
+            let kept = images.iter().skip(inside).map(|(block, _)| *block).take_while(|block| *block < run.end);
+            let mut start = run.start;
+            for block in kept.chain([run.end]) {
+                let (from, to) = (start.offset_bytes(), block.offset_bytes().min(*home_len));
+                start = BlockIndex(block.0.saturating_add(1));
+                if from < to && core.storage.punch_hole(&home.file, from, to - from).is_err() {
+                    return;
+                }
             }
         }
     }
