@@ -121,8 +121,9 @@ fn ask_again(endpoint: &Endpoint, opening: &Opening) -> Result<RotationFacts> {
                 thread::sleep(LOOK);
                 continue;
             }
+            // As it ends, its socket may be there a little longer.
+            Err(Unreachable::Dead | Unreachable::NoSocket) if !is_mounted() => Err(interrupted("")),
             Err(Unreachable::Dead) => Err(interrupted("`sero seal` cleans up what the killed process left, and then ")),
-            Err(Unreachable::NoSocket) if !is_mounted() => Err(interrupted("")),
             Err(Unreachable::NoSocket) if Instant::now() < deadline => {
                 thread::sleep(LOOK);
                 continue;

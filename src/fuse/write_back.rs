@@ -65,9 +65,8 @@ impl Mountpoint {
 /// process answer: if these are killed, nobody has the device open any more, and the kernel cuts the connection.
 fn leave_descriptors() -> io::Result<()> {
     // SAFETY: From here on no other thread's descriptors are this one's, and it uses none that it did not open itself.
-    let left = unsafe { libc::unshare(libc::CLONE_FILES) };
-    // SAFETY: The table is this thread's alone.
-    if left < 0 || unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) } < 0 {
+    let left = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_UNSHARE) };
+    if left < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

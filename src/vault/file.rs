@@ -105,7 +105,7 @@ struct State<S: Storage> {
     /// The home file's length.
     home_len: u64,
     /// Bytes of the home for which somebody asked for space, which stays reserved behind its end.
-    asked_for: Range<u64>,
+    asked_for: Vec<Range<u64>>,
     journal: Journaled,
 }
 
@@ -185,7 +185,7 @@ impl<S: Storage> VaultFile<S> {
             mtime: Some(stat.mtime),
             mtime_due: false,
             home_len: stat.size_bytes,
-            asked_for: 0..0,
+            asked_for: Vec::new(),
             journal: Journaled::default(),
         };
         let mut made = Self::with_state(core, location, stat.ino, state);

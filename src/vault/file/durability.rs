@@ -1,15 +1,16 @@
 //! Commit, sync, and a file's part in a checkpoint.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::journaling::time_of;
+use super::journaling::{nodes_over, time_of};
 use super::write::STEP_BLOCKS;
 use super::{Base, Body, State, VaultFile};
-use crate::format::geometry::{BlockIndex, PAGE_LEN, PageIndex, page_count};
+use crate::format::geometry::{BlockIndex, Child, PAGE_LEN, PageIndex, at_block, page_count};
 use crate::format::header::Seal;
 use crate::format::record::{Lsn, Operation, SegmentSeq};
 use crate::format::seals::Sealed;
@@ -303,7 +304,7 @@ impl<S: Storage> Applied<S> {
         let len = self.home_len.max(appended);
         // Also where the length is right: what was reserved beyond it for pages in the journal goes, unless some wait for it
         // that came since. What somebody asked for stays, also if that was before the file was opened.
-        let is_wanted = state.journal.touched || state.asked_for.end > len;
+        let is_wanted = self.is_followed(&state) || state.asked_for.iter().any(|range| range.end > len);
         if state.home_len != len || (!is_wanted && state.journal.reserved_behind) {
             core.storage.set_len(&state.home.file, len).map_err(|e| core.write_failed("set a file's length", e))?;
             state.home_len = len;
@@ -327,15 +328,25 @@ impl<S: Storage> Applied<S> {
         Ok(())
     }
 
-    /// What lies behind a home that was cut to this length, and is waited for: what somebody asked for, and what is in a newer
-    /// segment.
+    /// Whether a newer segment has something of the file.
+    fn is_followed(&self, state: &State<S>) -> bool {
+        state.journal.named_in.is_some_and(|segment| segment > self.segment)
+    }
+
+    /// What lies behind a home that was cut to this length, and is waited for: what is in a newer segment, and what somebody
+    /// asked for.
     fn wanted_behind(&self, state: &State<S>, len: u64) -> Vec<Range<u64>> {
-        let mut wanted = vec![state.asked_for.clone()];
-        if state.journal.touched {
+        let mut wanted = Vec::new();
+        if self.is_followed(state) {
             wanted.push(len..state.journal.reserved);
             let newer = state.home.overlay.iter().filter(|(_, at)| at.segment > self.segment).map(|(block, _)| *block);
-            let mut blocks: Vec<BlockIndex> = newer.chain(state.journal.reserved_nodes.iter().copied()).collect();
-            blocks.sort_unstable();
+            let mut blocks: BTreeSet<BlockIndex> = state.journal.reserved_nodes.clone();
+            for block in newer {
+                if let Some(Child::Page(page)) = at_block(block) {
+                    blocks.extend(nodes_over(page));
+                }
+                blocks.insert(block);
+            }
             for block in blocks {
                 let (from, to) = (block.offset_bytes(), block.offset_bytes() + PAGE_LEN as u64);
                 match wanted.last_mut() {
@@ -344,11 +355,8 @@ impl<S: Storage> Applied<S> {
                 }
             }
         }
-        wanted
-            .into_iter()
-            .map(|range| range.start.max(len)..range.end)
-            .filter(|range| range.start < range.end)
-            .collect()
+        let wanted = wanted.into_iter().chain(state.asked_for.iter().cloned());
+        wanted.map(|range| range.start.max(len)..range.end).filter(|range| range.start < range.end).collect()
     }
 
     fn write_run(&self, core: &VaultCore<S>, start: BlockIndex, run: &[u8]) -> Result<()> {

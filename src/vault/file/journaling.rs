@@ -244,7 +244,7 @@ impl<S: Storage> VaultFile<S> {
     /// Reserves space for a node, once.
     fn reserve_node(&self, state: &mut State<S>, block: BlockIndex) -> Result<()> {
         if !state.journal.reserved_nodes.contains(&block) {
-            state.journal.reserved_behind = true;
+            state.journal.reserved_behind |= block.offset_bytes() >= state.reserved_len();
             self.core.reserve(&state.home.file, block.offset_bytes(), PAGE_BYTES)?;
             state.journal.reserved_nodes.insert(block);
         }
@@ -449,7 +449,7 @@ impl<S: Storage> VaultFile<S> {
 }
 
 /// The blocks of the nodes over a page, but for the root; those above first.
-fn nodes_over(page: PageIndex) -> Vec<BlockIndex> {
+pub(super) fn nodes_over(page: PageIndex) -> Vec<BlockIndex> {
     let path = Path::to(page);
     let steps = path.iter().flat_map(|path| path.steps());
     steps.map(|(node, _)| node.block).filter(|block| *block != BlockIndex::ROOT).collect()

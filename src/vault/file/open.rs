@@ -143,7 +143,7 @@ impl<S: Storage> VaultFile<S> {
             mtime: None,
             mtime_due: false,
             home_len: length,
-            asked_for: 0..0,
+            asked_for: Vec::new(),
             journal: Journaled {
                 size: header.size,
                 header_size: header.size,

@@ -149,7 +149,7 @@ impl<S: Storage> VaultFile<S> {
                     mtime: None,
                     mtime_due: false,
                     home_len: stat.size_bytes,
-                    asked_for: 0..0,
+                    asked_for: Vec::new(),
                     journal: Journaled { base_salt: salt, ..Journaled::default() },
                 }
             } else {

@@ -54,7 +54,7 @@ impl<S: Storage> VaultFile<S> {
         }
         if size < state.size {
             // Nor does anything stay reserved behind the end.
-            state.asked_for = 0..0;
+            state.asked_for.clear();
             state.journal.reserved_behind = true;
         }
         if size <= BLOB_MAX {
@@ -239,9 +239,16 @@ impl<S: Storage> State<S> {
             core.reserve(&self.home.file, node.block.offset_bytes(), PAGE_BYTES)?;
         }
         core.reserve(&self.home.file, from, to - from)?;
-        // Of two that do not touch each other the later.
-        let joins = from <= self.asked_for.end && self.asked_for.start <= to;
-        self.asked_for = if joins { self.asked_for.start.min(from)..self.asked_for.end.max(to) } else { from..to };
+        // What touches is one.
+        let (mut start, mut stop) = (from, to);
+        self.asked_for.retain(|known| {
+            let joins = from <= known.end && known.start <= to;
+            if joins {
+                (start, stop) = (start.min(known.start), stop.max(known.end));
+            }
+            !joins
+        });
+        self.asked_for.push(start..stop);
         self.journal.keep_space(first, PageIndex(page_count(end)));
         Ok(())
     }
@@ -252,7 +259,7 @@ impl<S: Storage> State<S> {
             return Ok(());
         }
         if size < self.size {
-            self.asked_for = 0..0;
+            self.asked_for.clear();
         }
         if size <= BLOB_MAX {
             let plain = self.read_start(core, size as usize)?;
