@@ -1,8 +1,6 @@
 //! `sero mount VAULT MOUNTPOINT`.
 
-use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -101,21 +99,7 @@ impl MountArguments {
     }
 }
 
-/// What is loaded of a program comes first in its file; behind it are tables for debuggers.
-const PROGRAM_BYTES: Option<NonZeroU64> = NonZeroU64::new(10 << 20);
-
-/// After a start of the machine the first mount waits for the disk, page after page of the program. Here all of them are asked
-/// for at once, while the first are at work.
-fn read_program_ahead() {
-    let asked = File::open("/proc/self/exe")
-        .and_then(|program| Ok(rustix::fs::fadvise(program, 0, PROGRAM_BYTES, rustix::fs::Advice::WillNeed)?));
-    if let Err(error) = asked {
-        log::debug!("the program is not read ahead: {error}");
-    }
-}
-
 pub(super) fn run(arguments: &MountArguments, context: &Context) -> Result<()> {
-    read_program_ahead();
     // Everything that can be wrong without a passphrase is found before one is asked for.
     let options = options(&arguments.options, arguments.read_only)?;
     let opening = Opening::find(&arguments.vault, context)?;
