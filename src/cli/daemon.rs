@@ -276,7 +276,7 @@ impl Mounted {
 
     fn due(&self) -> Option<Due> {
         let requests = self.session.activity().count().requests;
-        self.watch.look(requests, self.filesystem.usage().handles() > 0 || self.rotation.is_running())
+        self.watch.look(requests, is_in_use(&self.filesystem.usage(), &self.rotation))
     }
 
     /// Unmounts, if nobody uses it; the end then comes as an event.
@@ -302,6 +302,11 @@ impl Mounted {
         log::warn!("{end}");
         self.tell_service(|| notify::status(&end));
     }
+}
+
+/// Whether something is open, or under way, that no limit for idleness ends.
+fn is_in_use(usage: &fuse::Usage, rotation: &Rotation) -> bool {
+    usage.handles() > 0 || rotation.is_running()
 }
 
 fn session_end(session: &MountedSession, result: io::Result<()>) -> Result<()> {

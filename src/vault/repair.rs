@@ -321,11 +321,11 @@ fn make_holes<S: Storage>(vault: &Vault<S>, backing: &OsStr, extents: &[Extent])
     let stat = location.stat()?;
     let file = vault.core.open_file(location, &stat)?;
     // Only what does not open now either.
-    let mut bad: Vec<BadPages> = Vec::new();
+    let (mut checker, mut bad) = (Checker::new(), Vec::<BadPages>::new());
     for extent in extents {
         let first = PageIndex::of(extent.offset_bytes);
         let end = PageIndex(page_count(extent.offset_bytes.saturating_add(extent.len_bytes)));
-        Checker::new().check(&file, first, end, &mut |pages| bad.push(pages), &mut |_| true)?;
+        checker.check(&file, first, end, &mut |pages| bad.push(pages), &mut |_| true)?;
     }
     bad.retain(|pages| !pages.is_unreadable && matches!(pages.part, Part::Node | Part::Page));
     // Nodes first: what a damaged node covers is dropped unread.

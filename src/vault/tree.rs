@@ -479,7 +479,8 @@ impl TagTree {
     }
 }
 
-fn add_run(runs: &mut Vec<Range<BlockIndex>>, run: Range<BlockIndex>) {
+/// Adds a run that lies behind the others; what touches is one.
+pub(super) fn add_run(runs: &mut Vec<Range<BlockIndex>>, run: Range<BlockIndex>) {
     match runs.last_mut() {
         Some(last) if last.end == run.start => last.end = run.end,
         _ => runs.push(run),

@@ -53,7 +53,7 @@ impl Service {
         let figures = vault.figures();
         let activity = self.session.activity();
         let ActivityCount { requests, reads, writes, bytes_read, bytes_written } = activity.count();
-        let session = self.watch.session(requests, usage.handles() > 0 || self.rotation.is_running());
+        let session = self.watch.session(requests, super::is_in_use(&usage, &self.rotation));
         let state = match (self.watch.sealing(), &session.ending) {
             (true, _) => State::Sealing,
             (false, Some(_)) => State::Ending,

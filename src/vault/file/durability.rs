@@ -19,6 +19,7 @@ use crate::vault::core::VaultCore;
 use crate::vault::error::Result;
 use crate::vault::journal::Location;
 use crate::vault::switches;
+use crate::vault::tree::add_run;
 
 /// Fresh pages that are home and not recorded, in bytes, before the writer itself syncs and records them.
 pub(super) const PENDING_MAX: u64 = 64 << 20;
@@ -339,6 +340,7 @@ impl<S: Storage> Applied<S> {
         let mut wanted = Vec::new();
         if self.is_followed(state) {
             wanted.push(len..state.journal.reserved);
+            let mut runs = Vec::new();
             let newer = state.home.overlay.iter().filter(|(_, at)| at.segment > self.segment).map(|(block, _)| *block);
             let mut blocks: BTreeSet<BlockIndex> = state.journal.reserved_nodes.clone();
             for block in newer {
@@ -347,16 +349,15 @@ impl<S: Storage> Applied<S> {
                 }
                 blocks.insert(block);
             }
-            for block in blocks {
-                let (from, to) = (block.offset_bytes(), block.offset_bytes() + PAGE_LEN as u64);
-                match wanted.last_mut() {
-                    Some(last) if from <= last.end => last.end = last.end.max(to),
-                    _ => wanted.push(from..to),
-                }
-            }
+            blocks.into_iter().for_each(|block| add_run(&mut runs, block..BlockIndex(block.0 + 1)));
+            wanted.extend(runs.into_iter().map(|run| run.start.offset_bytes()..run.end.offset_bytes()));
         }
-        let wanted = wanted.into_iter().chain(state.asked_for.iter().cloned());
-        wanted.map(|range| range.start.max(len)..range.end).filter(|range| range.start < range.end).collect()
+        wanted.extend(state.asked_for.iter().cloned());
+        wanted
+            .into_iter()
+            .map(|range| range.start.max(len)..range.end)
+            .filter(|range| range.start < range.end)
+            .collect()
     }
 
     fn write_run(&self, core: &VaultCore<S>, start: BlockIndex, run: &[u8]) -> Result<()> {

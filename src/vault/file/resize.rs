@@ -3,11 +3,12 @@
 use zeroize::Zeroizing;
 
 use super::home::Keys;
+use super::journaling::nodes_over;
 use super::write::{STEP_BLOCKS, resize_plain};
 use super::{Base, Body, State, VaultFile};
 use crate::crypto::entropy;
 use crate::format::geometry::{
-    BLOB_MAX, BlockIndex, PAGE_BYTES, PAGE_LEN, PageIndex, Path, SIZE_MAX, home_len, page_block, page_count,
+    BLOB_MAX, BlockIndex, PAGE_BYTES, PAGE_LEN, PageIndex, SIZE_MAX, home_len, page_block, page_count,
 };
 use crate::format::header::Seal;
 use crate::format::seals::Sealed;
@@ -234,9 +235,9 @@ impl<S: Storage> State<S> {
             return Ok(());
         }
         // The nodes over the first page stand before it, all others in between.
-        let nodes = if is_blob { None } else { Path::to(first) };
-        for (node, _) in nodes.iter().flat_map(|path| path.steps()) {
-            core.reserve(&self.home.file, node.block.offset_bytes(), PAGE_BYTES)?;
+        let nodes = [BlockIndex::ROOT].into_iter().chain(nodes_over(first)).filter(|_| !is_blob);
+        for node in nodes {
+            core.reserve(&self.home.file, node.offset_bytes(), PAGE_BYTES)?;
         }
         core.reserve(&self.home.file, from, to - from)?;
         // What touches is one.
