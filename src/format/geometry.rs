@@ -76,42 +76,28 @@ pub const fn page_count(size: u64) -> u64 {
     size.div_ceil(PAGE_BYTES)
 }
 
-/// Pages under a subtree of `height`.
+/// Pages under a subtree of `height`: 128^height.
 const fn pages_under(height: u32) -> u64 {
-    128_u64.saturating_pow(height)
+    1_u64.wrapping_shl(height.saturating_mul(7))
 }
 
-/// Blocks of a subtree of `height`, its nodes included; height 0 is a page.
+/// Blocks of a subtree of `height`, its nodes included; height 0 is a page. The sum of 128^level up to `height`.
 const fn blocks_of(height: u32) -> u64 {
-    let mut blocks = 1_u64;
-    let mut level = 0;
-    while level < height {
-        blocks = 1_u64.saturating_add(blocks.saturating_mul(128));
-        level = level.saturating_add(1);
-    }
-    blocks
+    pages_under(height.saturating_add(1)).saturating_sub(1) / 127
 }
 
-/// The first page under the root's subtree of `height` (1..=5; 6 gives the total).
+/// The first page under the root's subtree of `height` (1..=5; 6 gives the total): those before have the sum of
+/// 128^level, from 1 up to the one below.
 const fn first_page(height: u32) -> u64 {
-    let mut page = DIRECT_PAGES;
-    let mut level = 1;
-    while level < height {
-        page = page.saturating_add(pages_under(level));
-        level = level.saturating_add(1);
-    }
-    page
+    DIRECT_PAGES.saturating_add(blocks_of(height.saturating_sub(1))).saturating_sub(1)
 }
 
-/// The block of the root's subtree of `height`: its top node.
+/// The block of the root's subtree of `height`: its top node. Those before have the sum of [`blocks_of`] from 1 up to the
+/// one below, of which each is (128^(level + 1) - 1) / 127.
 const fn first_block(height: u32) -> u64 {
-    let mut block = 1_u64.saturating_add(DIRECT_PAGES);
-    let mut level = 1;
-    while level < height {
-        block = block.saturating_add(blocks_of(level));
-        level = level.saturating_add(1);
-    }
-    block
+    let powers = 128_u64.saturating_mul(blocks_of(height.saturating_sub(1)).saturating_sub(1));
+    let before = powers.saturating_sub(height.saturating_sub(1) as u64) / 127;
+    1_u64.saturating_add(DIRECT_PAGES).saturating_add(before)
 }
 
 /// A slot of a node: the node's block and the entry in it.
@@ -357,6 +343,18 @@ mod tests {
             }
         }
         pages
+    }
+
+    #[test]
+    fn what_is_computed_at_once_is_the_sum() {
+        let (mut page, mut block) = (DIRECT_PAGES, 1 + DIRECT_PAGES);
+        for height in 1..=MAX_HEIGHT + 1 {
+            assert_eq!((first_page(height), first_block(height)), (page, block), "{height}");
+            assert_eq!(pages_under(height), 128_u64.pow(height));
+            assert_eq!(blocks_of(height), (0..=height).map(|level| 128_u64.pow(level)).sum::<u64>());
+            page += pages_under(height);
+            block += blocks_of(height);
+        }
     }
 
     #[test]

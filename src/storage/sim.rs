@@ -126,7 +126,11 @@ impl SimDisk {
     }
 
     fn with(disk: Disk, seed: u64, choices: Vec<u32>) -> Self {
-        let shared = Shared { live: Mutex::new(Live::new(disk, seed)), before_sync_all: Mutex::default() };
+        let shared = Shared {
+            live: Mutex::new(Live::new(disk, seed)),
+            before_sync_all: Mutex::default(),
+            before_sync_file: Mutex::default(),
+        };
         Self { shared: Arc::new(shared), choices }
     }
 
@@ -138,6 +142,11 @@ impl SimDisk {
     /// Has this done at the beginning of the next sync of everything, as others do something beside it.
     pub fn before_sync_all(&self, work: impl FnOnce() + Send + 'static) {
         *self.shared.before_sync_all.lock() = Some(Box::new(work));
+    }
+
+    /// The same, of one file with its attributes.
+    pub fn before_sync_file(&self, work: impl FnOnce() + Send + 'static) {
+        *self.shared.before_sync_file.lock() = Some(Box::new(work));
     }
 
     // --- steps and crashes ---

@@ -222,8 +222,7 @@ impl<S: Storage> VaultCore<S> {
         if removed || applied.len() > SYNC_SINGLY_MAX {
             return self.sync_backing();
         }
-        let synced = applied.iter().try_for_each(|applied| applied.file.sync_home());
-        synced.map_err(|e| self.sync_failed("sync the files of a checkpoint", e))
+        applied.iter().try_for_each(|applied| applied.file.sync_home())
     }
 
     /// Makes everything durable that was closed, written or made until now, without anyone asking: files that were

@@ -52,8 +52,7 @@ pub(crate) struct VaultCore<S: Storage> {
     /// Held alone while an inode has other permissions than its own for a moment, and shared while somebody sets some. After
     /// any other lock.
     pub widening: RwLock<()>,
-    /// Held shared while the table of an inode's extended attributes is replaced, alone while a rotation does so. Taken
-    /// before the state of the file whose table it is.
+    /// Held shared while the table of an inode's extended attributes is replaced, alone while a rotation does so.
     pub xattrs: RwLock<()>,
     /// One rotation at a time.
     pub rotating: Mutex<()>,

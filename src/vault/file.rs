@@ -9,13 +9,13 @@
 //!   journal) refers to is appended to the journal and reaches the home with the next checkpoint. Only
 //!   pages to which nothing refers are written straight home, and recorded once the home is synced.
 //!
-//! Order of locks: `VaultCore::gate` (shared), then one file's state, then the journal's own.
+//! Order of locks: `VaultCore::gate` (shared), then one file's state, then its `syncing`, then the journal's own.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -39,11 +39,12 @@ mod read;
 pub(crate) mod replay;
 mod reseal;
 mod resize;
+mod sealing;
 mod write;
 
 pub(crate) use durability::Applied;
-use home::Home;
 pub(crate) use home::Keys;
+use home::{Home, Overlay};
 
 /// Clean nodes that one file keeps in memory: 16 MiB, of 2 GiB of content.
 const NODES_KEPT: usize = 4096;
@@ -64,6 +65,12 @@ pub struct VaultFile<S: Storage> {
     /// It was opened by a pin, and so can be again, without a name.
     pinned: AtomicBool,
     volatile: AtomicBool,
+    /// The keys that were sealed with last.
+    keys_used: Mutex<Weak<Keys>>,
+    /// Held while the home is synced.
+    syncing: Mutex<()>,
+    /// The home, for what needs nothing of the state.
+    backing: Arc<S::File>,
     state: RwLock<State<S>>,
 }
 
@@ -168,10 +175,10 @@ impl Journaled {
 
 impl<S: Storage> VaultFile<S> {
     /// A file that was just made, with a name or (`stat` says so) without one: empty, volatile, its header not yet written.
-    pub(crate) fn new_empty(core: &Arc<VaultCore<S>>, location: Location<S>, file: S::File, stat: &Stat) -> Self {
+    pub(crate) fn new_empty(core: &Arc<VaultCore<S>>, location: Location<S>, file: Arc<S::File>, stat: &Stat) -> Self {
         let keys = Keys::new(core, entropy::array());
         let under = keys.version().0;
-        let home = Home::new(file, keys, HashMap::new(), location.backing_path());
+        let home = Home::new(file, keys, Overlay::default(), location.backing_path());
         let state = State {
             home,
             body: Body::Blob { seal: None, sealed: None },
@@ -236,7 +243,7 @@ impl<S: Storage> VaultFile<S> {
         let mut stat = self
             .core
             .storage
-            .stat(Target::File(&state.home.file))
+            .stat(Target::File(&*state.home.file))
             .map_err(|e| VaultError::io("read a file's attributes", e))?;
         stat.size_bytes = state.size;
         if let Some(mtime) = state.mtime {
@@ -247,7 +254,7 @@ impl<S: Storage> VaultFile<S> {
 
     /// The backing's open file, for attribute calls.
     pub(crate) fn with_backing<T>(&self, call: impl FnOnce(&S::File) -> T) -> T {
-        call(&self.state.read().home.file)
+        call(&self.backing)
     }
 
     /// Says where the file is now (after a rename).
@@ -362,7 +369,7 @@ impl<S: Storage> VaultFile<S> {
             SetTime::Now => SetTime::To(self.core.storage.now()),
             other => other,
         };
-        match self.core.storage.set_times(Target::File(&state.home.file), atime, mtime) {
+        match self.core.storage.set_times(Target::File(&*state.home.file), atime, mtime) {
             // A file of another user's that was written to: the kernel keeps the time of that, and who may set it is the
             // kernel's to say.
             Err(error) if error.raw_os_error() == Some(libc::EPERM) && state.mtime.is_some() => {}

@@ -213,7 +213,7 @@ impl<S: Storage> Journal<S> {
         self.append(storage, &[(operation, &[])])
     }
 
-    /// Reads the image at `location` into `out` (one block, or its beginning).
+    /// Reads the image at `location` into `out` (one block, or its beginning); more of them only where all have been written.
     pub fn read(&self, storage: &S, location: Location, out: &mut [u8]) -> Result<()> {
         let file = {
             let inner = self.inner.lock();
@@ -225,6 +225,10 @@ impl<S: Storage> Journal<S> {
                     .ok_or(VaultError::Internal("a journal image is not where it was put"))?;
                 out.copy_from_slice(image);
                 return Ok(());
+            }
+            let blocks = out.len().div_ceil(PAGE_LEN) as u64;
+            if location.segment == inner.seq && u64::from(location.block) + blocks > u64::from(inner.next_block) {
+                return Err(VaultError::Internal("a journal image was asked for with what is not written yet"));
             }
             inner.file_of(location.segment)?
         };

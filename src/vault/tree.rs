@@ -4,8 +4,9 @@
 //! evicted at any time, dirty ones (and with them all nodes above) stay until they are sealed. Nodes hold
 //! nonces and tags only, nothing secret.
 
-use std::collections::HashMap;
 use std::ops::Range;
+
+use rustc_hash::FxHashMap;
 
 use super::error::{Result, VaultError};
 use crate::format::geometry::{
@@ -31,7 +32,7 @@ struct Cached {
 pub(crate) struct TagTree {
     root: Box<[u8; ROOT_LEN]>,
     root_dirty: bool,
-    nodes: HashMap<BlockIndex, Cached>,
+    nodes: FxHashMap<BlockIndex, Cached>,
     dirty_nodes: usize,
 }
 
@@ -41,12 +42,12 @@ const BROKEN: VaultError = VaultError::Internal("the tag tree does not fit its g
 impl TagTree {
     /// A tree of holes.
     pub fn empty() -> Self {
-        Self { root: Box::new([0; ROOT_LEN]), root_dirty: true, nodes: HashMap::new(), dirty_nodes: 0 }
+        Self { root: Box::new([0; ROOT_LEN]), root_dirty: true, nodes: FxHashMap::default(), dirty_nodes: 0 }
     }
 
     /// A tree with this verified root.
     pub fn with_root(root: &[u8; ROOT_LEN]) -> Self {
-        Self { root: Box::new(*root), root_dirty: false, nodes: HashMap::new(), dirty_nodes: 0 }
+        Self { root: Box::new(*root), root_dirty: false, nodes: FxHashMap::default(), dirty_nodes: 0 }
     }
 
     /// The root's entries.

@@ -1,5 +1,9 @@
 //! Beside a checkpoint that is not over, and after a sync that failed for somebody else.
 
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
 use sero::storage::{Fault, SetTime, Timestamp};
 use sero::vault::VaultError;
 
@@ -108,6 +112,54 @@ fn no_sync_succeeds_after_one_that_failed() {
     assert!(matches!(vault.sync(), Err(VaultError::ReadOnly)));
     assert!(matches!(vault.sync_names(), Err(VaultError::ReadOnly)));
     assert!(matches!(vault.checkpoint(), Err(VaultError::ReadOnly)));
+}
+
+/// Of two who sync one file at once the kernel tells one of an error.
+#[test]
+fn no_sync_succeeds_beside_one_that_fails() {
+    let mut world = prepared().world();
+    apply(&mut world, &[Op::Write { path: PAGED, at: 0, len: 5000 }]);
+    let vault = world.vault().clone();
+    let file = vault.root().open_file(PAGED.as_bytes()).expect("it opens");
+    let ((arrived, has_arrived), (go, may_go)) = (mpsc::channel(), mpsc::channel());
+    world.disk.before_sync_file(move || {
+        let _ = arrived.send(());
+        let _ = may_go.recv();
+    });
+    thread::scope(|scope| {
+        let checkpoint = scope.spawn(|| vault.checkpoint());
+        has_arrived.recv().expect("the checkpoint syncs the file");
+        let (done, is_done) = mpsc::channel();
+        let beside = scope.spawn(move || {
+            // New pages go straight home, and are synced there before the journal speaks of them.
+            let wrote = file.write(PAGED_LEN, &vec![7; 100_000]);
+            let outcome = wrote.and_then(|()| file.sync());
+            let _ = done.send(());
+            outcome
+        });
+        // As long as a sync that does not wait for the other would take, and more.
+        let _ = is_done.recv_timeout(Duration::from_millis(300));
+        world.disk.inject(Fault::SyncError { nth: 1 });
+        go.send(()).expect("the checkpoint waits");
+        assert!(checkpoint.join().expect("no panic").is_err());
+        assert!(beside.join().expect("no panic").is_err(), "what was written beside it may be gone");
+    });
+}
+
+/// A checkpoint reads on over what it does not want. Where that cannot be read, it reads what it wants alone.
+#[test]
+fn a_bad_sector_between_images_costs_nothing() {
+    let mut world = prepared().world();
+    // Twice: what the first write left in the journal lies between.
+    apply(&mut world, &[Op::Write { path: PAGED, at: 0, len: 20_000 }, Op::Write { path: PAGED, at: 4096, len: 8192 }]);
+    let vault = world.vault().clone();
+    let mut before = [0; 20_000];
+    vault.root().open_file(PAGED.as_bytes()).unwrap().read(0, &mut before).expect("it reads");
+    world.disk.inject(Fault::ReadError { nth: 1 });
+    vault.checkpoint().expect("a checkpoint");
+    let mut found = [0; 20_000];
+    vault.root().open_file(PAGED.as_bytes()).unwrap().read(0, &mut found).expect("it reads");
+    assert!(before == found);
 }
 
 /// What a checkpoint gives back of holes, with the nodes above them: never what the state needs to which a crash goes back,

@@ -339,6 +339,10 @@ impl Storage for SimStorage {
     }
 
     fn sync_file(&self, file: &SimFile) -> io::Result<()> {
+        let before = self.shared.before_sync_file.lock().take();
+        if let Some(work) = before {
+            work();
+        }
         let id = file.handle.id;
         self.live().sync("sync_file", Some(id), |disk| disk.sync(id))
     }

@@ -17,6 +17,7 @@ pub(super) struct Shared {
     pub(super) live: Mutex<Live>,
     /// What somebody else does beside the next sync of everything.
     pub(super) before_sync_all: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    pub(super) before_sync_file: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 pub(super) struct Live {

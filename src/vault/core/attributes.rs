@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use super::VaultCore;
 use crate::storage::Storage;
 use crate::vault::error::Result;
-use crate::vault::switches;
 
 /// More files than this are made durable all at once.
 const CHANGED_MAX: usize = 1 << 16;
@@ -20,6 +19,12 @@ pub(super) struct Changed {
 
 /// What was changed before a sync began.
 pub(crate) struct ChangedBefore(HashMap<u64, u64>);
+
+impl ChangedBefore {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
 
 impl<S: Storage> VaultCore<S> {
     /// The attributes of a regular file were changed in the backing.
@@ -36,17 +41,6 @@ impl<S: Storage> VaultCore<S> {
             self.sync_backing()?;
             self.attributes_synced(&before);
         }
-        Ok(())
-    }
-
-    /// Makes the attributes of a file durable, if they were changed.
-    pub fn sync_attributes(&self, ino: u64, home: &S::File) -> Result<()> {
-        let before = self.changed_attributes(ino);
-        if switches::holds("file.attributes-are-synced", before.0.is_empty()) {
-            return Ok(());
-        }
-        self.storage.sync_file(home).map_err(|e| self.sync_failed("sync a file", e))?;
-        self.attributes_synced(&before);
         Ok(())
     }
 

@@ -59,7 +59,7 @@ impl<S: Storage> VaultCore<S> {
         // In one step for the background sync: it knows of the inode and has the file, or neither.
         let mut volatile = self.volatile.lock();
         self.synced.lock().remove(&stat.ino);
-        let made = Arc::new(VaultFile::new_empty(self, location, file, &stat));
+        let made = Arc::new(VaultFile::new_empty(self, location, Arc::new(file), &stat));
         // The one that stands in its header: an epoch that ends meanwhile must know all that were born in it.
         let epoch = made.birth().epoch;
         while let Err(again) = claim.enter(&made) {

@@ -441,7 +441,7 @@ impl<S: Storage> VaultFile<S> {
             return Ok(None);
         }
         let io = |e| VaultError::io("read a file", e);
-        let length = self.core.storage.stat(Target::File(&state.home.file)).map_err(io)?.size_bytes;
+        let length = self.core.storage.stat(Target::File(&*state.home.file)).map_err(io)?.size_bytes;
         if length != home_len(state.size) {
             return Ok(Some(format!("the file's length does not fit its header ({length} bytes)")));
         }

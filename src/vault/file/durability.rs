@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,21 +10,23 @@ use std::sync::atomic::Ordering;
 use super::journaling::{nodes_over, time_of};
 use super::write::STEP_BLOCKS;
 use super::{Base, Body, State, VaultFile};
-use crate::format::geometry::{BlockIndex, Child, PAGE_LEN, PageIndex, at_block, page_count};
+use crate::format::geometry::{BlockIndex, Child, PAGE_BYTES, PAGE_LEN, PageIndex, at_block, page_count};
 use crate::format::header::Seal;
 use crate::format::record::{Lsn, Operation, SegmentSeq};
 use crate::format::seals::Sealed;
 use crate::storage::Storage;
 use crate::vault::core::VaultCore;
-use crate::vault::error::Result;
+use crate::vault::error::{Result, VaultError};
 use crate::vault::journal::Location;
 use crate::vault::switches;
 use crate::vault::tree::add_run;
 
 /// Fresh pages that are home and not recorded, in bytes, before the writer itself syncs and records them.
 pub(super) const PENDING_MAX: u64 = 64 << 20;
-/// Blocks that a checkpoint writes home at once.
-const APPLY_BLOCKS: usize = 128;
+/// Blocks of the journal that a checkpoint reads at once.
+const WINDOW_BLOCKS: u32 = 256;
+/// It reads on over so many between two images: descriptors, and images that newer ones have replaced.
+const GAP_BLOCKS: u32 = 4;
 
 /// What a checkpoint has to bring home for one file: the state as of the end of a segment.
 pub(crate) struct Applied<S: Storage> {
@@ -85,8 +87,7 @@ impl<S: Storage> VaultFile<S> {
     /// After it got its first name: btrfs keeps nothing of the sync of a file that has none, and of one whose directory is
     /// synced no more than that it is there.
     pub(crate) fn sync_after_first_name(&self) -> Result<()> {
-        let state = self.state.read();
-        self.core.storage.sync_file(&state.home.file).map_err(|e| self.core.sync_failed("sync a file", e))
+        self.sync_home()
     }
 
     fn become_synced(&self) -> Result<()> {
@@ -98,8 +99,9 @@ impl<S: Storage> VaultFile<S> {
             if state.base == Base::Volatile {
                 state.commit_home(&self.core)?;
                 let attributes = self.core.changed_attributes(self.ino);
-                let sync = || self.core.storage.sync_file(&state.home.file);
-                switches::barrier("file.sync-new-home", sync).map_err(|e| self.core.sync_failed("sync a file", e))?;
+                self.sync_home_by(|home| {
+                    switches::barrier("file.sync-new-home", || self.core.storage.sync_file(home))
+                })?;
                 self.core.attributes_synced(&attributes);
                 self.become_durable(&mut state, true);
                 return Ok(());
@@ -108,7 +110,7 @@ impl<S: Storage> VaultFile<S> {
         let last = self.recorded(|state| {
             // A background sync may have begun with it, and not be over.
             self.sync_base(state)?;
-            self.core.sync_attributes(self.ino, &state.home.file)
+            self.sync_attributes()
         })?;
         self.core.sync_journal(last)?;
         if self.is_lost() {
@@ -268,9 +270,27 @@ impl<S: Storage> VaultFile<S> {
         }
     }
 
-    /// Syncs the home.
-    pub(crate) fn sync_home(&self) -> std::io::Result<()> {
-        self.core.storage.sync_file(&self.state.read().home.file)
+    /// Makes the attributes durable, if they were changed.
+    fn sync_attributes(&self) -> Result<()> {
+        let changed = self.core.changed_attributes(self.ino);
+        if switches::holds("file.attributes-are-synced", changed.is_empty()) {
+            return Ok(());
+        }
+        self.sync_home()?;
+        self.core.attributes_synced(&changed);
+        Ok(())
+    }
+
+    /// Syncs the home. Who writes meanwhile does not wait for it.
+    pub(crate) fn sync_home(&self) -> Result<()> {
+        self.sync_home_by(|home| self.core.storage.sync_file(home))
+    }
+
+    /// Syncs the home, one thread after the other: the kernel tells one of them of an error, and to the next one all is well.
+    pub(super) fn sync_home_by(&self, sync: impl FnOnce(&S::File) -> io::Result<()>) -> Result<()> {
+        let _one = self.syncing.lock();
+        self.core.ensure_not_degraded()?;
+        sync(&self.backing).map_err(|e| self.core.sync_failed("sync a file", e))
     }
 }
 
@@ -278,26 +298,11 @@ impl<S: Storage> Applied<S> {
     /// Writes the images home, unsynced, and sets length and time. Reads go on meanwhile: until the segment is
     /// retired they take the images from the journal.
     pub fn bring_home(&self, core: &VaultCore<S>) -> Result<()> {
-        let mut run: Vec<u8> = Vec::with_capacity(APPLY_BLOCKS * PAGE_LEN);
-        let mut start = BlockIndex::ROOT;
-        for (block, at) in &self.blocks {
-            if block.offset_bytes() >= self.home_len {
-                continue;
-            }
-            let continues = block.0 == start.0 + (run.len() / PAGE_LEN) as u64;
-            if !run.is_empty() && (!continues || run.len() >= APPLY_BLOCKS * PAGE_LEN) {
-                self.write_run(core, start, &run)?;
-                run.clear();
-            }
-            if run.is_empty() {
-                start = *block;
-            }
-            let filled = run.len();
-            run.resize(filled + PAGE_LEN, 0);
-            core.read_journal(*at, run.get_mut(filled..).unwrap_or_default())?;
-        }
-        self.write_run(core, start, &run)?;
+        let mut reached = 0;
+        let written = self.write_images(core, &mut reached);
         let mut state = self.file.state.write();
+        state.home_len = state.home_len.max(reached);
+        written?;
         // Pages that were appended since, straight to the home, stay; the journal knows of them. So they do where the file
         // was cut after that: what says so may not be durable, and the next checkpoint will know.
         let extended = state.journal.extending_in.is_some_and(|segment| segment > self.segment);
@@ -360,14 +365,76 @@ impl<S: Storage> Applied<S> {
             .collect()
     }
 
-    fn write_run(&self, core: &VaultCore<S>, start: BlockIndex, run: &[u8]) -> Result<()> {
-        let len = run.len().min(self.home_len.saturating_sub(start.offset_bytes()) as usize);
-        let Some(bytes) = run.get(..len).filter(|bytes| !bytes.is_empty()) else { return Ok(()) };
-        self.file
-            .with_backing(|home| core.storage.write_at(home, &[IoSlice::new(bytes)], start.offset_bytes()))
-            .map_err(|e| core.write_failed("write a file", e))?;
-        let mut state = self.file.state.write();
-        state.home_len = state.home_len.max(start.offset_bytes() + len as u64);
+    /// Writes the images home, a window of the journal at once; the file's state is not locked. `reached`: where the last
+    /// of them ends, also of those before an error.
+    fn write_images(&self, core: &VaultCore<S>, reached: &mut u64) -> Result<()> {
+        let is_content = |(block, _): &&(BlockIndex, Location)| block.offset_bytes() < self.home_len;
+        let mut images: Vec<_> = self.blocks.iter().filter(is_content).copied().collect();
+        images.sort_unstable_by_key(|(_, at)| (at.segment, at.block));
+        let mut window = core.scratch(0);
+        let mut rest = images.as_mut_slice();
+        while let Some((_, first)) = rest.first().copied() {
+            let mut last = first;
+            let follows = |(_, at): &&(BlockIndex, Location)| {
+                let is_near = at.block <= last.block.saturating_add(1 + GAP_BLOCKS);
+                let follows = is_near && at.segment == first.segment && at.block - first.block < WINDOW_BLOCKS;
+                if follows {
+                    last = *at;
+                }
+                follows
+            };
+            let count = rest.iter().take_while(follows).count();
+            let (near, behind) = rest.split_at_mut(count);
+            window.set_len((last.block - first.block + 1) as usize * PAGE_LEN);
+            self.read_window(core, near, first, &mut window)?;
+            near.sort_unstable_by_key(|(block, _)| *block);
+            for run in near.chunk_by(|(before, _), (block, _)| before.0 + 1 == block.0) {
+                *reached = self.write_run(core, run, first, &window)?.max(*reached);
+            }
+            rest = behind;
+        }
         Ok(())
+    }
+
+    /// Reads the journal from `first` on, as far as the window goes, with all of these images.
+    fn read_window(
+        &self,
+        core: &VaultCore<S>,
+        images: &[(BlockIndex, Location)],
+        first: Location,
+        window: &mut [u8],
+    ) -> Result<()> {
+        if core.read_journal(first, window).is_ok() {
+            return Ok(());
+        }
+        // One by one: a bad sector between them costs none of them.
+        for (_, at) in images {
+            let from = (at.block - first.block) as usize * PAGE_LEN;
+            core.read_journal(*at, window.get_mut(from..from + PAGE_LEN).unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
+    /// Writes images home that follow each other there, out of what was read from `first` on. Returns where they end.
+    fn write_run(
+        &self,
+        core: &VaultCore<S>,
+        run: &[(BlockIndex, Location)],
+        first: Location,
+        window: &[u8],
+    ) -> Result<u64> {
+        let start = run.first().map_or(0, |(block, _)| block.offset_bytes());
+        let mut end = start;
+        let mut parts = Vec::with_capacity(run.len());
+        for (block, at) in run {
+            let len = PAGE_BYTES.min(self.home_len - block.offset_bytes());
+            let from = (at.block - first.block) as usize * PAGE_LEN;
+            let image = window.get(from..from + len as usize);
+            parts.push(IoSlice::new(image.ok_or(VaultError::Internal("an image is not in what was read"))?));
+            end += len;
+        }
+        let written = core.storage.write_at(&self.file.backing, &parts, start);
+        written.map_err(|e| core.write_failed("write a file", e))?;
+        Ok(end)
     }
 }

@@ -1,10 +1,11 @@
 //! A file's home and what of it is in the journal for now: reading, sealing and opening single blocks.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
+use rustc_hash::FxHashMap;
 
 use super::super::core::VaultCore;
 use super::super::error::{IntegrityError, Result, VaultError};
@@ -41,24 +42,24 @@ struct Derived {
 
 impl Keys {
     /// Of a salt that is new.
-    pub fn new<S: Storage>(core: &VaultCore<S>, salt: Salt) -> Self {
+    pub fn new<S: Storage>(core: &VaultCore<S>, salt: Salt) -> Arc<Self> {
         Self::with_headers(core, salt, 0)
     }
 
     /// Of a salt that a file has: how many headers were sealed with it is not known.
-    pub fn found<S: Storage>(core: &VaultCore<S>, salt: Salt) -> Self {
+    pub fn found<S: Storage>(core: &VaultCore<S>, salt: Salt) -> Arc<Self> {
         Self::with_headers(core, salt, u64::MAX / 2)
     }
 
-    fn with_headers<S: Storage>(core: &VaultCore<S>, salt: Salt, headers: u64) -> Self {
+    fn with_headers<S: Storage>(core: &VaultCore<S>, salt: Salt, headers: u64) -> Arc<Self> {
         let live = core.keys.live();
-        Self {
+        Arc::new(Self {
             salt,
             version: live.active.version,
             active: Derived::new(&live.active, &salt),
             older: live.older.map(|older| Derived::new(&older, &salt)),
             headers: AtomicU64::new(headers),
-        }
+        })
     }
 
     /// The version under which these keys seal.
@@ -84,7 +85,7 @@ impl Keys {
     }
 
     /// The same keys under the versions that are live now.
-    pub fn renewed<S: Storage>(&self, core: &VaultCore<S>) -> Self {
+    pub fn renewed<S: Storage>(&self, core: &VaultCore<S>) -> Arc<Self> {
         Self::with_headers(core, self.salt, self.headers.load(Ordering::Relaxed))
     }
 
@@ -96,6 +97,20 @@ impl Keys {
     /// The page key of a session that seals.
     pub fn page(&self, session: u32) -> Arc<AeadKey> {
         self.active.page(session)
+    }
+
+    /// Seals `plain` for what stands at a block into `out`, under the page key of the running session.
+    pub fn seal_into<S: Storage>(
+        &self,
+        core: &VaultCore<S>,
+        what: Sealed,
+        plain: &[u8],
+        out: &mut [u8],
+    ) -> Result<Seal> {
+        let session = core.sealing_session(1);
+        let nonce: Nonce = entropy::array();
+        let tag = self.page(session).seal_into(&nonce, &what.aad(), plain, out)?;
+        Ok(Seal { nonce, tag, session })
     }
 
     /// Opens under the active version alone.
@@ -142,11 +157,14 @@ impl Derived {
     }
 }
 
+/// Where in the journal the newest image of a block is, of those that have one there.
+pub(crate) type Overlay = FxHashMap<BlockIndex, journal::Location>;
+
 /// A home file, its keys, and the blocks of it whose newest image is in the journal.
 pub(crate) struct Home<S: Storage> {
-    pub file: S::File,
-    pub keys: Keys,
-    pub overlay: HashMap<BlockIndex, journal::Location>,
+    pub file: Arc<S::File>,
+    pub keys: Arc<Keys>,
+    pub overlay: Overlay,
     /// For messages: the home's path in the backing when it was opened.
     pub path: String,
     /// What a crash may have left is being looked at: what does not verify is no news, and who looks says what is left.
@@ -162,7 +180,7 @@ pub(crate) struct HomeReader<'a, S: Storage> {
 }
 
 impl<S: Storage> Home<S> {
-    pub fn new(file: S::File, keys: Keys, overlay: HashMap<BlockIndex, journal::Location>, path: String) -> Self {
+    pub fn new(file: Arc<S::File>, keys: Arc<Keys>, overlay: Overlay, path: String) -> Self {
         Self { file, keys, overlay, path, quiet: false, reported: Mutex::default() }
     }
 
@@ -185,15 +203,7 @@ impl<S: Storage> Home<S> {
         })
     }
 
-    /// Seals `plain` for what stands at a block into `out`, under the page key of the running session.
-    pub fn seal_into(&self, core: &VaultCore<S>, what: Sealed, plain: &[u8], out: &mut [u8]) -> Result<Seal> {
-        let session = core.sealing_session(1);
-        let nonce: Nonce = entropy::array();
-        let tag = self.keys.page(session).seal_into(&nonce, &what.aad(), plain, out)?;
-        Ok(Seal { nonce, tag, session })
-    }
-
-    /// As [`Self::seal_into`], in place.
+    /// As [`Keys::seal_into`], in place.
     pub fn seal_in_place(&self, core: &VaultCore<S>, what: Sealed, bytes: &mut [u8]) -> Result<Seal> {
         let session = core.sealing_session(1);
         let nonce: Nonce = entropy::array();

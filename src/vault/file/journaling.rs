@@ -46,7 +46,7 @@ impl<S: Storage> VaultFile<S> {
                 path
             };
             let operation = Operation::File { file: id, salt: state.journal.base_salt, seq: state.seq };
-            let links = self.core.storage.stat(Target::File(&state.home.file)).map(|stat| stat.nlink);
+            let links = self.core.storage.stat(Target::File(&*state.home.file)).map(|stat| stat.nlink);
             let has_other_names = links.map_err(|e| VaultError::io("look at a file", e))? > 1;
             self.core.append_text(&recovery::places::text(&path, self.ino, has_other_names), operation)?;
             state.journal.named_in = Some(current);
@@ -62,8 +62,9 @@ impl<S: Storage> VaultFile<S> {
             if !self.core.is_synced(self.ino) {
                 self.location().settle()?;
                 let attributes = self.core.changed_attributes(self.ino);
-                let sync = || self.core.storage.sync_file(&state.home.file);
-                switches::barrier("file.base-is-synced", sync).map_err(|e| self.core.sync_failed("sync a file", e))?;
+                self.sync_home_by(|home| {
+                    switches::barrier("file.base-is-synced", || self.core.storage.sync_file(home))
+                })?;
                 self.core.attributes_synced(&attributes);
                 // Not only here: opened again, it must not be taken for a new file, which is written in place.
                 self.core.forget_volatile(self.ino);
@@ -351,9 +352,9 @@ impl<S: Storage> VaultFile<S> {
             return Ok(());
         }
         self.begin_change(state)?;
-        let sync = || self.core.storage.sync_data(&state.home.file);
-        switches::barrier("file.home-synced-before-record", sync)
-            .map_err(|e| self.core.sync_failed("sync a file", e))?;
+        self.sync_home_by(|home| {
+            switches::barrier("file.home-synced-before-record", || self.core.storage.sync_data(home))
+        })?;
         let id = self.file_id(state)?;
         let mut seals = Vec::new();
         if let Body::Paged(tree) = &state.body {

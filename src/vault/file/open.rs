@@ -1,13 +1,12 @@
 //! Opening a file: what is verified before anything of it is used, and what a crash may have left.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use parking_lot::{Mutex, RwLock};
 use zeroize::Zeroizing;
 
-use super::home::{Home, Keys};
+use super::home::{Home, Keys, Overlay};
 use super::{Base, Body, Journaled, NODES_KEPT, State, VaultFile};
 use crate::format::geometry::{
     BLOB_MAX, HEADER_LEN, PAGE_BYTES, PAGE_LEN, PageIndex, SIZE_MAX, home_len, page_count, plain_len,
@@ -33,6 +32,7 @@ impl<S: Storage> VaultFile<S> {
     pub(crate) fn open(core: &Arc<VaultCore<S>>, location: Location<S>, file: S::File, stat: &Stat) -> Result<Self> {
         let base = core.base_of(stat.ino);
         let window = core.window_of(stat, base);
+        let file = Arc::new(file);
         match (Self::read_state(core, &location, file, stat.size_bytes, base, window.is_some()), window) {
             (Ok(state), Some(_)) if core.windows.read().may_have_cost(stat, state.birth) => {
                 let birth = state.birth;
@@ -76,6 +76,9 @@ impl<S: Storage> VaultFile<S> {
             lost: AtomicBool::new(false),
             pinned: AtomicBool::new(false),
             volatile: AtomicBool::new(state.base == Base::Volatile),
+            keys_used: Mutex::default(),
+            syncing: Mutex::default(),
+            backing: state.home.file.clone(),
             state: RwLock::new(state),
         }
     }
@@ -84,11 +87,11 @@ impl<S: Storage> VaultFile<S> {
     fn read_state(
         core: &Arc<VaultCore<S>>,
         location: &Location<S>,
-        file: S::File,
+        file: Arc<S::File>,
         length: u64,
         base: Base,
         quiet: bool,
-    ) -> std::result::Result<State<S>, (VaultError, S::File)> {
+    ) -> std::result::Result<State<S>, (VaultError, Arc<S::File>)> {
         let wanted = if length <= BLOB_MAX + HEADER_LEN as u64 { length } else { PAGE_BYTES };
         let mut start = vec![0; wanted as usize];
         match read_into(&core.storage, &file, &mut start, 0) {
@@ -97,7 +100,7 @@ impl<S: Storage> VaultFile<S> {
             Err(error) => return Err((VaultError::io("read a file", error), file)),
         }
         let salt = Header::salt(&start).unwrap_or_default();
-        let mut home = Home::new(file, Keys::found(core, salt), HashMap::new(), location.backing_path());
+        let mut home = Home::new(file, Keys::found(core, salt), Overlay::default(), location.backing_path());
         home.quiet = quiet;
         let header = match home.keys.open_header(&start) {
             Ok(header) => header,
@@ -168,7 +171,7 @@ impl<S: Storage> VaultFile<S> {
             .map_err(|e| StartError::Failed(VaultError::io("read a file", e)))?;
         start.truncate(read);
         let salt = Header::salt(&start).unwrap_or_default();
-        let home = Home::new(file, Keys::found(core, salt), HashMap::new(), location.backing_path());
+        let home = Home::new(Arc::new(file), Keys::found(core, salt), Overlay::default(), location.backing_path());
         let header = home.keys.open_header(&start).map_err(|error| StartError::Header(error.to_string()))?;
         if header.size <= BLOB_MAX {
             start.truncate(home_len(header.size) as usize);
@@ -187,7 +190,7 @@ impl<S: Storage> VaultFile<S> {
     fn settle(
         core: &Arc<VaultCore<S>>,
         location: Location<S>,
-        file: S::File,
+        file: Arc<S::File>,
         stat: &Stat,
         birth: Birth,
     ) -> Result<Self> {

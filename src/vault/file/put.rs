@@ -145,7 +145,7 @@ impl<S: Storage> State<S> {
 
     /// After a failed write, which may have made the home longer all the same.
     pub(super) fn measure_home(&mut self, core: &VaultCore<S>) {
-        if let Ok(stat) = core.storage.stat(Target::File(&self.home.file)) {
+        if let Ok(stat) = core.storage.stat(Target::File(&*self.home.file)) {
             self.home_len = stat.size_bytes;
         }
     }

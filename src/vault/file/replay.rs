@@ -1,9 +1,8 @@
 //! A file as the journal of a crashed session leaves it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::home::{Home, Keys};
+use super::home::{Home, Keys, Overlay};
 use super::{Base, Body, Journaled, State, VaultFile};
 use crate::format::geometry::{
     BLOB_MAX, BlockIndex, HEADER_LEN, PAGE_LEN, PageIndex, SIZE_MAX, page_block, page_count,
@@ -26,7 +25,7 @@ pub(crate) struct Plan {
     /// The inode of the home, when it was named last.
     pub ino: Option<u64>,
     /// Blocks whose newest image is in the journal.
-    pub overlay: HashMap<BlockIndex, journal::Location>,
+    pub overlay: Overlay,
     pub base: PlanBase,
     /// The image of a header that a checkpoint may have been writing to the home, of a file that began anew after that.
     pub header_before: Option<journal::Location>,
@@ -99,7 +98,7 @@ impl<S: Storage> VaultFile<S> {
         first.truncate(read);
         let mut salt = Header::salt(&first).unwrap_or_default();
         let rewrites_header = plan.rewrites_header();
-        let mut home = Home::new(file, Keys::found(core, salt), plan.overlay, location.backing_path());
+        let mut home = Home::new(Arc::new(file), Keys::found(core, salt), plan.overlay, location.backing_path());
         let mut at_home = home.keys.open_header(&first).ok();
         let known = match &at_home {
             Some(header) => plan.identities.contains(&(salt, header.seq)),

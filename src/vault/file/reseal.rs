@@ -97,7 +97,7 @@ impl<S: Storage> VaultFile<S> {
             let stat = self
                 .core
                 .storage
-                .stat(Target::File(&state.home.file))
+                .stat(Target::File(&*state.home.file))
                 .map_err(|e| VaultError::io("read a file's attributes", e))?;
             state.mtime = Some(stat.mtime);
         }
@@ -167,7 +167,7 @@ impl<S: Storage> State<S> {
             images.resize(filled + PAGE_LEN, 0);
             let image = images.get_mut(filled..).unwrap_or_default();
             let (body, rest) = image.split_at_mut_checked(len).unwrap_or_default();
-            pages.push((*page, self.home.seal_into(core, what, plain, body)?));
+            pages.push((*page, self.home.keys.seal_into(core, what, plain, body)?));
             entropy::fill(rest);
         }
         Ok((pages, images))

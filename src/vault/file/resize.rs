@@ -4,6 +4,7 @@ use zeroize::Zeroizing;
 
 use super::home::Keys;
 use super::journaling::nodes_over;
+use super::sealing::Change;
 use super::write::{STEP_BLOCKS, resize_plain};
 use super::{Base, Body, State, VaultFile};
 use crate::crypto::entropy;
@@ -74,7 +75,8 @@ impl<S: Storage> VaultFile<S> {
         if let Body::Blob { .. } = state.body {
             let plain = state.read_blob(&self.core)?;
             let mut tree = TagTree::empty();
-            let (pages, images) = state.seal_range(&self.core, &mut tree, size, size, &[], Some(&plain))?;
+            let (pages, images) =
+                state.seal_range(&self.core, &mut tree, size, Change::of_length(size), Some(&plain))?;
             return self.journal_conversion(state, tree, &pages, &images, size);
         }
         if size < state.size {
@@ -82,7 +84,7 @@ impl<S: Storage> VaultFile<S> {
             return self.journal_cut(state, &tail, &image, size);
         }
         let (pages, images) =
-            state.with_tree(|state, tree| state.seal_range(&self.core, tree, size, size, &[], None))?;
+            state.with_tree(|state, tree| state.seal_range(&self.core, tree, size, Change::of_length(size), None))?;
         self.journal_pages(state, &pages, &images, size)
     }
 
@@ -217,7 +219,7 @@ impl<S: Storage> State<S> {
             let mut image = vec![0; PAGE_LEN];
             let (sealed, rest) = image.split_at_mut_checked(len).unwrap_or_default();
             let what = Sealed::Page(page_block(page));
-            let seal = state.home.seal_into(core, what, plain.get(..len).unwrap_or_default(), sealed)?;
+            let seal = state.home.keys.seal_into(core, what, plain.get(..len).unwrap_or_default(), sealed)?;
             entropy::fill(rest);
             Ok((vec![(page, seal)], image))
         })
@@ -278,7 +280,7 @@ impl<S: Storage> State<S> {
         let pages = if let Body::Blob { .. } = self.body {
             let plain = self.read_blob(core)?;
             let mut tree = TagTree::empty();
-            let (pages, images) = self.seal_range(core, &mut tree, size, size, &[], Some(&plain))?;
+            let (pages, images) = self.seal_range(core, &mut tree, size, Change::of_length(size), Some(&plain))?;
             self.put_over_blob(core, &pages, &images, size, &plain)?;
             self.body = Body::Paged(tree);
             self.under = self.home.keys.version().0;
@@ -293,7 +295,8 @@ impl<S: Storage> State<S> {
             tree.clear(PageIndex(page_count(size)), end, &home.reader(core))?;
             tail
         } else {
-            let (pages, images) = self.with_tree(|state, tree| state.seal_range(core, tree, size, size, &[], None))?;
+            let (pages, images) =
+                self.with_tree(|state, tree| state.seal_range(core, tree, size, Change::of_length(size), None))?;
             self.set_home_len(core, home_len(size))?;
             // From here on a commit has a length to set back.
             self.stale = true;

@@ -1,19 +1,19 @@
-//! Writing: sealing pages and putting them home or into the journal.
+//! Writing: pages go home or into the journal.
 
 use std::io::IoSlice;
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
 use super::home::Keys;
+use super::sealing::Change;
 use super::{Base, Body, State, VaultFile};
 use crate::crypto::entropy;
-use crate::format::geometry::{
-    BLOB_MAX, HEADER_LEN, PAGE_BYTES, PAGE_LEN, PageIndex, SIZE_MAX, home_len, page_block, page_count,
-};
+use crate::format::geometry::{BLOB_MAX, HEADER_LEN, PAGE_BYTES, PageIndex, SIZE_MAX, home_len, page_count};
 use crate::format::header::{Header, Seal};
 use crate::format::seals::Sealed;
 use crate::storage::{Storage, Target, Timestamp};
-use crate::vault::core::{Scratch, VaultCore};
+use crate::vault::core::VaultCore;
 use crate::vault::error::{Result, VaultError};
 use crate::vault::switches;
 use crate::vault::tree::TagTree;
@@ -56,14 +56,16 @@ impl<S: Storage> VaultFile<S> {
             // Of a size that what is sealed is still in the CPU's cache when it is written.
             let chunk_end = (from / PAGE_BYTES + CHUNK_PAGES) * PAGE_BYTES;
             let chunk = rest.get(..(chunk_end - from).min(rest.len() as u64) as usize).unwrap_or(rest);
+            let change = self.seal_ahead(from, chunk)?;
             if self.is_volatile() {
                 let mut state = self.state.write();
                 if state.base == Base::Volatile {
+                    self.expect_keys(&state);
                     self.core.ensure_writable()?;
                     state.journal.touched = true;
                     let mtime = state.modified(&self.core, modified)?;
                     state.changed_at(mtime);
-                    state.write_volatile(&self.core, from, chunk)?;
+                    state.write_volatile(&self.core, change)?;
                     state.evict_nodes();
                     at += chunk.len();
                 }
@@ -72,16 +74,17 @@ impl<S: Storage> VaultFile<S> {
             let _admission = self.core.admit(STEP_BLOCKS)?;
             let _gate = self.core.change_gate()?;
             let mut state = self.state.write();
+            self.expect_keys(&state);
             let mtime = state.modified(&self.core, modified)?;
-            at += self.write_durable(&mut state, from, chunk, mtime)?;
+            at += self.write_durable(&mut state, change, mtime)?;
             state.evict_nodes();
         }
         Ok(())
     }
 
-    /// Writes some of `data`, at least one byte; returns how many.
-    fn write_durable(&self, state: &mut State<S>, from: u64, data: &[u8], mtime: Timestamp) -> Result<usize> {
-        let end = from + data.len() as u64;
+    /// Writes some of what is to be written, at least one byte; returns how many.
+    fn write_durable(&self, state: &mut State<S>, change: Change<'_>, mtime: Timestamp) -> Result<usize> {
+        let (from, data, end) = (change.from, change.data, change.end());
         let new_size = state.size.max(end);
         state.check_len(&self.core, new_size)?;
         self.begin_change(state)?;
@@ -98,7 +101,7 @@ impl<S: Storage> VaultFile<S> {
                 return Ok(data.len());
             }
             let mut tree = TagTree::empty();
-            let (pages, images) = state.seal_range(&self.core, &mut tree, new_size, from, data, Some(&plain))?;
+            let (pages, images) = state.seal_range(&self.core, &mut tree, new_size, change, Some(&plain))?;
             state.mtime = Some(mtime);
             self.journal_conversion(state, tree, &pages, &images, new_size)?;
             return Ok(data.len());
@@ -110,21 +113,21 @@ impl<S: Storage> VaultFile<S> {
         {
             let first = (tail_end - from) as usize;
             let head = data.get(..first).unwrap_or(data);
-            self.write_pages_durable(state, from, head, mtime)?;
+            self.write_pages_durable(state, Change::new(from, head), mtime)?;
             return Ok(head.len());
         }
-        self.write_pages_durable(state, from, data, mtime)?;
+        self.write_pages_durable(state, change, mtime)?;
         Ok(data.len())
     }
 
-    fn write_pages_durable(&self, state: &mut State<S>, from: u64, data: &[u8], mtime: Timestamp) -> Result<()> {
-        let new_size = state.size.max(from + data.len() as u64);
+    fn write_pages_durable(&self, state: &mut State<S>, change: Change<'_>, mtime: Timestamp) -> Result<()> {
+        let new_size = state.size.max(change.end());
         let body = std::mem::replace(&mut state.body, Body::Paged(TagTree::empty()));
         let Body::Paged(mut tree) = body else {
             state.body = body;
             return Err(VaultError::Internal("a blob was written as pages"));
         };
-        let sealed = state.seal_range(&self.core, &mut tree, new_size, from, data, None);
+        let sealed = state.seal_range(&self.core, &mut tree, new_size, change, None);
         let home = match &sealed {
             Ok((pages, _)) => self.may_go_home(state, &mut tree, pages),
             Err(_) => Ok(false),
@@ -183,101 +186,8 @@ fn holes_among(tree: &TagTree, pages: &[(PageIndex, Seal)]) -> Vec<PageIndex> {
 }
 
 impl<S: Storage> State<S> {
-    /// Seals the pages that a write of `data` at `from` changes, for a file of `new_size`: the pages it covers,
-    /// the old last page if that becomes longer, and all of `blob` if the content was one. The images are one
-    /// block each. `tree` has the nodes of all these pages afterwards.
-    pub(super) fn seal_range(
-        &self,
-        core: &VaultCore<S>,
-        tree: &mut TagTree,
-        new_size: u64,
-        from: u64,
-        data: &[u8],
-        blob: Option<&[u8]>,
-    ) -> Result<(Vec<(PageIndex, Seal)>, Scratch)> {
-        let mut pages: Vec<PageIndex> = Vec::new();
-        let first = PageIndex::of(from).0;
-        let end = page_count(from + data.len() as u64);
-        match blob {
-            // Without data the file only becomes longer, and all of the content is what was there.
-            Some(blob) => {
-                let before = |page: &PageIndex| page.0 < first || data.is_empty();
-                pages.extend((0..page_count(blob.len() as u64)).map(PageIndex).filter(before));
-            }
-            None if !self.size.is_multiple_of(PAGE_BYTES) && new_size > self.size => {
-                let tail = PageIndex::of(self.size);
-                let before = tail.0 < first || data.is_empty();
-                if before && tree.seal(tail, &self.home.reader(core))?.is_some() {
-                    pages.push(tail);
-                }
-            }
-            None => {}
-        }
-        if !data.is_empty() {
-            pages.extend((first..end).map(PageIndex));
-            if let Some(blob) = blob {
-                pages.extend((end..page_count(blob.len() as u64)).map(PageIndex));
-            }
-        }
-        let mut seals = Vec::with_capacity(pages.len());
-        let mut images = core.scratch(pages.len() * PAGE_LEN);
-        for (page, image) in pages.into_iter().zip(images.chunks_exact_mut(PAGE_LEN)) {
-            let len = page.len_in(new_size);
-            let what = Sealed::Page(page_block(page));
-            let (sealed, rest) = image.split_at_mut_checked(len).unwrap_or_default();
-            let old_seal = tree.seal(page, &self.home.reader(core))?;
-            let start = page.offset_bytes();
-            let whole = (start >= from).then(|| (start - from) as usize).and_then(|at| data.get(at..at + len));
-            let seal = if let Some(whole) = whole {
-                self.home.seal_into(core, what, whole, sealed)?
-            } else {
-                let mut plain = Zeroizing::new([0; PAGE_LEN]);
-                self.old_page(core, page, old_seal, blob, &mut plain)?;
-                let overlap_start = start.max(from);
-                let overlap_end = (start + len as u64).min(from + data.len() as u64);
-                if overlap_start < overlap_end {
-                    let source = data.get((overlap_start - from) as usize..(overlap_end - from) as usize);
-                    let target = plain.get_mut((overlap_start - start) as usize..(overlap_end - start) as usize);
-                    if let (Some(source), Some(target)) = (source, target) {
-                        target.copy_from_slice(source);
-                    }
-                }
-                self.home.seal_into(core, what, plain.get(..len).unwrap_or_default(), sealed)?
-            };
-            // A block in the journal is whole; what is behind a short page says nothing.
-            entropy::fill(rest);
-            seals.push((page, seal));
-        }
-        Ok((seals, images))
-    }
-
-    /// The old content of a page, zeros behind it.
-    pub(super) fn old_page(
-        &self,
-        core: &VaultCore<S>,
-        page: PageIndex,
-        seal: Option<Seal>,
-        blob: Option<&[u8]>,
-        out: &mut [u8; PAGE_LEN],
-    ) -> Result<()> {
-        let start = page.offset_bytes();
-        if let Some(blob) = blob {
-            let part = blob.get((start as usize).min(blob.len())..).unwrap_or_default();
-            let part = part.get(..part.len().min(PAGE_LEN)).unwrap_or_default();
-            if let Some(target) = out.get_mut(..part.len()) {
-                target.copy_from_slice(part);
-            }
-            return Ok(());
-        }
-        let len = page.len_in(self.size);
-        match (seal, out.get_mut(..len)) {
-            (Some(seal), Some(target)) if len > 0 => self.home.reader(core).page(page, &seal, target),
-            _ => Ok(()),
-        }
-    }
-
-    fn write_volatile(&mut self, core: &VaultCore<S>, from: u64, data: &[u8]) -> Result<()> {
-        let end = from + data.len() as u64;
+    fn write_volatile(&mut self, core: &VaultCore<S>, change: Change<'_>) -> Result<()> {
+        let (from, data, end) = (change.from, change.data, change.end());
         let new_size = self.size.max(end);
         if let Body::Blob { .. } = self.body {
             // The usual case: a new file is written from its start.
@@ -293,7 +203,7 @@ impl<S: Storage> State<S> {
                 return self.store_blob_home(core, &plain);
             }
             let mut tree = TagTree::empty();
-            let (pages, images) = self.seal_range(core, &mut tree, new_size, from, data, Some(&plain))?;
+            let (pages, images) = self.seal_range(core, &mut tree, new_size, change, Some(&plain))?;
             if from > STEP_BLOCKS as u64 * PAGE_BYTES {
                 for block in tree.new_nodes_over(PageIndex::of(from))? {
                     core.reserve(&self.home.file, block.offset_bytes(), PAGE_BYTES)?;
@@ -309,7 +219,7 @@ impl<S: Storage> State<S> {
             self.body = body;
             return Err(VaultError::Internal("a blob was written as pages"));
         };
-        let sealed = self.seal_range(core, &mut tree, new_size, from, data, None).and_then(|(pages, images)| {
+        let sealed = self.seal_range(core, &mut tree, new_size, change, None).and_then(|(pages, images)| {
             // What begins in the midst of what a node covers, as the kernel sends several writes at once.
             if let Some((first, _)) = pages.first() {
                 for block in tree.new_nodes_over(*first)? {
@@ -367,7 +277,7 @@ impl<S: Storage> State<S> {
     pub(super) fn seal_blob(&self, core: &VaultCore<S>, plain: &[u8]) -> Result<(Vec<u8>, Seal, u64)> {
         let mut bytes = vec![0; HEADER_LEN + plain.len()];
         let (head, body) = bytes.split_at_mut_checked(HEADER_LEN).unwrap_or_default();
-        let seal = self.home.seal_into(core, Sealed::Blob, plain, body)?;
+        let seal = self.home.keys.seal_into(core, Sealed::Blob, plain, body)?;
         let header = Header {
             size: plain.len() as u64,
             seq: self.next_seq(),
@@ -416,7 +326,7 @@ impl<S: Storage> State<S> {
     /// Another salt, and with it other keys, for content that is about to be sealed anew as a whole, if the keys have
     /// sealed as many headers as they may. How many they sealed in other sessions nobody has counted, so the first
     /// blob of a session always gets one. Returns the keys before.
-    pub(super) fn renew_keys(&mut self, core: &VaultCore<S>) -> Option<Keys> {
+    pub(super) fn renew_keys(&mut self, core: &VaultCore<S>) -> Option<Arc<Keys>> {
         let renew = !self.home.keys.may_seal_header(core.seal_limit());
         renew.then(|| std::mem::replace(&mut self.home.keys, Keys::new(core, entropy::array())))
     }
@@ -505,7 +415,7 @@ impl<S: Storage> State<S> {
             (Modified::Now, _) => Ok(core.storage.now()),
             (Modified::AsBefore, Some(mtime)) => Ok(mtime),
             (Modified::AsBefore, None) => {
-                let stat = core.storage.stat(Target::File(&self.home.file));
+                let stat = core.storage.stat(Target::File(&*self.home.file));
                 Ok(stat.map_err(|e| VaultError::io("read a file's times", e))?.mtime)
             }
         }
