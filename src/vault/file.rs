@@ -9,7 +9,8 @@
 //!   journal) refers to is appended to the journal and reaches the home with the next checkpoint. Only
 //!   pages to which nothing refers are written straight home, and recorded once the home is synced.
 //!
-//! Order of locks: `VaultCore::gate` (shared), then one file's state, then its `syncing`, then the journal's own.
+//! Order of locks: `VaultCore::gate` (shared), then one file's state, then its `syncing`, then the journal's own. Under
+//! `keys_used` none is taken.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 
 use super::error::{Result, VaultError};
 use crate::format::geometry::{
-    BlockIndex, Child, ENTRY_LEN, Node, PAGE_LEN, PageIndex, Path, ROOT_ENTRIES, at_block, page_block, parent_of,
+    BlockIndex, Child, ENTRY_LEN, Node, PAGE_LEN, PageIndex, Path, ROOT_ENTRIES, Slot, at_block, page_block, parent_of,
 };
 use crate::format::header::Seal;
 
@@ -26,6 +26,13 @@ pub(crate) trait NodeSource {
 struct Cached {
     entries: Box<[u8; PAGE_LEN]>,
     dirty: bool,
+}
+
+/// A node that is not in memory.
+pub(crate) struct Missing {
+    above: Slot,
+    pub block: BlockIndex,
+    pub seal: Seal,
 }
 
 /// See the module's documentation.
@@ -128,6 +135,30 @@ impl TagTree {
         let mut entries = Box::new([0; PAGE_LEN]);
         source.load_node(block, seal, &mut entries)?;
         self.nodes.insert(block, Cached { entries, dirty: false });
+        Ok(())
+    }
+
+    /// The first node on the way to `page` that has to be loaded.
+    pub fn missing(&self, page: PageIndex) -> Result<Option<Missing>> {
+        let path = Path::to(page).ok_or(VaultError::TooLarge)?;
+        for (node, index) in path.steps() {
+            let Child::Node(below) = node.child(*index) else { break };
+            if self.nodes.contains_key(&below.block) {
+                continue;
+            }
+            let above = Slot { node: node.block, index: *index };
+            let seal = self.seal_at(node.block, *index)?.ok_or(BROKEN)?;
+            return Ok(seal.map(|seal| Missing { above, block: below.block, seal }));
+        }
+        Ok(None)
+    }
+
+    /// Takes a node over that was missing and has been loaded since, if it still is what stands there.
+    pub fn take_over(&mut self, missing: &Missing, entries: Box<[u8; PAGE_LEN]>) -> Result<()> {
+        let seal = self.seal_at(missing.above.node, missing.above.index)?;
+        if seal == Some(Some(missing.seal)) && !self.nodes.contains_key(&missing.block) {
+            self.nodes.insert(missing.block, Cached { entries, dirty: false });
+        }
         Ok(())
     }
 
@@ -485,5 +516,51 @@ pub(super) fn add_run(runs: &mut Vec<Range<BlockIndex>>, run: Range<BlockIndex>)
     match runs.last_mut() {
         Some(last) if last.end == run.start => last.end = run.end,
         _ => runs.push(run),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nodes without an entry.
+    struct Empty;
+
+    impl NodeSource for Empty {
+        fn load_node(&self, _: BlockIndex, _: &Seal, out: &mut [u8; PAGE_LEN]) -> Result<()> {
+            out.fill(0);
+            Ok(())
+        }
+    }
+
+    fn seal(number: u8) -> Seal {
+        Seal { nonce: [number; 12], tag: [number; 16], session: 1 }
+    }
+
+    #[test]
+    fn a_node_is_taken_over_only_as_long_as_it_is_what_stands_there() {
+        let page = PageIndex(200);
+        let mut tree = TagTree::empty();
+        let sealed = |tree: &mut TagTree, number: u8| {
+            tree.set(page, Some(seal(number)), &Empty).unwrap();
+            tree.seal_nodes(|_, _| Ok(seal(100 + number))).unwrap();
+            tree.evict(0);
+            tree.missing(page).unwrap().unwrap()
+        };
+        let before = sealed(&mut tree, 1);
+        let after = sealed(&mut tree, 2);
+        assert_eq!((before.seal, after.seal), (seal(101), seal(102)));
+        tree.take_over(&before, Box::new([0; PAGE_LEN])).unwrap();
+        assert_eq!(tree.missing(page).unwrap().unwrap().seal, seal(102));
+        tree.take_over(&after, Box::new([0; PAGE_LEN])).unwrap();
+        assert!(tree.missing(page).unwrap().is_none());
+        assert_eq!(tree.cached_seal(page).unwrap(), Some(None));
+    }
+
+    #[test]
+    fn over_a_hole_nothing_is_missing() {
+        let tree = TagTree::empty();
+        assert!(tree.missing(PageIndex(0)).unwrap().is_none());
+        assert!(tree.missing(PageIndex(1 << 30)).unwrap().is_none());
     }
 }

@@ -281,7 +281,7 @@ impl<S: Storage> VaultFile<S> {
         Ok(())
     }
 
-    /// Syncs the home. Who writes meanwhile does not wait for it.
+    /// Syncs the home. The state need not be locked: who writes meanwhile waits only to sync the home, too.
     pub(crate) fn sync_home(&self) -> Result<()> {
         self.sync_home_by(|home| self.core.storage.sync_file(home))
     }

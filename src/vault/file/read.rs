@@ -1,5 +1,7 @@
 //! Reading, and telling data from holes.
 
+use std::ops::Range;
+
 use zeroize::Zeroizing;
 
 use super::{Body, NODES_KEPT, State, VaultFile};
@@ -9,7 +11,7 @@ use crate::format::seals::Sealed;
 use crate::storage::{Storage, read_into};
 use crate::vault::core::{Scratch, VaultCore};
 use crate::vault::error::{Result, VaultError};
-use crate::vault::tree::TagTree;
+use crate::vault::tree::{Missing, NodeSource, TagTree};
 
 impl<S: Storage> VaultFile<S> {
     /// Reads from `offset_bytes` into `out`; returns the number of bytes, fewer only at the end of the file.
@@ -38,19 +40,35 @@ impl<S: Storage> VaultFile<S> {
         }
     }
 
-    /// Loads the nodes that reading a range needs.
+    /// Loads the nodes that reading a range needs, while others read.
     fn load_nodes(&self, offset_bytes: u64, len: usize) -> Result<()> {
-        let mut state = self.state.write();
-        state.evict_nodes();
-        let State { home, body: Body::Paged(tree), .. } = &mut *state else { return Ok(()) };
-        let reader = home.reader(&self.core);
-        let end = offset_bytes.saturating_add(len as u64);
-        let mut page = PageIndex::of(offset_bytes);
-        while page.offset_bytes() < end {
-            tree.seal(page, &reader)?;
-            page = PageIndex(page.0 + 1);
+        let pages = PageIndex::of(offset_bytes).0..page_count(offset_bytes.saturating_add(len as u64));
+        let mut made_room = false;
+        while let Some((missing, entries)) = self.load_missing(pages.clone())? {
+            let mut state = self.state.write();
+            // Once: what is loaded for this range stays until it is read.
+            if !std::mem::replace(&mut made_room, true) {
+                state.evict_nodes();
+            }
+            if let Body::Paged(tree) = &mut state.body {
+                tree.take_over(&missing, entries)?;
+            }
         }
         Ok(())
+    }
+
+    /// Reads the first node over these pages that is not in memory.
+    fn load_missing(&self, pages: Range<u64>) -> Result<Option<(Missing, Box<[u8; PAGE_LEN]>)>> {
+        let state = self.state.read();
+        let Body::Paged(tree) = &state.body else { return Ok(None) };
+        for page in pages.map(PageIndex) {
+            if let Some(missing) = tree.missing(page)? {
+                let mut entries = Box::new([0; PAGE_LEN]);
+                state.home.reader(&self.core).load_node(missing.block, &missing.seal, &mut entries)?;
+                return Ok(Some((missing, entries)));
+            }
+        }
+        Ok(None)
     }
 
     /// The first offset from `offset_bytes` on that holds data; None if only a hole follows.

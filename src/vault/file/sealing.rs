@@ -1,5 +1,5 @@
-//! Sealing what is written. Whole pages of a large write are sealed before its turn, so that those who write one file at
-//! the same time wait for each other no longer than it takes to put images away.
+//! Sealing what is written. Whole pages are sealed before the write's turn, so that those who write one file at the same
+//! time wait for each other for little more than putting images away.
 
 use std::sync::Arc;
 
