@@ -146,6 +146,28 @@ fn no_sync_succeeds_beside_one_that_fails() {
     });
 }
 
+/// As long as the disk takes, whoever read or wrote the file waited for the checkpoint that brought it home.
+#[test]
+fn nobody_waits_for_the_sync_of_a_checkpoint() {
+    let mut world = prepared().world();
+    apply(&mut world, &[Op::Write { path: PAGED, at: 0, len: 5000 }]);
+    let vault = world.vault().clone();
+    let file = vault.root().open_file(PAGED.as_bytes()).expect("it opens");
+    let (done, is_done) = mpsc::channel();
+    world.disk.before_sync_file(move || {
+        let (beside, went_on) = mpsc::channel();
+        thread::spawn(move || {
+            let mut found = [0; 4];
+            let outcome = file.write(3, b"1234").and_then(|()| file.read(3, &mut found));
+            let _ = beside.send(outcome.map(|_| found));
+        });
+        let _ = done.send(went_on.recv_timeout(Duration::from_secs(30)));
+    });
+    vault.checkpoint().expect("a checkpoint");
+    let found = is_done.recv().expect("the checkpoint syncs the file").expect("nobody waits").expect("no error");
+    assert_eq!(&found, b"1234");
+}
+
 /// A checkpoint reads on over what it does not want. Where that cannot be read, it reads what it wants alone.
 #[test]
 fn a_bad_sector_between_images_costs_nothing() {
