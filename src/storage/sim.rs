@@ -43,7 +43,7 @@ use parking_lot::Mutex;
 
 use disk::Disk;
 use fault::WriteVerdict;
-use live::{Live, Shared};
+use live::{Beside, Live, Shared};
 use random::Random;
 
 use super::Timestamp;
@@ -128,8 +128,8 @@ impl SimDisk {
     fn with(disk: Disk, seed: u64, choices: Vec<u32>) -> Self {
         let shared = Shared {
             live: Mutex::new(Live::new(disk, seed)),
-            before_sync_all: Mutex::default(),
-            before_sync_file: Mutex::default(),
+            before_sync_all: Beside::default(),
+            before_sync_file: Beside::default(),
         };
         Self { shared: Arc::new(shared), choices }
     }
@@ -141,12 +141,12 @@ impl SimDisk {
 
     /// Has this done at the beginning of the next sync of everything, as others do something beside it.
     pub fn before_sync_all(&self, work: impl FnOnce() + Send + 'static) {
-        *self.shared.before_sync_all.lock() = Some(Box::new(work));
+        self.shared.before_sync_all.set(work);
     }
 
     /// The same, of one file with its attributes.
     pub fn before_sync_file(&self, work: impl FnOnce() + Send + 'static) {
-        *self.shared.before_sync_file.lock() = Some(Box::new(work));
+        self.shared.before_sync_file.set(work);
     }
 
     // --- steps and crashes ---

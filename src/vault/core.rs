@@ -229,11 +229,22 @@ impl<S: Storage> VaultCore<S> {
         if self.degraded.lock().is_some() { Err(VaultError::ReadOnly) } else { Ok(()) }
     }
 
-    /// `syncfs(2)`, by one thread after the other: the kernel tells one of them of an error, and to the next one all is well.
+    /// `syncfs(2)`.
     pub fn sync_backing(&self) -> Result<()> {
-        let _one = self.syncing.lock();
+        self.sync_alone(&self.syncing, "sync the backing", || self.storage.sync_all())
+    }
+
+    /// Syncs, one thread of those that share `turn` after the other: the kernel tells one of them of an error, and to the
+    /// next one all is well.
+    pub fn sync_alone(
+        &self,
+        turn: &Mutex<()>,
+        context: &'static str,
+        sync: impl FnOnce() -> io::Result<()>,
+    ) -> Result<()> {
+        let _one = turn.lock();
         self.ensure_not_degraded()?;
-        self.storage.sync_all().map_err(|e| self.sync_failed("sync the backing", e))
+        sync().map_err(|e| self.sync_failed(context, e))
     }
 
     /// A sync of the backing failed: what it should have stored may be gone, so nothing is tried again.

@@ -339,10 +339,7 @@ impl Storage for SimStorage {
     }
 
     fn sync_file(&self, file: &SimFile) -> io::Result<()> {
-        let before = self.shared.before_sync_file.lock().take();
-        if let Some(work) = before {
-            work();
-        }
+        self.shared.before_sync_file.run();
         let id = file.handle.id;
         self.live().sync("sync_file", Some(id), |disk| disk.sync(id))
     }
@@ -353,10 +350,7 @@ impl Storage for SimStorage {
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        let before = self.shared.before_sync_all.lock().take();
-        if let Some(work) = before {
-            work();
-        }
+        self.shared.before_sync_all.run();
         self.live().sync("sync_all", None, |disk| {
             disk.sync_all();
             Ok(())

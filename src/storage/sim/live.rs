@@ -16,8 +16,26 @@ use super::{Step, crashed};
 pub(super) struct Shared {
     pub(super) live: Mutex<Live>,
     /// What somebody else does beside the next sync of everything.
-    pub(super) before_sync_all: Mutex<Option<Box<dyn FnOnce() + Send>>>,
-    pub(super) before_sync_file: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    pub(super) before_sync_all: Beside,
+    /// The same, of one file with its attributes.
+    pub(super) before_sync_file: Beside,
+}
+
+/// Something that is done once, beside the next call of some kind.
+#[derive(Default)]
+pub(super) struct Beside(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Beside {
+    pub(super) fn set(&self, work: impl FnOnce() + Send + 'static) {
+        *self.0.lock() = Some(Box::new(work));
+    }
+
+    pub(super) fn run(&self) {
+        let work = self.0.lock().take();
+        if let Some(work) = work {
+            work();
+        }
+    }
 }
 
 pub(super) struct Live {

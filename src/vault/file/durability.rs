@@ -286,11 +286,9 @@ impl<S: Storage> VaultFile<S> {
         self.sync_home_by(|home| self.core.storage.sync_file(home))
     }
 
-    /// Syncs the home, one thread after the other: the kernel tells one of them of an error, and to the next one all is well.
+    /// Syncs the home in the way that is given, one thread after the other.
     pub(super) fn sync_home_by(&self, sync: impl FnOnce(&S::File) -> io::Result<()>) -> Result<()> {
-        let _one = self.syncing.lock();
-        self.core.ensure_not_degraded()?;
-        sync(&self.backing).map_err(|e| self.core.sync_failed("sync a file", e))
+        self.core.sync_alone(&self.syncing, "sync a file", || sync(&self.backing))
     }
 }
 
