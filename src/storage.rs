@@ -245,9 +245,11 @@ pub trait Storage: Send + Sync + 'static {
     // --- the rest ---
 
     fn space(&self) -> io::Result<SpaceInfo>;
-    /// Advisory lock of a whole file (`flock(2)`), released when the handle is dropped.
-    /// False if someone else holds it.
+    /// Advisory lock of a file (an open file description's, `fcntl_locking(2)`), released when the handle is dropped.
+    /// False if someone else holds it. `EBADF` for an exclusive one by a handle that is for reading alone.
     fn try_lock(&self, file: &Self::File, exclusive: bool) -> io::Result<bool>;
+    /// Whether no other handle's lock is in the way of such a lock; takes none, so that it is in nobody's way itself.
+    fn could_lock(&self, file: &Self::File, exclusive: bool) -> io::Result<bool>;
     /// Now, on the clock that stamps the backing's inodes (not finer than its ticks).
     fn now(&self) -> Timestamp;
 }

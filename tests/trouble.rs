@@ -495,7 +495,10 @@ fn a_rotation_at_rest_is_stopped_by_every_signal() {
     fixture.seal().ok();
     for signal in [Signal::HUP, Signal::INT, Signal::TERM] {
         let mut rotating = rotate(&fixture).stderr(Stdio::null()).spawn().unwrap();
-        eventually("open", || fixture.info()["holder"]["pid"] == rotating.id());
+        eventually("open", || {
+            assert_eq!(rotating.try_wait().unwrap(), None, "it ended by itself");
+            fixture.info()["holder"]["pid"] == rotating.id()
+        });
         kill_process(Pid::from_child(&rotating), signal).unwrap();
         assert_eq!(end_of(&mut rotating).code(), Some(22), "{signal:?}");
         assert_eq!(fixture.info()["sealed"], true, "{signal:?}");

@@ -19,9 +19,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{
-    self as sys, AtFlags, FallocateFlags, FlockOperation, Gid, Mode, OFlags, RenameFlags, Uid, XattrFlags,
-};
+use rustix::fs::{self as sys, AtFlags, FallocateFlags, Gid, Mode, OFlags, RenameFlags, Uid, XattrFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::{
@@ -29,6 +27,7 @@ use super::{
 };
 use proc_path::ProcPath;
 
+mod locks;
 mod no_replace;
 mod proc_path;
 mod vectored;
@@ -355,15 +354,11 @@ impl Storage for PosixStorage {
     }
 
     fn try_lock(&self, file: &PosixFile, exclusive: bool) -> io::Result<bool> {
-        let operation = match exclusive {
-            true => FlockOperation::NonBlockingLockExclusive,
-            false => FlockOperation::NonBlockingLockShared,
-        };
-        match retry_on_intr(|| sys::flock(&file.0, operation)) {
-            Ok(()) => Ok(true),
-            Err(Errno::WOULDBLOCK) => Ok(false),
-            Err(errno) => Err(errno.into()),
-        }
+        locks::try_lock(&file.0, exclusive)
+    }
+
+    fn could_lock(&self, file: &PosixFile, exclusive: bool) -> io::Result<bool> {
+        locks::could_lock(&file.0, exclusive)
     }
 
     fn now(&self) -> Timestamp {

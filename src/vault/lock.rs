@@ -1,10 +1,9 @@
 //! One writer at a time: an advisory lock on private/lock.
 //!
-//! The lock is the kernel's (`flock(2)`): it goes with the process that holds it, however that ends. What stands in
-//! the file only says who it was, for the message; it may be out of date and is never believed.
+//! The lock is the kernel's (`fcntl_locking(2)`): it goes with the process that holds it, however that ends, and who
+//! looks at it does not take it. What stands in the file only says who it was, for the message; it may be out of date and is never believed.
 
-use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,9 +17,6 @@ pub(super) const ENTRY: &str = "lock";
 pub(super) const PATH: &str = "private/lock";
 
 const CONTENT_MAX: usize = 4096;
-/// Someone may only be looking ([`holder`]), which is over at once.
-const ATTEMPTS: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// The lock, held until it is dropped.
 pub struct VaultLock<S: Storage> {
@@ -100,14 +96,14 @@ fn not_locked(error: std::io::Error) -> VaultError {
 /// Who has the vault for reading and writing. None: nobody.
 pub fn holder<S: Storage>(storage: &S) -> Result<Option<Holder>> {
     let Some(file) = existing(storage)? else { return Ok(None) };
-    let free = storage.try_lock(&file, false).map_err(|e| VaultError::io("look at the vault's lock", e))?;
+    let free = storage.could_lock(&file, false).map_err(|e| VaultError::io("look at the vault's lock", e))?;
     Ok(if free { None } else { Some(read_holder(storage, &file)) })
 }
 
 /// Whether anyone has the vault, for reading alone too.
 pub fn is_in_use<S: Storage>(storage: &S) -> Result<bool> {
     let Some(file) = existing(storage)? else { return Ok(false) };
-    let free = storage.try_lock(&file, true).map_err(|e| VaultError::io("look at the vault's lock", e))?;
+    let free = storage.could_lock(&file, true).map_err(|e| VaultError::io("look at the vault's lock", e))?;
     Ok(!free)
 }
 
@@ -126,16 +122,11 @@ fn existing<S: Storage>(storage: &S) -> Result<Option<S::File>> {
 }
 
 fn take<S: Storage>(storage: &S, file: &S::File, exclusive: bool) -> Result<()> {
-    for attempt in 0..ATTEMPTS {
-        if attempt > 0 {
-            thread::sleep(PAUSE);
-        }
-        if storage.try_lock(file, exclusive).map_err(|e| VaultError::io("lock the vault", e))? {
-            return Ok(());
-        }
+    if storage.try_lock(file, exclusive).map_err(not_locked)? {
+        return Ok(());
     }
     // Readers do not sign the file: what it says is about a writer, if there is one.
-    let readers_only = exclusive && storage.try_lock(file, false).unwrap_or(false);
+    let readers_only = exclusive && storage.could_lock(file, false).unwrap_or(false);
     let holder = if readers_only { Holder::default() } else { read_holder(storage, file) };
     Err(VaultError::AlreadyMounted { holder })
 }

@@ -361,7 +361,7 @@ fn no_replace_without_kernel_support() {
 fn locks_belong_to_handles() {
     let (_folder, storage, root) = backing();
     let first = storage.create_file(&root, name("lock"), 0o600).unwrap();
-    let second = storage.open_file(&root, name("lock"), Access::Read).unwrap();
+    let second = storage.open_file(&root, name("lock"), Access::ReadWrite).unwrap();
     assert!(storage.try_lock(&first, false).unwrap());
     assert!(storage.try_lock(&second, false).unwrap());
     assert!(!storage.try_lock(&second, true).unwrap());
@@ -369,6 +369,26 @@ fn locks_belong_to_handles() {
     assert!(storage.try_lock(&second, true).unwrap());
     let third = storage.open_file(&root, name("lock"), Access::Read).unwrap();
     assert!(!storage.try_lock(&third, false).unwrap());
+    drop(second);
+    assert_errno(storage.try_lock(&third, true), libc::EBADF);
+    assert!(storage.try_lock(&third, false).unwrap());
+}
+
+#[test]
+fn a_lock_can_be_looked_at_without_being_taken() {
+    let (_folder, storage, root) = backing();
+    let file = storage.create_file(&root, name("lock"), 0o600).unwrap();
+    let looker = storage.open_file(&root, name("lock"), Access::Read).unwrap();
+    for (held, could) in [(None, [true, true]), (Some(false), [true, false]), (Some(true), [false, false])] {
+        if let Some(exclusive) = held {
+            assert!(storage.try_lock(&file, exclusive).unwrap());
+        }
+        for (exclusive, could) in [false, true].into_iter().zip(could) {
+            assert_eq!(storage.could_lock(&looker, exclusive).unwrap(), could, "{held:?} {exclusive}");
+            // A handle's own is not in its way.
+            assert!(storage.could_lock(&file, exclusive).unwrap());
+        }
+    }
 }
 
 #[test]

@@ -362,7 +362,14 @@ impl Storage for SimStorage {
     }
 
     fn try_lock(&self, file: &SimFile, exclusive: bool) -> io::Result<bool> {
+        if exclusive {
+            writable(file, Errno::BADF)?;
+        }
         Ok(self.alive()?.try_lock(file.handle.id, file.handle.number, exclusive))
+    }
+
+    fn could_lock(&self, file: &SimFile, exclusive: bool) -> io::Result<bool> {
+        Ok(self.alive()?.could_lock(file.handle.id, file.handle.number, exclusive))
     }
 
     fn now(&self) -> Timestamp {

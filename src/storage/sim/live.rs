@@ -214,14 +214,19 @@ impl Live {
         }
     }
 
-    /// As flock(2): also changes a lock that the handle has already.
-    pub(super) fn try_lock(&mut self, id: Id, handle: u64, exclusive: bool) -> bool {
-        let lock = self.locks.entry(id).or_default();
+    pub(super) fn could_lock(&self, id: Id, handle: u64, exclusive: bool) -> bool {
+        let Some(lock) = self.locks.get(&id) else { return true };
         let others_exclude = lock.exclusive.is_some_and(|holder| holder != handle);
         let others_share = lock.shared.iter().any(|holder| *holder != handle);
-        if others_exclude || exclusive && others_share {
+        !(others_exclude || exclusive && others_share)
+    }
+
+    /// As fcntl_locking(2): also changes a lock that the handle has already.
+    pub(super) fn try_lock(&mut self, id: Id, handle: u64, exclusive: bool) -> bool {
+        if !self.could_lock(id, handle, exclusive) {
             return false;
         }
+        let lock = self.locks.entry(id).or_default();
         lock.shared.remove(&handle);
         lock.exclusive = exclusive.then_some(handle);
         if !exclusive {

@@ -80,3 +80,13 @@ fn whoever_only_looks_is_not_in_the_way() {
     });
     assert_eq!(looking, 50);
 }
+
+#[test]
+fn two_who_look_see_nobody() {
+    let (_backing, storage) = backing();
+    drop(exclusive(&storage).unwrap());
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..1000).for_each(|_| assert_eq!(holder(&storage).unwrap(), None)));
+        (0..1000).for_each(|_| assert!(!is_in_use(&storage).unwrap()));
+    });
+}

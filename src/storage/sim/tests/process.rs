@@ -79,7 +79,7 @@ fn a_kill_loses_nothing_but_makes_nothing_durable() {
     assert_eq!(outcomes(&after, ORDERED, listing), set(["file:512", "d/ file:512"]));
     // The lock went with the process; the disks are apart.
     let storage = after.storage();
-    let file = storage.open_file(&storage.open_root().unwrap(), name("file"), Access::Read).unwrap();
+    let file = storage.open_file(&storage.open_root().unwrap(), name("file"), Access::ReadWrite).unwrap();
     assert!(storage.try_lock(&file, true).unwrap());
     after.raw_remove("file").unwrap();
     assert_eq!(listing(&disk), "d/ file:512");
