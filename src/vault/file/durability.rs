@@ -407,8 +407,7 @@ impl<S: Storage> Applied<S> {
         }
         // One by one: a bad sector between them costs none of them.
         for (_, at) in images {
-            let from = (at.block - first.block) as usize * PAGE_LEN;
-            core.read_journal(*at, window.get_mut(from..from + PAGE_LEN).unwrap_or_default())?;
+            core.read_journal(*at, window.get_mut(in_window(first, *at)).ok_or(OUTSIDE)?)?;
         }
         Ok(())
     }
@@ -426,13 +425,20 @@ impl<S: Storage> Applied<S> {
         let mut parts = Vec::with_capacity(run.len());
         for (block, at) in run {
             let len = PAGE_BYTES.min(self.home_len - block.offset_bytes());
-            let from = (at.block - first.block) as usize * PAGE_LEN;
-            let image = window.get(from..from + len as usize);
-            parts.push(IoSlice::new(image.ok_or(VaultError::Internal("an image is not in what was read"))?));
+            let image = window.get(in_window(first, *at)).and_then(|image| image.get(..len as usize));
+            parts.push(IoSlice::new(image.ok_or(OUTSIDE)?));
             end += len;
         }
         let written = core.storage.write_at(&self.file.backing, &parts, start);
         written.map_err(|e| core.write_failed("write a file", e))?;
         Ok(end)
     }
+}
+
+const OUTSIDE: VaultError = VaultError::Internal("an image is not in what was read");
+
+/// Where an image stands in what was read of its segment from `first` on, in bytes.
+const fn in_window(first: Location, at: Location) -> Range<usize> {
+    let from = (at.block - first.block) as usize * PAGE_LEN;
+    from..from + PAGE_LEN
 }
