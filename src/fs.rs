@@ -48,7 +48,8 @@ use node::Node;
 use room::Room;
 use table::Table;
 pub use types::{
-    Attr, Caller, DirEntry, DirEntryPlus, Entry, FileHandle, FsOptions, InodeNo, Lost, Ownership, SetAttr, Space, Usage,
+    Attr, Caller, DirEntry, DirEntryPlus, Entry, FileHandle, FsOptions, InodeNo, Lost, Ownership, SetAttr, SharedName,
+    Space, Usage,
 };
 
 /// The largest file and the largest offset: `off_t` is signed.
@@ -122,12 +123,12 @@ impl<S: Storage> Fs<S> {
     }
 
     /// What tells an inode from another one that had its number before, as the kernel was told.
-    pub fn generation(&self, ino: InodeNo) -> Option<u64> {
+    pub fn generation(&self, ino: InodeNo) -> Option<u32> {
         self.table.find(ino).map(|node| node.generation)
     }
 
     /// The names of an inode that are known: the directory's number, and the name in it.
-    pub fn names(&self, ino: InodeNo) -> Vec<(InodeNo, Arc<[u8]>)> {
+    pub fn names(&self, ino: InodeNo) -> Vec<(InodeNo, SharedName)> {
         let names = self.table.find(ino).map(|node| node.all_names()).unwrap_or_default();
         names.into_iter().map(|name| (name.parent.ino, name.name)).collect()
     }

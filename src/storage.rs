@@ -20,7 +20,10 @@ pub use sim::{CrashPolicy, Fault, SimDisk, SimStorage};
 
 /// Seconds and nanoseconds since the Unix epoch; negative seconds are times before 1970,
 /// and `nanoseconds` always counts forward from `seconds` (0..1_000_000_000), as in `struct timespec`.
+///
+/// Packed, as every inode in memory has three.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(Rust, packed(4))]
 pub struct Timestamp {
     pub seconds: i64,
     pub nanoseconds: u32,

@@ -15,7 +15,7 @@ use super::findings::{put_path, shown};
 use super::plain::{self, Found, Stopped};
 use super::time;
 use super::unlocking::UnlockArguments;
-use crate::vault::{Directory, FileKind, PosixStorage, Stat, Vault};
+use crate::vault::{Directory, FileKind, PosixStorage, Stat, Timestamp, Vault};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -167,6 +167,7 @@ impl<W: Write> List<'_, W> {
         if !self.arguments.long {
             return Ok(writeln!(self.out, "{}", shown(named))?);
         }
+        let modified = stat.mtime.seconds;
         let arrow = target.map(|target| format!(" -> {}", shown(&target))).unwrap_or_default();
         Ok(writeln!(
             self.out,
@@ -176,7 +177,7 @@ impl<W: Write> List<'_, W> {
             stat.uid,
             stat.gid,
             stat.size_bytes,
-            u64::try_from(stat.mtime.seconds).map_or_else(|_| stat.mtime.seconds.to_string(), time::utc),
+            u64::try_from(modified).map_or_else(|_| modified.to_string(), time::utc),
             shown(named)
         )?)
     }
@@ -184,6 +185,7 @@ impl<W: Write> List<'_, W> {
 
 /// The names of the fields are an interface (docs/cli.md).
 fn object(path: &[u8], stat: &Stat, target: Option<&[u8]>) -> Value {
+    let Timestamp { seconds, nanoseconds } = stat.mtime;
     let mut object = json!({
         "kind": kind_name(stat.kind()),
         "ino": stat.ino,
@@ -192,8 +194,8 @@ fn object(path: &[u8], stat: &Stat, target: Option<&[u8]>) -> Value {
         "uid": stat.uid,
         "gid": stat.gid,
         "size": stat.size_bytes,
-        "mtime": stat.mtime.seconds,
-        "mtime_nanoseconds": stat.mtime.nanoseconds,
+        "mtime": seconds,
+        "mtime_nanoseconds": nanoseconds,
     });
     put_path(&mut object, "path", &[b"/", path].concat());
     if let Some(target) = target {

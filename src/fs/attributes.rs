@@ -116,7 +116,7 @@ impl<S: Storage> Fs<S> {
         set_if_given(&mut state.attr.mtime, mtime);
         state.attr.ctime = now;
         // What else is known may be of before it was written to.
-        Ok(Attr { provisional: state.attr.provisional || !state.fresh, ..state.attr })
+        Ok(Attr { provisional: state.attr.provisional || !state.fresh, ..state.attr.of(node) })
     }
 
     fn truncate(&self, caller: &Caller, node: &Arc<Node<S>>, size_bytes: u64) -> Result<()> {
@@ -209,7 +209,7 @@ impl<S: Storage> Fs<S> {
             let version = {
                 let state = node.state();
                 if state.fresh {
-                    return Ok(state.attr);
+                    return Ok(state.attr.of(node));
                 }
                 state.version
             };
@@ -227,7 +227,7 @@ impl<S: Storage> Fs<S> {
             attempts_left = attempts_left.saturating_sub(1);
             let mut state = node.state();
             if state.version == version {
-                state.attr = attr;
+                state.attr = attr.into();
                 state.fresh = !attr.provisional;
                 return Ok(attr);
             }

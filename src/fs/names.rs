@@ -347,8 +347,9 @@ impl<S: Storage> Fs<S> {
         let attr = self.attr_of(node.ino, &stat);
         {
             let mut state = node.state();
-            if state.version == version {
-                state.attr = attr;
+            // Of another kind it is somebody else's: whoever asks next is refused.
+            if state.version == version && attr.kind == node.kind {
+                state.attr = attr.into();
                 state.fresh = !attr.provisional;
             } else {
                 // It was changed in another way meanwhile, which may or may not be in `stat`.

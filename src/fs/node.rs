@@ -17,9 +17,9 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::{Mutex, MutexGuard, RwLock, RwLockWriteGuard};
 
 use super::error::{FsError, Result};
-use super::types::{Attr, InodeNo};
+use super::types::{Attr, InodeNo, SharedName};
 use super::xattrs::Knowledge;
-use crate::vault::{Directory, FileKind, Pin, SetTime, Storage, Timestamp, VaultFile};
+use crate::vault::{Directory, FileKind, Pin, PosixStorage, SetTime, Storage, Timestamp, VaultFile};
 
 /// How many names of one inode are remembered. More are found again by asking the vault.
 const NAMES_KEPT: usize = 8;
@@ -28,12 +28,12 @@ const NAMES_KEPT: usize = 8;
 pub(super) struct Node<S: Storage> {
     pub ino: InodeNo,
     pub kind: FileKind,
-    pub generation: u64,
+    pub generation: u32,
     /// How often the kernel was given this node, less what it gave back.
     /// Changed under the lock of the table's shard alone, as is `holds`.
     pub lookups: AtomicU64,
     /// Handles that are open, and nodes that have a name in this directory.
-    pub holds: AtomicU64,
+    pub holds: AtomicU32,
     /// What directories have more.
     folder: Option<Box<Folder<S>>>,
     pub content: RwLock<()>,
@@ -49,16 +49,52 @@ pub(super) struct Node<S: Storage> {
 
 /// What changes about a node.
 pub(super) struct State<S: Storage> {
-    /// The last known attributes. Kind, permissions, owner, link count and a file's size are always right;
+    /// The last known attributes. Permissions, owner, link count and a file's size are always right;
     /// the rest only if `fresh`.
-    pub attr: Attr,
+    pub attr: Seen,
     pub fresh: bool,
     /// Counts changes, so that what was read before one is not remembered after it.
-    pub version: u64,
+    pub version: u32,
     /// A name that the inode has: nearly all have one for ever. Others are in `rare`, and there only if there is this.
     name: Option<Name<S>>,
     rare: Option<Box<Rare<S>>>,
 }
+
+/// [`Attr`] without what the node says itself.
+#[derive(Clone, Copy)]
+pub(super) struct Seen {
+    pub perm: u16,
+    pub nlink: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub rdev: u32,
+    pub size_bytes: u64,
+    pub blocks: u64,
+    pub atime: Timestamp,
+    pub mtime: Timestamp,
+    pub ctime: Timestamp,
+    pub provisional: bool,
+}
+
+impl From<Attr> for Seen {
+    fn from(attr: Attr) -> Self {
+        let Attr { ino: _, kind: _, perm, nlink, uid, gid, rdev, size_bytes, blocks, atime, mtime, ctime, provisional } =
+            attr;
+        Self { perm, nlink, uid, gid, rdev, size_bytes, blocks, atime, mtime, ctime, provisional }
+    }
+}
+
+impl Seen {
+    /// The attributes of this node.
+    pub fn of<S: Storage>(self, node: &Node<S>) -> Attr {
+        let Self { perm, nlink, uid, gid, rdev, size_bytes, blocks, atime, mtime, ctime, provisional } = self;
+        let (ino, kind) = (node.ino, node.kind);
+        Attr { ino, kind, perm, nlink, uid, gid, rdev, size_bytes, blocks, atime, mtime, ctime, provisional }
+    }
+}
+
+/// What the kernel holds by the million: docs/performance.md says how much that is.
+const _: () = assert!(size_of::<Node<PosixStorage>>() <= 168 && size_of::<Timestamp>() == 12);
 
 /// What few of the nodes in memory have, of which there can be a million.
 struct Rare<S: Storage> {
@@ -79,7 +115,7 @@ pub(super) struct Folder<S: Storage> {
     directory: OnceLock<Arc<Directory<S>>>,
     pub names: RwLock<()>,
     /// Nodes by their name in this directory, as far as they are known.
-    children: Mutex<HashMap<Arc<[u8]>, Weak<Node<S>>>>,
+    children: Mutex<HashMap<SharedName, Weak<Node<S>>>>,
     /// Counts changes of the directory.
     changes: AtomicU64,
     /// The last change that is durable. Changes start at 1: nothing is known of what was before.
@@ -90,7 +126,7 @@ pub(super) struct Folder<S: Storage> {
 /// An entry of a directory. The directory stays in the table as long as a node has a name in it.
 pub(super) struct Name<S: Storage> {
     pub parent: Arc<Node<S>>,
-    pub name: Arc<[u8]>,
+    pub name: SharedName,
 }
 
 impl<S: Storage> Name<S> {
@@ -126,7 +162,7 @@ impl<S: Storage> Clone for Anchor<S> {
 
 impl<S: Storage> Node<S> {
     /// A node that is known to the kernel once.
-    pub fn new(attr: Attr, generation: u64, knowledge: Knowledge, directory: Option<Arc<Directory<S>>>) -> Self {
+    pub fn new(attr: Attr, generation: u32, knowledge: Knowledge, directory: Option<Arc<Directory<S>>>) -> Self {
         let folder = (attr.kind == FileKind::Directory).then(|| {
             Box::new(Folder {
                 directory: directory.map(OnceLock::from).unwrap_or_default(),
@@ -142,14 +178,20 @@ impl<S: Storage> Node<S> {
             kind: attr.kind,
             generation,
             lookups: AtomicU64::new(1),
-            holds: AtomicU64::new(0),
+            holds: AtomicU32::new(0),
             folder,
             content: RwLock::new(()),
             xattrs: Mutex::new(knowledge),
             uncommitted: AtomicBool::new(false),
             name_changes: AtomicU32::new(1),
             names_durable: AtomicU32::new(0),
-            state: Mutex::new(State { attr, fresh: !attr.provisional, version: 0, name: None, rare: None }),
+            state: Mutex::new(State {
+                attr: attr.into(),
+                fresh: !attr.provisional,
+                version: 0,
+                name: None,
+                rare: None,
+            }),
         }
     }
 
@@ -164,7 +206,7 @@ impl<S: Storage> Node<S> {
 
     /// The attributes as last seen (see [`State::attr`]).
     pub fn last_attr(&self) -> Attr {
-        self.state().attr
+        self.state().attr.of(self)
     }
 
     /// Something changed beneath: the attributes are to be asked for again.
@@ -318,7 +360,7 @@ impl<S: Storage> Node<S> {
         // What is known is all that there will be; another answer would undo these.
         state.version = state.version.wrapping_add(1);
         state.fresh = true;
-        state.attr
+        state.attr.of(self)
     }
 
     /// Notes that one handle more is open on `file`, and returns the file that all of them use.

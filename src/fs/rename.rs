@@ -8,7 +8,7 @@ use super::error::{FsError, Result};
 use super::node::{Node, lock_names};
 use super::removal::same_node;
 use super::types::InodeNo;
-use crate::vault::{Directory, FileKind, NewInode, RenameMode, Storage, VaultError};
+use crate::vault::{Directory, FileKind, NewInode, RenameMode, Storage, Timestamp, VaultError};
 
 /// One side of a rename that exists.
 struct Side<S: Storage> {
@@ -200,9 +200,9 @@ impl<S: Storage> Fs<S> {
 
     fn unused_name(&self) -> Vec<u8> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let now = self.now();
+        let Timestamp { seconds, nanoseconds } = self.now();
         let count = NEXT.fetch_add(1, Ordering::Relaxed);
-        format!(".sero-whiteout.{:x}.{:x}.{count:x}", now.seconds, now.nanoseconds).into_bytes()
+        format!(".sero-whiteout.{seconds:x}.{nanoseconds:x}.{count:x}").into_bytes()
     }
 }
 

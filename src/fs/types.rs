@@ -1,6 +1,11 @@
 //! The words that this layer and the transport above it share.
 
+use std::borrow::Borrow;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::ops::Deref;
+
+use triomphe::ThinArc;
 
 use crate::vault::{FileKind, SetTime, Stat, Timestamp};
 
@@ -17,6 +22,37 @@ impl InodeNo {
 /// The number of an open file or directory; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileHandle(pub u64);
+
+/// A name in a directory, shared by whoever refers to it, each with one word.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SharedName(ThinArc<(), u8>);
+
+impl From<&[u8]> for SharedName {
+    fn from(name: &[u8]) -> Self {
+        Self(ThinArc::from_header_and_slice((), name))
+    }
+}
+
+impl Deref for SharedName {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0.slice
+    }
+}
+
+impl Borrow<[u8]> for SharedName {
+    fn borrow(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Hash for SharedName {
+    /// As the bytes, by which maps are asked.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
+    }
+}
 
 /// On whose behalf a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +123,7 @@ impl Attr {
 pub struct Entry {
     pub attr: Attr,
     /// Tells apart the inodes that had the same number one after the other.
-    pub generation: u64,
+    pub generation: u32,
 }
 
 /// What `setattr` changes; None and [`SetTime::Keep`] leave it.

@@ -79,7 +79,7 @@ impl Seeking {
     pub(super) fn when_written_back(
         &self,
         node: u64,
-        generation: Option<u64>,
+        generation: Option<u32>,
         answer: impl FnOnce(io::Result<()>) + Send + 'static,
     ) {
         let mountpoint = self.mountpoint.clone();

@@ -15,7 +15,7 @@ use dashmap::DashMap;
 
 use super::background::Background;
 use super::transport::{self, Agreement, init};
-use crate::fs::InodeNo;
+use crate::fs::{InodeNo, SharedName};
 
 /// How often the kernel is asked to forget an inode after it was closed.
 const ATTEMPTS: u32 = 9;
@@ -23,7 +23,7 @@ const ATTEMPTS: u32 = 9;
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 
 /// What a file is called: directories, and names in them.
-pub(super) type Names = Vec<(InodeNo, Arc<[u8]>)>;
+pub(super) type Names = Vec<(InodeNo, SharedName)>;
 
 #[derive(Default)]
 pub(super) struct WriteThrough {

@@ -44,7 +44,7 @@ impl Mountpoint {
     ///
     /// # Errors
     /// If the file cannot be reached: that takes CAP_DAC_READ_SEARCH, and the mount must stand where it was made.
-    pub fn write_back(&self, node: u64, generation: u64) -> io::Result<io::Result<()>> {
+    pub fn write_back(&self, node: u64, generation: u32) -> io::Result<io::Result<()>> {
         let apart = || {
             leave_descriptors()?;
             // Whatever else stands there is not to be waited for.
@@ -72,9 +72,9 @@ fn leave_descriptors() -> io::Result<()> {
     Ok(())
 }
 
-fn open(root: &File, node: u64, generation: u64) -> io::Result<OwnedFd> {
+fn open(root: &File, node: u64, generation: u32) -> io::Result<OwnedFd> {
     let low = |number: u64| (number & u64::from(u32::MAX)) as u32;
-    let words = [low(node >> 32), low(node), low(generation)];
+    let words = [low(node >> 32), low(node), generation];
     let mut handle = Handle { len_bytes: size_of_val(&words) as u32, kind: HANDLE_TYPE, words };
     let address = (&raw mut handle).cast::<libc::file_handle>();
     // SAFETY: The structure is laid out as the kernel's, with as many bytes after its head as it says, and lives until the call

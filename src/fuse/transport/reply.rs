@@ -349,7 +349,7 @@ impl<const LEN: usize> Out<LEN> {
     }
 
     fn entry(&mut self, entry: &Entry, name_kept: Duration, attr_kept: Duration) {
-        self.u64(entry.attr.ino.0).u64(entry.generation).u64(name_kept.as_secs()).u64(attr_kept.as_secs());
+        self.u64(entry.attr.ino.0).u64(entry.generation.into()).u64(name_kept.as_secs()).u64(attr_kept.as_secs());
         self.u32(name_kept.subsec_nanos()).u32(attr_kept.subsec_nanos()).attr(&entry.attr);
     }
 
