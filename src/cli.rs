@@ -212,7 +212,7 @@ impl Context {
 
     /// Something on the way.
     fn note(&self, text: &str) {
-        if self.verbosity >= 0 {
+        if self.verbosity >= i8::from(self.is_silent_on_success) {
             let _ = writeln!(io::stderr().lock(), "sero: {text}");
         }
     }

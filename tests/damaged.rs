@@ -24,6 +24,8 @@ use tempfile::TempDir;
 
 #[path = "damaged/make.rs"]
 mod make;
+#[path = "cli/spawning.rs"]
+mod spawning;
 
 type Opened = Arc<Vault<PosixStorage>>;
 type Folder = Arc<Directory<PosixStorage>>;
@@ -120,7 +122,7 @@ fn unpacked(name: &str) -> (TempDir, PathBuf) {
     let archive = folder().join(format!("{name}.tar"));
     let mut tar = Command::new("tar");
     tar.arg("--extract").arg("--file").arg(archive).arg("--directory").arg(scratch.path());
-    assert!(tar.arg("--xattrs").arg("--xattrs-include=user.*").status().unwrap().success());
+    assert!(spawning::status(tar.arg("--xattrs").arg("--xattrs-include=user.*")).success());
     let vault = scratch.path().join(name);
     (scratch, vault)
 }
@@ -128,6 +130,7 @@ fn unpacked(name: &str) -> (TempDir, PathBuf) {
 fn open(vault: &Path, mode: Mode) -> Result<Opened, VaultError> {
     let storage = PosixStorage::open(vault).unwrap();
     let keys = unlock(&storage, &passphrase())?;
+    spawning::all_started();
     Vault::open(storage, keys, mode)
 }
 
@@ -275,14 +278,9 @@ fn the_independent_reader_rejects_each_by_its_name() {
 /// Exit code, what it complains of, and its manifest by paths.
 fn independent(vault: &Path) -> (Option<i32>, String, BTreeMap<String, Value>) {
     let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reader/sero_reader.py");
-    let mut child = Command::new("python3")
-        .arg(reader)
-        .arg(vault)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut python = Command::new("python3");
+    let python = python.arg(reader).arg(vault).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = spawning::start(python).unwrap();
     child.stdin.take().unwrap().write_all(b"correct horse\n").unwrap();
     let output = child.wait_with_output().unwrap();
     let manifest: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_default();

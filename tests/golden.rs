@@ -27,6 +27,8 @@ use tempfile::TempDir;
 mod keys;
 #[path = "golden/rotation.rs"]
 mod rotation;
+#[path = "cli/spawning.rs"]
+mod spawning;
 
 type Opened = Arc<Vault<PosixStorage>>;
 type Folder = Arc<Directory<PosixStorage>>;
@@ -164,8 +166,8 @@ fn make_the_golden_crashed_vault() {
     let manifest = manifest_of(&maker.vault);
     assert_content(&manifest, &maker.content);
     // As a kill -9 would leave it now.
-    let copied = Command::new("cp").arg("-a").arg(&path).arg(scratch.path().join("crashed")).status().unwrap();
-    assert!(copied.success());
+    let mut copy = Command::new("cp");
+    assert!(spawning::status(copy.arg("-a").arg(&path).arg(scratch.path().join("crashed"))).success());
     for segment in ["journal.0", "journal.1"] {
         // What is behind the records is random, and counts for nothing; zeros are smaller.
         let segment =
@@ -544,6 +546,7 @@ fn content_of(folder: &Folder, name: &[u8]) -> Result<(Vec<u8>, Vec<[u64; 2]>), 
 fn open(path: &Path, mode: Mode) -> Opened {
     let storage = PosixStorage::open(path).unwrap();
     let keys = unlock::unlock(&storage, &passphrase()).unwrap();
+    spawning::all_started();
     Vault::open(storage, keys, mode).unwrap()
 }
 
@@ -561,14 +564,16 @@ struct Unpacked {
 
 fn unpack(name: &str) -> Unpacked {
     let scratch = TempDir::new().unwrap();
-    let unpacked = Command::new("tar")
+    let mut tar = Command::new("tar");
+    let tar = tar
         .args(["--extract", "--preserve-permissions", "--no-same-owner", "--xattrs", "--xattrs-include=user.*"])
         .arg("--file")
         .arg(golden(&format!("{name}.tar")))
         .arg("--directory")
         .arg(scratch.path())
-        .output()
-        .unwrap();
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let unpacked = spawning::start(tar).unwrap().wait_with_output().unwrap();
     let complaint = String::from_utf8_lossy(&unpacked.stderr);
     assert!(unpacked.status.success() && complaint.is_empty(), "GNU tar on a filesystem with attributes: {complaint}");
     let manifest = serde_json::from_slice(&fs::read(golden(&format!("{name}.json"))).unwrap()).unwrap();
@@ -597,15 +602,10 @@ fn independent_reader(vault: &Path) -> Output {
 
 fn reader(options: &[&str], vault: &Path, passphrase: &[u8]) -> Output {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reader/sero_reader.py");
-    let mut reader = Command::new("python3")
-        .arg(script)
-        .args(options)
-        .arg(vault)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("python3 is needed: scripts/test.sh installs it");
+    let mut python = Command::new("python3");
+    let python =
+        python.arg(script).args(options).arg(vault).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut reader = spawning::start(python).expect("python3 is needed: scripts/test.sh installs it");
     reader.stdin.take().unwrap().write_all(passphrase).unwrap();
     let output = reader.wait_with_output().unwrap();
     let complaint = String::from_utf8_lossy(&output.stderr);

@@ -26,7 +26,7 @@ fn is_sealed(fixture: &Fixture) -> bool {
 #[test]
 fn an_idle_mount_seals_itself_and_says_so() {
     can_mount();
-    let fixture = Fixture::mounted(&["--idle", "1s"]);
+    let fixture = Fixture::mounted(&["--idle", "3s"]);
     fs::write(fixture.mountpoint.join("file"), "x").unwrap();
     eventually("sealed", || is_sealed(&fixture));
     assert!(fixture.mounts().is_empty());
@@ -41,10 +41,10 @@ fn an_idle_mount_seals_itself_and_says_so() {
 #[test]
 fn an_open_file_keeps_it_mounted() {
     can_mount();
-    let fixture = Fixture::mounted(&["--idle", "1s"]);
+    let fixture = Fixture::mounted(&["--idle", "3s"]);
     let file = File::create_new(fixture.mountpoint.join("file")).unwrap();
     // Several times the limit.
-    eventually("time passes", || status(&fixture).unwrap()["session"]["seconds"].as_u64() >= Some(4));
+    eventually("time passes", || status(&fixture).unwrap()["session"]["seconds"].as_u64() >= Some(8));
     let mount = status(&fixture).unwrap();
     assert_eq!((&mount["state"], &mount["session"]["idle_seconds"]), (&"mounted".into(), &0.into()));
     drop(file);
@@ -55,8 +55,8 @@ fn an_open_file_keeps_it_mounted() {
 #[test]
 fn a_rotation_keeps_it_mounted() {
     can_mount();
-    let fixture = Fixture::mounted(&["--idle", "1s"]);
-    fs::write(fixture.mountpoint.join("file"), harness::pattern(6 << 20)).unwrap();
+    let fixture = Fixture::mounted(&["--idle", "3s"]);
+    fs::write(fixture.mountpoint.join("file"), harness::pattern(8 << 20)).unwrap();
     // It takes several times the limit.
     let mut rotate = sero();
     rotate.args(["rotate", "--rate", "1", "--password-file"]).arg(&fixture.passphrase).arg(&fixture.vault);
@@ -67,7 +67,7 @@ fn a_rotation_keeps_it_mounted() {
 #[test]
 fn one_that_is_idle_and_in_use_is_tried_again_and_says_by_whom() {
     can_mount();
-    let fixture = Fixture::mounted(&["--idle", "1s"]);
+    let fixture = Fixture::mounted(&["--idle", "3s"]);
     let mut user = Command::new("sleep").arg("1000").current_dir(&fixture.mountpoint).spawn().unwrap();
     let name = format!("{} (sleep)", user.id());
     eventually("busy", || status(&fixture).is_some_and(|mount| mount["state"] == "ending"));
@@ -87,7 +87,7 @@ fn one_that_is_idle_and_in_use_is_tried_again_and_says_by_whom() {
 #[test]
 fn a_session_ends_however_busy_it_is_after_a_warning_and_nothing_written_is_lost() {
     can_mount();
-    let fixture = Fixture::mounted(&["--max-session", "3s"]);
+    let fixture = Fixture::mounted(&["--max-session", "8s"]);
     let mut file = File::create_new(fixture.mountpoint.join("file")).unwrap();
     file.write_all(b"in time").unwrap();
     eventually("detached", || fixture.mounts().is_empty());

@@ -23,6 +23,8 @@ mod kept;
 mod repair;
 #[path = "integrity/salvage.rs"]
 mod salvage;
+#[path = "cli/spawning.rs"]
+mod spawning;
 #[path = "integrity/verify.rs"]
 mod verify;
 
@@ -89,6 +91,7 @@ impl Sample {
     }
 
     pub fn storage(&self) -> PosixStorage {
+        spawning::all_started();
         PosixStorage::open(&self.vault).unwrap()
     }
 

@@ -28,6 +28,8 @@ mod old_configuration;
 mod old_key;
 #[path = "rotate/online.rs"]
 mod online;
+#[path = "cli/spawning.rs"]
+mod spawning;
 
 type Dir = Directory<PosixStorage>;
 type Opened = Arc<Vault<PosixStorage>>;
@@ -59,6 +61,7 @@ impl TestVault {
     }
 
     fn storage(&self) -> PosixStorage {
+        spawning::all_started();
         PosixStorage::open(self.path()).unwrap()
     }
 

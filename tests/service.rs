@@ -108,7 +108,7 @@ fn a_service_that_seals_itself_ends_well() {
     can_mount();
     let fixture = Fixture::new();
     let mut manager = Manager::new(&fixture);
-    let mut daemon = manager.start(&fixture, "idle=1s");
+    let mut daemon = manager.start(&fixture, "idle=3s");
     manager.hear("READY=1");
     let mut user = Command::new("sleep").arg("1000").current_dir(&fixture.mountpoint).spawn().unwrap();
     manager.hear(&format!("STATUS=idle: to be sealed, and in use by {} (sleep)", user.id()));

@@ -329,13 +329,10 @@ fn wait_for_end(pid: u32) {
 /// lives on there.
 fn check_other_places(mount: &Mount) -> Result<()> {
     let here = mountinfo::read().unwrap_or_default();
-    let mut places: Vec<String> = here
-        .iter()
-        .filter(|other| other.device == mount.device)
-        .map(|other| other.mountpoint.display().to_string())
-        .collect();
+    let mut places: Vec<String> =
+        here.iter().filter(|other| other.is_same(mount)).map(|other| other.mountpoint.display().to_string()).collect();
     if places.is_empty() {
-        let processes = fuse::processes_seeing(mount.device);
+        let processes = fuse::processes_seeing(mount);
         places.extend(processes.iter().map(|process| format!("the mount namespace of process {process}")));
     }
     if places.is_empty() {

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use rustix::process::{getegid, geteuid};
@@ -125,12 +126,13 @@ pub(super) fn begin(command: &mut Command, mountpoint: &Path) -> Result<(), Fuse
     })
 }
 
-/// What is at a mountpoint; ENOTCONN if it is a mount whose daemon is gone. That takes the kernel a few milliseconds to find out
+/// What is at a mountpoint; ENOTCONN if it is a mount whose daemon is gone, whatever the kernel remembers of it. That takes the kernel a few milliseconds to find out
 /// after the daemon's end, in which it cancels requests.
 pub fn look(mountpoint: &Path) -> io::Result<Metadata> {
     let deadline = Instant::now() + GOING;
     loop {
-        match fs::metadata(mountpoint) {
+        let asked = rustix::fs::statx(CWD, mountpoint, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS);
+        match asked.map_err(io::Error::from).and_then(|_| fs::metadata(mountpoint)) {
             Err(error)
                 if matches!(error.raw_os_error(), Some(libc::ECANCELED | libc::ECONNABORTED))
                     && Instant::now() < deadline =>

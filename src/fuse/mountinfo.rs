@@ -54,6 +54,11 @@ impl Mount {
         self.filesystem_type == FILESYSTEM_TYPE
     }
 
+    /// Whether both show the same filesystem. A number alone does not tell: that of one that has ended is given out again at once.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.device == other.device && self.filesystem_type == other.filesystem_type && self.source == other.source
+    }
+
     /// Whether the mount refuses changes.
     pub fn is_read_only(&self) -> bool {
         self.options.split(',').any(|option| option == "ro")

@@ -34,10 +34,10 @@ pub fn processes_using(device: DeviceNumber) -> Vec<Process> {
 }
 
 /// Processes in whose mount namespace the filesystem is mounted; after an unmount here, those where it lives on.
-pub fn processes_seeing(device: DeviceNumber) -> Vec<Process> {
+pub fn processes_seeing(mount: &Mount) -> Vec<Process> {
     processes()
         .filter(|&pid| {
-            mountinfo::read_of_process(pid).is_ok_and(|mounts| mounts.iter().any(|mount| mount.device == device))
+            mountinfo::read_of_process(pid).is_ok_and(|mounts| mounts.iter().any(|other| other.is_same(mount)))
         })
         .map(|pid| Process { pid, name: name_of(pid) })
         .collect()

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 use sero::fuse::mountinfo::{self, Mount};
 use tempfile::TempDir;
 
+#[path = "spawning.rs"]
+pub mod spawning;
+
 /// Nothing here takes nearly as long, unless it hangs.
 pub const LIMIT: Duration = Duration::from_secs(240);
 
@@ -59,7 +62,7 @@ pub fn sero() -> Command {
 #[track_caller]
 pub fn run(command: &mut Command) -> Outcome {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
+    let mut child = spawning::start(command).unwrap();
     let stdout = drain(child.stdout.take().unwrap());
     let stderr = drain(child.stderr.take().unwrap());
     let code = end_of(&mut child).code();

@@ -277,8 +277,7 @@ fn what_was_cancelled_has_no_outcome() {
 }
 
 pub fn copy_tree(from: &Path, to: &Path) {
-    let status = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
-    assert!(status.success());
+    assert!(spawning::status(std::process::Command::new("cp").arg("-a").arg(from).arg(to)).success());
 }
 
 /// Ends the workers, also when the test fails.

@@ -5,8 +5,8 @@ use super::*;
 /// A copy of a vault that is open: as a crash would leave it.
 fn crashed(test: &TestVault) -> TestVault {
     let backing = tempfile::tempdir().unwrap();
-    let status = std::process::Command::new("cp").arg("-a").arg(test.path().join(".")).arg(backing.path()).status();
-    assert!(status.unwrap().success());
+    let mut copy = std::process::Command::new("cp");
+    assert!(spawning::status(copy.arg("-a").arg(test.path().join(".")).arg(backing.path())).success());
     TestVault { backing }
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Once};
 
+use crate::harness::spawning;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use sero::crypto::{KdfParams, Passphrase};
 use sero::format::geometry::page_count;
@@ -82,6 +83,7 @@ pub fn new_vault(path: &Path) {
 pub fn try_open(path: &Path, mode: Mode) -> Result<Opened, VaultError> {
     let storage = PosixStorage::open(path).unwrap();
     let keys = unlock(&storage, &passphrase())?;
+    spawning::all_started();
     Vault::open(storage, keys, mode)
 }
 
@@ -95,8 +97,7 @@ pub fn seal(vault: Opened) {
 
 /// Copies a tree with everything that a vault needs of it.
 pub fn copy(from: &Path, to: &Path) {
-    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
-    assert!(copied.success());
+    assert!(spawning::status(Command::new("cp").arg("-a").arg(from).arg(to)).success());
 }
 
 impl Specimen {

@@ -41,7 +41,11 @@ impl Handler for Service {
                 };
                 begun.map_or_else(Response::failed, Response::Rotation)
             }
-            Request::RotationStatus => Response::Rotation(self.rotation.facts()),
+            // Whoever waits for its end hears of it before the mount may be idle.
+            Request::RotationStatus => {
+                self.watch.is_used();
+                Response::Rotation(self.rotation.facts())
+            }
         }
     }
 }
