@@ -9,8 +9,11 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use harness::{Fixture, can_mount, eventually, pattern, run, sero, shell_in_namespace};
+use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 use terminal::on_a_terminal;
 
@@ -247,5 +250,70 @@ fn a_dead_mount_in_the_way_is_offered_to_be_cleaned_up() {
     assert_eq!((declined.code, fixture.mounts().len()), (Some(7), 1), "{declined:?}");
     on_a_terminal(&arguments, &[("Clean it up?", "y"), ("Passphrase", harness::PASSPHRASE)]).ok();
     fs::write(fixture.mountpoint.join("file"), "x").unwrap();
+    fixture.seal().ok();
+}
+
+/// `umount` returns before its daemon has sealed.
+#[test]
+fn a_seal_behind_an_unmount_waits_for_the_daemon() {
+    can_mount();
+    let fixture = Fixture::mounted(&[]);
+    fs::write(fixture.mountpoint.join("file"), "x").unwrap();
+    run(Command::new("sync").arg("-f").arg(&fixture.mountpoint)).ok();
+    let daemon = fixture.daemon();
+    kill_process(daemon, Signal::STOP).unwrap();
+    unmount(&fixture.mountpoint, UnmountFlags::DETACH).unwrap();
+    let mut seal = sero();
+    seal.arg("seal").arg(&fixture.vault);
+    let sealing = thread::spawn(move || run(&mut seal));
+    eventually("it waits", || fixture.mounts().is_empty());
+    thread::sleep(Duration::from_millis(300));
+    kill_process(daemon, Signal::CONT).unwrap();
+    let sealed = sealing.join().unwrap().ok();
+    assert!(sealed.stdout.contains("is sealed"), "{sealed:?}");
+    assert!(is_sealed(&fixture));
+}
+
+#[test]
+fn what_stands_on_a_mount_is_not_unmounted_in_its_place() {
+    can_mount();
+    let fixture = Fixture::mounted(&[]);
+    fs::write(fixture.mountpoint.join("file"), "x").unwrap();
+    run(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&fixture.mountpoint)).ok();
+    fs::write(fixture.mountpoint.join("other"), "not ours").unwrap();
+    let before = fs::read(fixture.mountpoint.join("other"));
+    let refused = [
+        run(sero().arg("seal").arg(&fixture.mountpoint)),
+        run(sero().arg("seal").arg(&fixture.vault)),
+        run(sero().args(["seal", "--lazy"]).arg(&fixture.vault)),
+    ];
+    let after = fs::read(fixture.mountpoint.join("other"));
+    unmount(&fixture.mountpoint, UnmountFlags::DETACH).unwrap();
+    for refused in refused {
+        refused.fails(10, "is covered by another mount (tmpfs)");
+    }
+    assert_eq!(after.unwrap(), before.unwrap());
+    fixture.seal().ok();
+}
+
+/// The kernel gives its number out again at once.
+#[test]
+fn a_session_that_ends_leaves_the_next_mount_alone() {
+    can_mount();
+    let fixture = Fixture::mounted(&["--read-only"]);
+    let device = fixture.mounts()[0].device;
+    let status = run(sero().args(["status", "--json"]).arg(&fixture.mountpoint)).ok().stdout;
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let first = Pid::from_raw(i32::try_from(status[0]["pid"].as_i64().unwrap()).unwrap()).unwrap();
+    kill_process(first, Signal::STOP).unwrap();
+    unmount(&fixture.mountpoint, UnmountFlags::DETACH).unwrap();
+    let next = fixture.mount(&["--read-only"]);
+    let is_reused = fixture.mounts().first().is_some_and(|mount| mount.device == device);
+    kill_process(first, Signal::CONT).unwrap();
+    next.ok();
+    let process = PathBuf::from(format!("/proc/{}", first.as_raw_nonzero()));
+    eventually("the first has ended", || !process.exists());
+    assert_eq!(fixture.mounts().len(), 1, "with the same number: {is_reused}");
+    fs::read_dir(&fixture.mountpoint).unwrap();
     fixture.seal().ok();
 }

@@ -36,7 +36,7 @@ pub(super) fn run(arguments: &InfoArguments, context: &Context) -> Result<()> {
 fn facts(opening: &Opening) -> Result<Value> {
     let configuration = opening.configuration();
     let holder = opening.holder()?;
-    let is_in_use = opening.is_in_use()?;
+    let (is_in_use, is_sealed) = opening.rest()?;
     // Who gave it back between the two looks has it no more.
     let holder = holder.filter(|_| is_in_use);
     let mountpoints: Vec<String> =
@@ -58,7 +58,7 @@ fn facts(opening: &Opening) -> Result<Value> {
             "pid": holder.pid,
             "started": holder.started,
         })),
-        "sealed": opening.is_sealed()?,
+        "sealed": is_sealed,
     }))
 }
 

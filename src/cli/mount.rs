@@ -12,18 +12,16 @@ use super::daemon::logind::{self, Cause};
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
 use super::logging::Destination;
-use super::opening::Opening;
+use super::opening::{Opening, POLL};
 use super::unlocking::UnlockArguments;
 use super::{Context, daemon, mountpoint, paths, time};
-use crate::fuse::mountinfo::{self, Mount};
 use crate::fuse::{self, MountOptions, MountRequest, Unmount};
 use crate::vault::{Mode, PosixStorage, Vault};
 
 /// How long a session that was unmounted may take to seal before a new mount is refused.
-const ENDING: Duration = Duration::from_secs(60);
+pub(super) const ENDING: Duration = Duration::from_secs(60);
 /// The same for a process that is about to end, or that somebody else's mount keeps: nobody can tell.
 const LEAVING: Duration = Duration::from_secs(3);
-const POLL: Duration = Duration::from_millis(20);
 
 // Options of fstab and of the command line come together: the last counts, as of those that have no value.
 #[derive(Debug, clap::Args)]
@@ -173,15 +171,9 @@ fn patience(opening: &Opening) -> Duration {
     if !opening.mounts().is_empty() {
         return Duration::ZERO;
     }
-    let is_mounted = |mounts: io::Result<Vec<Mount>>| {
-        let has_it = |mount: &Mount| mount.is_vault() && mount.source == *opening.path().as_os_str();
-        mounts.is_ok_and(|mounts| mounts.iter().any(has_it))
-    };
     let Ok(Some(holder)) = opening.holder() else { return LEAVING };
-    let here = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    match (holder.host, holder.pid) {
-        // Its mounts may stand where we see none of them. One that cannot be looked at has just ended.
-        (Some(host), Some(pid)) if host == here && !is_mounted(mountinfo::read_of_process(pid)) => ENDING,
+    match (&holder.host, holder.pid) {
+        (Some(_), Some(_)) if opening.is_ending(&holder) => ENDING,
         (Some(_), Some(_)) => Duration::ZERO,
         // It has not signed the lock yet, or not any more, or it is a reader.
         _ => LEAVING,
@@ -243,7 +235,8 @@ fn offer_cleanup(mountpoint: &Path, context: &Context) -> Result<()> {
     let _ = terminal.flush();
     let mut answer = String::new();
     let _ = io::stdin().read_line(&mut answer);
-    if matches!(answer.trim(), "y" | "Y" | "yes") {
+    // Somebody else may have cleaned it up, and mounted, while this was asked.
+    if matches!(answer.trim(), "y" | "Y" | "yes") && fuse::is_dead(mountpoint) {
         fuse::unmount(&place, Unmount::Lazily)?;
         context.note(&format!("{} is clean", mountpoint.display()));
     }

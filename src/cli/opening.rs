@@ -2,10 +2,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io;
 use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
@@ -13,8 +16,11 @@ use super::{Context, paths};
 use crate::fuse::mountinfo::{self, Mount};
 use crate::vault::{
     self, Configuration, ConfigurationPlace, Holder, LiveKeys, Mode, PosixStorage, RootKeys, Secrets, UnlockedKeys,
-    Vault, VaultError,
+    Vault, VaultError, VaultLock,
 };
+
+/// How often is looked whether somebody has let go of a vault.
+pub(super) const POLL: Duration = Duration::from_millis(20);
 
 /// A vault's directory, whatever is known of its configuration.
 pub(super) struct Backing {
@@ -80,6 +86,29 @@ impl Backing {
         vault::is_sealed(&self.storage).map_err(|error| self.about(error))
     }
 
+    /// Whether anyone has it, and whether it is at rest. Neither: the last session did not seal it.
+    pub(super) fn rest(&self) -> Result<(bool, bool)> {
+        let look = || Ok((self.is_in_use()?, self.is_sealed()?));
+        match look()? {
+            // A session may have begun in between.
+            (false, false) => look(),
+            found => Ok(found),
+        }
+    }
+
+    /// Whether a session that has it is ending: its process is one of this machine, and has it mounted nowhere (any more).
+    pub(super) fn is_ending(&self, holder: &Holder) -> bool {
+        let is_mounted = |mounts: io::Result<Vec<Mount>>| {
+            let has_it = |mount: &Mount| mount.is_vault() && mount.source == *self.path.as_os_str();
+            mounts.is_ok_and(|mounts| mounts.iter().any(has_it))
+        };
+        let here = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        // Its mounts may stand where we see none of them. One that cannot be looked at has just ended.
+        self.mounts().is_empty()
+            && holder.host.as_ref() == Some(&here)
+            && holder.pid.is_some_and(|pid| !is_mounted(mountinfo::read_of_process(pid)))
+    }
+
     /// How much was put aside in it.
     pub(super) fn put_aside(&self) -> Result<usize> {
         vault::count_put_aside(&self.storage).map_err(|error| self.about(error))
@@ -88,19 +117,31 @@ impl Backing {
     /// Fails if somebody else's mount is in the way: a writer's always, readers' if this is to be a writer.
     /// Opening will take the lock itself.
     pub(super) fn check_free(&self, mode: Mode) -> Result<()> {
-        let is_free = match mode {
-            Mode::ReadWrite => !self.is_in_use()?,
-            Mode::ReadOnly => self.holder()?.is_none(),
+        let started = Instant::now();
+        let holder = loop {
+            let is_free = match mode {
+                Mode::ReadWrite => !self.is_in_use()?,
+                Mode::ReadOnly => self.holder()?.is_none(),
+            };
+            if is_free {
+                return Ok(());
+            }
+            match self.holder()? {
+                // Readers, who may be about to end.
+                None if started.elapsed() < vault::READERS_PATIENCE => thread::sleep(POLL),
+                holder => break holder.unwrap_or_default(),
+            }
         };
-        if is_free {
-            return Ok(());
-        }
-        let holder = self.holder()?.unwrap_or_default();
         let Some(mount) = self.mounts().pop() else { return Err(self.about(VaultError::AlreadyMounted { holder })) };
         let place = mount.mountpoint.display();
         let message =
             format!("the vault is already mounted on {place} {holder}; use it there, or `sero seal {place}` first");
         Err(Failure::new(ExitCode::AlreadyMounted, message).about(self.path.display()))
+    }
+
+    /// Keeps others from opening it.
+    pub(super) fn take_alone(&self) -> Result<VaultLock<PosixStorage>> {
+        vault::take_alone(&self.storage).map_err(|error| self.about(error))
     }
 
     pub(super) fn about(&self, error: VaultError) -> Failure {
@@ -203,9 +244,31 @@ impl Opening {
         if self.detached.is_some() {
             keys.check_belong_to(&self.backing.storage).map_err(|error| self.about(error))?;
         }
+        let changes = self.changes_since(&keys);
         let keys = self.live(keys);
         let Backing { path, storage } = self.backing;
-        Vault::open(storage, keys, mode).map_err(|error| Failure::from(error).about(path.display()))
+        let opened = Vault::open(storage, keys, mode);
+        let opened = opened.map_err(|error| match error {
+            VaultError::AlreadyMounted { .. } => error,
+            _ if changes() => VaultError::ConfigurationBusy,
+            error => error,
+        });
+        opened.map_err(|error| Failure::from(error).about(path.display()))
+    }
+
+    /// Whether, once the vault is opened and nobody else can, the keys are others than when they were unlocked: a rotation may
+    /// have ended in between.
+    fn changes_since(&self, keys: &UnlockedKeys) -> impl Fn() -> bool + use<> {
+        let versions = |configuration: &Configuration| {
+            let keys = configuration.project_keys.iter().map(|key| key.version).collect::<Vec<_>>();
+            (configuration.active_key, keys)
+        };
+        let before = versions(keys.configuration());
+        let (path, detached) = (self.path().to_owned(), self.detached().map(Path::to_owned));
+        move || {
+            let now = Self::with_configuration(&path, detached.as_deref());
+            now.is_ok_and(|now| versions(now.configuration()) != before)
+        }
     }
 
     /// A key that was rotated away and kept opens old copies, which are named as such: with a configuration that lies apart.
@@ -236,9 +299,17 @@ impl Opening {
 
     /// For looking at a vault that may be damaged.
     pub(super) fn open_tolerant(self, keys: UnlockedKeys) -> Result<Arc<Vault<PosixStorage>>> {
+        let changes = self.changes_since(&keys);
         let keys = self.live(keys);
         let Backing { path, storage } = self.backing;
-        Vault::open_tolerant(storage, keys).map_err(|error| Failure::from(error).about(path.display()))
+        let opened = Vault::open_tolerant(storage, keys);
+        let opened = match opened {
+            Err(error @ VaultError::AlreadyMounted { .. }) => Err(error),
+            // It would look damaged.
+            _ if changes() => Err(VaultError::ConfigurationBusy),
+            opened => opened,
+        };
+        opened.map_err(|error| Failure::from(error).about(path.display()))
     }
 }
 
@@ -275,4 +346,40 @@ fn open_storage(path: &Path) -> Result<PosixStorage> {
 
 fn no_place(path: &Path) -> Failure {
     Failure::new(ExitCode::BackingIo, format!("{}: there is no such directory; make it first", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::rotate::{RotationControl, configuration};
+    use crate::vault::{CreateOptions, KdfParams, Passphrase, create};
+
+    #[test]
+    fn a_rotation_between_unlocking_and_opening_is_no_damage() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("vault");
+        let passphrase = Passphrase::new(b"correct horse".to_vec());
+        let kdf = KdfParams { memory_kib: 8, passes: 1, lanes: 1 };
+        create(&path, &CreateOptions { kdf, label: "test".into(), hint: None }, &passphrase).unwrap();
+        let secrets = Secrets { passphrase: Some(&passphrase), ..Secrets::default() };
+        let find = || Opening::with_configuration(&path, None).unwrap();
+        let unlocked = || (find(), UnlockedKeys::from(find().unlock(&secrets).unwrap()));
+        let (verified, read) = (unlocked(), unlocked());
+
+        let rotated = find();
+        let root = rotated.unlock(&secrets).unwrap();
+        let keys = configuration::start(&rotated.place(), &root, false).unwrap();
+        let vault = rotated.open(keys, Mode::ReadWrite).unwrap();
+        vault.rotate(&RotationControl::new(), |active| configuration::finish(&find().place(), active)).unwrap();
+        vault.seal().unwrap();
+        drop(vault);
+
+        let refused = [verified.0.open_tolerant(verified.1), read.0.open(read.1, Mode::ReadOnly)];
+        for refused in refused {
+            let message = refused.map(drop).unwrap_err().message;
+            assert!(message.contains("try again"), "{message}");
+        }
+        let (found, keys) = unlocked();
+        found.open_tolerant(keys).unwrap();
+    }
 }

@@ -149,9 +149,16 @@ fn keeps_old(keys: &UnlockedKeys) -> bool {
     keys.configuration().rotation.is_some_and(|rotation| rotation.keep_old)
 }
 
-/// The keys with the version to rotate to, which is a new one unless an earlier rotation is gone on with.
-fn keys(arguments: &RotateArguments, context: &Context, opening: &Opening) -> Result<UnlockedKeys> {
+/// The keys with the version to rotate to, which is a new one unless an earlier rotation is gone on with. `check`: that the vault is
+/// still what it was before a passphrase was typed.
+fn keys(
+    arguments: &RotateArguments,
+    context: &Context,
+    opening: &Opening,
+    check: impl FnOnce() -> Result<()>,
+) -> Result<UnlockedKeys> {
     let (root, _) = arguments.unlock.unlock_root(opening, context)?;
+    check()?;
     // Before it is changed: it may be another vault's, which opens with the same secret.
     opening.check_newest(root.unlocked())?;
     if let Some(rotation) = root.unlocked().configuration().rotation {
@@ -179,7 +186,15 @@ fn online(arguments: &RotateArguments, context: &Context, opening: &Opening, end
             format!("the vault is mounted with another configuration ({here}); rotate with that one, or seal it first"),
         ));
     }
-    let keys = keys(arguments, context, opening)?;
+    let check = || match control::exchange(endpoint, &Request::Status) {
+        // The endpoint goes by a number, which may be another mount's by now.
+        Ok(Response::Status(now)) if (&now.vault_id, now.pid) == (&status.vault_id, status.pid) => Ok(()),
+        _ => Err(Failure::new(
+            ExitCode::RotationRefused,
+            "the vault was sealed while the passphrase was asked for; nothing was changed; run this again",
+        )),
+    };
+    let keys = keys(arguments, context, opening, check)?;
     let keep_old = keeps_old(&keys);
     let request = Request::Rotate {
         keys: KeysText::of(&keys),
@@ -203,7 +218,7 @@ fn online(arguments: &RotateArguments, context: &Context, opening: &Opening, end
 
 fn offline(arguments: &RotateArguments, context: &Context, opening: Opening) -> Result<()> {
     opening.check_free(Mode::ReadWrite)?;
-    let keys = keys(arguments, context, &opening)?;
+    let keys = keys(arguments, context, &opening, || opening.check_free(Mode::ReadWrite))?;
     let keep_old = keeps_old(&keys);
     let path = opening.path().to_owned();
     let again = Opening::with_configuration(&path, opening.detached())?;

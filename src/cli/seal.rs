@@ -9,13 +9,13 @@ use super::Context;
 use super::control::{self, Endpoint, Request, Response, Unreachable};
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Result};
-use super::opening::{Backing, is_mount_of};
+use super::mount::ENDING;
+use super::opening::{Backing, POLL, is_mount_of};
 use super::paths;
 use crate::fuse::mountinfo::{self, Mount};
 use crate::fuse::{self, FuseError, Lost, Unmount};
+use crate::vault::Holder;
 
-/// How often is looked whether the daemon has let go of the vault.
-const POLL: Duration = Duration::from_millis(20);
 /// How long the kernel may take to detach a mount whose daemon does not answer.
 const DETACH_LIMIT: Duration = Duration::from_secs(10);
 const LISTED: &str = "`sero status` lists what is mounted";
@@ -47,7 +47,7 @@ pub(super) struct SealArguments {
 pub(super) fn run(arguments: &SealArguments, context: &Context) -> Result<()> {
     let mounts = mountinfo::read().map_err(|error| Failure::other(format!("/proc/self/mountinfo: {error}")))?;
     let Some(mount) = find(&mounts, &arguments.target) else {
-        return Err(not_mounted(&arguments.target));
+        return wait_for_ending(&arguments.target, context);
     };
     let daemon = Daemon::behind(&mount);
     match daemon {
@@ -62,9 +62,10 @@ pub(super) fn run(arguments: &SealArguments, context: &Context) -> Result<()> {
         Daemon::Answers { .. } | Daemon::Unknown => {}
     }
     let lost = lost(&mount);
+    let vault = Path::new(&mount.source);
+    let holder = Backing::find(vault).and_then(|backing| backing.holder()).ok().flatten();
     let how = if arguments.lazy { Unmount::Lazily } else { Unmount::IfIdle };
     unmount(&mounts, &mount, how)?;
-    let vault = Path::new(&mount.source);
     if arguments.lazy {
         context.say(&format!(
             "{} is detached; {} is sealed when its last user is gone",
@@ -73,7 +74,7 @@ pub(super) fn run(arguments: &SealArguments, context: &Context) -> Result<()> {
         ));
         return Ok(());
     }
-    wait_until_sealed(vault, &mount, daemon, context)?;
+    wait_until_sealed(vault, &mount, (daemon, holder), context)?;
     match lost {
         Some(lost) if lost.files > 0 => return Err(writes_lost(&vault.display().to_string(), lost)),
         None if !mount.is_read_only() => log::warn!(
@@ -149,6 +150,10 @@ impl Daemon {
 fn unmount(mounts: &[Mount], mount: &Mount, how: Unmount) -> Result<()> {
     let deadline = Instant::now() + GLANCE;
     loop {
+        if !is_there(mount)? {
+            // Somebody else has unmounted it meanwhile.
+            return Ok(());
+        }
         match fuse::unmount(&mount.mountpoint, how) {
             Ok(()) => return Ok(()),
             Err(FuseError::Busy { .. }) => {
@@ -163,9 +168,31 @@ fn unmount(mounts: &[Mount], mount: &Mount, how: Unmount) -> Result<()> {
     }
 }
 
+/// Whether it still stands where it stood.
+///
+/// # Errors
+/// If another one stands on it: an unmount would take that.
+fn is_there(mount: &Mount) -> Result<bool> {
+    let mounts = mountinfo::read().map_err(|error| Failure::other(format!("/proc/self/mountinfo: {error}")))?;
+    match mountinfo::at(&mounts, &mount.mountpoint) {
+        Some(uppermost) if uppermost.id == mount.id => Ok(true),
+        Some(uppermost) if mounts.iter().any(|other| other.id == mount.id) => Err(Failure::new(
+            ExitCode::Busy,
+            format!(
+                "{} is covered by another mount ({}), which is not a matter of sero; unmount that first",
+                mount.mountpoint.display(),
+                uppermost.filesystem_type
+            ),
+        )),
+        _ => Ok(false),
+    }
+}
+
 fn clean_up(mount: &Mount, context: &Context) -> Result<()> {
     // Whoever still has something of it open can do nothing with it.
-    fuse::unmount(&mount.mountpoint, Unmount::Lazily)?;
+    if is_there(mount)? {
+        fuse::unmount(&mount.mountpoint, Unmount::Lazily)?;
+    }
     Endpoint::of(mount).remove_leftover();
     let (shown, vault) = (mount.mountpoint.display(), Path::new(&mount.source));
     // Its connection may have been cut: then its process sealed before it ended.
@@ -184,10 +211,11 @@ fn clean_up(mount: &Mount, context: &Context) -> Result<()> {
 /// another process does it, and we wait for the mount alone to go.
 fn detach_silent(mount: &Mount, context: &Context) -> Result<()> {
     let shown = mount.mountpoint.display();
-    fuse::begin_detaching(&mount.mountpoint)?;
+    if is_there(mount)? {
+        fuse::begin_detaching(&mount.mountpoint)?;
+    }
     let deadline = Instant::now() + DETACH_LIMIT;
-    let is_there = || mountinfo::read().is_ok_and(|mounts| mounts.iter().any(|other| other.id == mount.id));
-    while is_there() {
+    while is_there(mount)? {
         if Instant::now() > deadline {
             return Err(Failure::new(
                 ExitCode::DaemonUnreachable,
@@ -218,23 +246,49 @@ pub(super) fn find(mounts: &[Mount], target: &Path) -> Option<Mount> {
     untouched.as_deref().and_then(matches).or_else(|| fs::canonicalize(target).ok().as_deref().and_then(matches))
 }
 
+/// It is mounted nowhere: its process may be sealing it (`umount` returns before that is done).
+fn wait_for_ending(target: &Path, context: &Context) -> Result<()> {
+    let Ok(backing) = Backing::find(target) else { return Err(not_mounted(target)) };
+    let (started, mut holder) = (Instant::now(), backing.holder()?);
+    let Some(ending) = holder.clone().filter(|holder| backing.is_ending(holder)) else {
+        return Err(not_mounted(target));
+    };
+    let mut said = false;
+    // At its end a session takes its name off first.
+    while holder.as_ref().is_some_and(|now| now.pid.is_none() || *now == ending) {
+        if started.elapsed() > ENDING {
+            return Err(not_mounted(target));
+        }
+        if !said && started.elapsed() > SILENCE {
+            said = true;
+            context.note(&format!("waiting until the process that has {} has let go of it", backing.path().display()));
+        }
+        thread::sleep(POLL);
+        holder = backing.holder()?;
+    }
+    if holder.is_none() && backing.rest()? == (false, true) {
+        context.say(&format!("{} is sealed", backing.path().display()));
+        return Ok(());
+    }
+    Err(not_mounted(target))
+}
+
 pub(super) fn not_mounted(target: &Path) -> Failure {
     let shown = target.display();
-    let message =
-        match Backing::find(target).and_then(|vault| Ok((vault.is_vault(), vault.is_in_use()?, vault.is_sealed()?))) {
-            Ok((true, false, true)) => format!("{shown} is not mounted; it is sealed already"),
-            Ok((true, false, false)) => {
-                format!("{shown} is not mounted, and was not sealed cleanly; mount it once to repair it, then seal it")
-            }
-            Ok((true, true, _)) => {
-                format!("{shown} is in use, but not mounted where this process can see it; seal it where it is mounted")
-            }
-            Ok((false, ..)) => format!("{shown} is neither a vault nor where one is mounted; {LISTED}"),
-            Err(_) if fs::symlink_metadata(target).is_ok() => {
-                format!("{shown} is neither a vault nor where one is mounted; {LISTED}")
-            }
-            Err(_) => format!("{shown} does not exist; {LISTED}"),
-        };
+    let message = match Backing::find(target).and_then(|vault| Ok((vault.is_vault(), vault.rest()?))) {
+        Ok((true, (false, true))) => format!("{shown} is not mounted; it is sealed already"),
+        Ok((true, (false, false))) => {
+            format!("{shown} is not mounted, and was not sealed cleanly; mount it once to repair it, then seal it")
+        }
+        Ok((true, (true, _))) => {
+            format!("{shown} is in use, but not mounted where this process can see it; seal it where it is mounted")
+        }
+        Ok((false, _)) => format!("{shown} is neither a vault nor where one is mounted; {LISTED}"),
+        Err(_) if fs::symlink_metadata(target).is_ok() => {
+            format!("{shown} is neither a vault nor where one is mounted; {LISTED}")
+        }
+        Err(_) => format!("{shown} does not exist; {LISTED}"),
+    };
     Failure::new(ExitCode::NotMounted, message)
 }
 
@@ -261,8 +315,13 @@ fn busy(mount: &Mount, users: &[String]) -> Failure {
     )
 }
 
-/// Until the daemon has let go of the vault, however long it has to write.
-fn wait_until_sealed(vault: &Path, mount: &Mount, daemon: Daemon, context: &Context) -> Result<()> {
+/// Until the daemon has let go of the vault, however long it has to write. `holder`: whose it was when it was mounted.
+fn wait_until_sealed(
+    vault: &Path,
+    mount: &Mount,
+    (daemon, holder): (Daemon, Option<Holder>),
+    context: &Context,
+) -> Result<()> {
     if mount.is_read_only() {
         // Nothing to write, and others may be reading still: only this one's end matters.
         if let Daemon::Answers { pid } = daemon {
@@ -288,7 +347,7 @@ fn wait_until_sealed(vault: &Path, mount: &Mount, daemon: Daemon, context: &Cont
     };
     let started = Instant::now();
     let mut said = false;
-    let holder = backing.holder()?;
+    let holder = if holder.is_some() { holder } else { backing.holder()? };
     while let Some(now) = backing.holder()? {
         // At its end a session takes its name off first.
         if now.pid.is_some() && Some(&now) != holder.as_ref() {
@@ -302,7 +361,8 @@ fn wait_until_sealed(vault: &Path, mount: &Mount, daemon: Daemon, context: &Cont
         }
         thread::sleep(POLL);
     }
-    if backing.is_sealed()? {
+    // Not at rest: the next session may just have begun.
+    if backing.is_sealed()? || backing.holder()?.is_some() || backing.is_sealed()? {
         Ok(())
     } else {
         Err(Failure::new(

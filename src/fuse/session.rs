@@ -141,7 +141,8 @@ impl MountedSession {
             let ours = |mount: &Mount| {
                 Some(mount.device) == self.device && mount.is_vault() && mount.source == self.request.source.as_os_str()
             };
-            mounts.filter(ours).map(|mount| mount.mountpoint).collect()
+            // And of this session: the next one may have begun, with the same number.
+            mounts.filter(ours).map(|mount| mount.mountpoint).filter(|place| mount::is_dead(place)).collect()
         };
         let deadline = Instant::now() + FORCED_LIMIT;
         while !places().is_empty() && Instant::now() < deadline {

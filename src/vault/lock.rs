@@ -3,7 +3,8 @@
 //! The lock is the kernel's (`fcntl_locking(2)`): it goes with the process that holds it, however that ends, and who
 //! looks at it does not take it. What stands in the file only says who it was, for the message; it may be out of date and is never believed.
 
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,10 @@ pub(super) const ENTRY: &str = "lock";
 pub(super) const PATH: &str = "private/lock";
 
 const CONTENT_MAX: usize = 4096;
+/// Readers may be about to end (`sero ls`), and on SMB even a look takes the lock for a moment. A writer has come to stay.
+pub const READERS_PATIENCE: Duration = Duration::from_secs(1);
+const WRITER_PATIENCE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The lock, held until it is dropped.
 pub struct VaultLock<S: Storage> {
@@ -76,6 +81,9 @@ impl<S: Storage> VaultLock<S> {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
                 match storage.create_file(private, ENTRY.as_ref(), 0o600) {
                     Ok(file) => file,
+                    Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+                        storage.open_file(private, ENTRY.as_ref(), Access::Read).map_err(not_locked)?
+                    }
                     Err(error) if matches!(error.raw_os_error(), Some(libc::EROFS | libc::EACCES | libc::EPERM)) => {
                         return Ok(Self { file: None });
                     }
@@ -100,6 +108,13 @@ pub fn holder<S: Storage>(storage: &S) -> Result<Option<Holder>> {
     Ok(if free { None } else { Some(read_holder(storage, &file)) })
 }
 
+/// Takes the vault for something that leaves no session behind. Nobody else opens it until this is dropped.
+pub fn take_alone<S: Storage>(storage: &S) -> Result<VaultLock<S>> {
+    let root = storage.open_root().map_err(not_locked)?;
+    let private = storage.open_dir(&root, PRIVATE.as_ref()).map_err(not_locked)?;
+    VaultLock::exclusive(storage, &private)
+}
+
 /// Whether anyone has the vault, for reading alone too.
 pub fn is_in_use<S: Storage>(storage: &S) -> Result<bool> {
     let Some(file) = existing(storage)? else { return Ok(false) };
@@ -122,11 +137,18 @@ fn existing<S: Storage>(storage: &S) -> Result<Option<S::File>> {
 }
 
 fn take<S: Storage>(storage: &S, file: &S::File, exclusive: bool) -> Result<()> {
-    if storage.try_lock(file, exclusive).map_err(not_locked)? {
-        return Ok(());
-    }
-    // Readers do not sign the file: what it says is about a writer, if there is one.
-    let readers_only = exclusive && storage.could_lock(file, false).unwrap_or(false);
+    let started = Instant::now();
+    let readers_only = loop {
+        if storage.try_lock(file, exclusive).map_err(not_locked)? {
+            return Ok(());
+        }
+        // Readers do not sign the file: what it says is about a writer, if there is one.
+        let readers_only = exclusive && storage.could_lock(file, false).unwrap_or(false);
+        if started.elapsed() >= if readers_only { READERS_PATIENCE } else { WRITER_PATIENCE } {
+            break readers_only;
+        }
+        thread::sleep(PAUSE);
+    };
     let holder = if readers_only { Holder::default() } else { read_holder(storage, file) };
     Err(VaultError::AlreadyMounted { holder })
 }

@@ -84,7 +84,7 @@ pub struct RepairPlan {
 impl RepairPlan {
     /// Whether something else is in the place of the lock, so that it is not known whether anybody has the vault.
     pub fn replaces_lock(&self) -> bool {
-        self.steps.iter().any(|step| step.backing == lock::PATH)
+        self.steps.iter().any(|step| step.backing == lock::PATH || step.repair == Repair::MakePrivate)
     }
 
     /// From what verify found in a vault. `holes`: pages that do not open become holes.

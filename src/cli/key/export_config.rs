@@ -55,8 +55,9 @@ pub(super) fn run(arguments: &ExportArguments, context: &Context) -> Result<()> 
     if arguments.detach {
         // What is moved is all that there will be: so it is known to be good.
         let keys = arguments.unlock.unlock(&opening, context)?;
-        // While a passphrase was typed, it may have been mounted.
+        // While a passphrase was typed, it may have been mounted; and nobody mounts it until the configuration is there.
         opening.check_free(Mode::ReadWrite)?;
+        let _alone = opening.take_alone()?;
         opening.place().move_to(&target.place(), keys.vouching()).map_err(about)?;
         context.say(&format!("{vault}: its configuration is {shown} now; without that file nobody can open it"));
     } else {

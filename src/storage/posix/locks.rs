@@ -1,5 +1,5 @@
 //! Locks of open file descriptions (`F_OFD_SETLK`, fcntl_locking(2)). Unlike those of flock(2) they can be looked at
-//! without being taken: whoever only asks is never in the way of who is about to mount.
+//! without being taken: whoever only asks is not in the way of who is about to mount (but on SMB, where Linux asks by trying).
 
 use std::io;
 use std::os::fd::AsFd;
