@@ -35,7 +35,7 @@ mod write_back;
 pub use crate::fs::{Fs, FsOptions, Lost, Usage};
 pub use activity::{Activity, ActivityCount, ErrorCount};
 pub use error::FuseError;
-pub use mount::{MountRequest, Unmount, begin_detaching, check_available, is_dead, look, unmount};
+pub use mount::{MountRequest, Unmount, begin_detaching, check_available, is_dead, look, looks_dead, unmount};
 pub use mountinfo::DeviceNumber;
 pub use options::{AccessTime, MountOptions, UnknownOption};
 pub use session::{Held, MountedSession, serve, write_back};

@@ -13,7 +13,7 @@ use core::VaultCore;
 use directory::Tree;
 use journal::Journal;
 use keyring::KeyRing;
-pub use lock::VaultLock;
+use lock::VaultLock;
 use windows::Windows;
 
 use crate::format::directory_iv::DirectoryIv;
@@ -60,7 +60,7 @@ pub use file::VaultFile;
 pub use journal::ROOM_TO_MOUNT_BYTES;
 pub use keyring::{LiveKeys, VersionKeys};
 pub use keyslots::{NewKeyslot, Removal, Removed, add_keyslot, change_keyslot, check_texts, remove_keyslots};
-pub use lock::{READERS_PATIENCE, holder, is_in_use, take_alone};
+pub use lock::{READERS_PATIENCE, alone, holder, is_in_use};
 pub use lost::count_put_aside;
 pub use place::{Before, ConfigurationPlace, has_folders};
 pub use recovery::Recovery;

@@ -10,7 +10,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::{Fixture, can_mount, end_of, eventually, pattern, run, sero};
 use rustix::process::Signal;
@@ -293,10 +293,10 @@ fn a_parent_that_is_gone_takes_the_mount_with_it() {
         }
         // The daemon may be about to mount, and then seals by itself.
         let quiet = || fixture.mounts().is_empty() && fixture.info()["mounted"] == false;
-        std::thread::sleep(Duration::from_millis(500));
+        let started = Instant::now();
         eventually("nothing is left", || {
-            if pause_ms > 0 && !quiet() {
-                // Or it was killed in the instant behind the report to it.
+            // Or it was killed in the instant behind the report to it.
+            if pause_ms == 30 && started.elapsed() > Duration::from_secs(5) && !quiet() {
                 fixture.seal();
             }
             quiet()

@@ -6,12 +6,11 @@ mod harness;
 mod terminal;
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::Duration;
 
+use harness::spawning::start;
 use harness::{Fixture, can_mount, eventually, pattern, run, sero, shell_in_namespace};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
@@ -260,17 +259,17 @@ fn a_seal_behind_an_unmount_waits_for_the_daemon() {
     let fixture = Fixture::mounted(&[]);
     fs::write(fixture.mountpoint.join("file"), "x").unwrap();
     run(Command::new("sync").arg("-f").arg(&fixture.mountpoint)).ok();
-    let daemon = fixture.daemon();
-    kill_process(daemon, Signal::STOP).unwrap();
+    let stopped = Stopped::stop(&fixture);
     unmount(&fixture.mountpoint, UnmountFlags::DETACH).unwrap();
     let mut seal = sero();
-    seal.arg("seal").arg(&fixture.vault);
-    let sealing = thread::spawn(move || run(&mut seal));
-    eventually("it waits", || fixture.mounts().is_empty());
-    thread::sleep(Duration::from_millis(300));
-    kill_process(daemon, Signal::CONT).unwrap();
-    let sealed = sealing.join().unwrap().ok();
-    assert!(sealed.stdout.contains("is sealed"), "{sealed:?}");
+    seal.arg("seal").arg(&fixture.vault).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut sealing = start(&mut seal).unwrap();
+    let mut said = BufReader::new(sealing.stderr.take().unwrap()).lines();
+    let first = said.next().unwrap().unwrap();
+    assert!(first.contains("waiting until process"), "{first}");
+    drop(stopped);
+    let sealed = sealing.wait_with_output().unwrap();
+    assert!(sealed.status.success() && String::from_utf8_lossy(&sealed.stdout).contains("is sealed"), "{sealed:?}");
     assert!(is_sealed(&fixture));
 }
 
@@ -306,10 +305,11 @@ fn a_session_that_ends_leaves_the_next_mount_alone() {
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     let first = Pid::from_raw(i32::try_from(status[0]["pid"].as_i64().unwrap()).unwrap()).unwrap();
     kill_process(first, Signal::STOP).unwrap();
+    let stopped = Stopped(first);
     unmount(&fixture.mountpoint, UnmountFlags::DETACH).unwrap();
     let next = fixture.mount(&["--read-only"]);
     let is_reused = fixture.mounts().first().is_some_and(|mount| mount.device == device);
-    kill_process(first, Signal::CONT).unwrap();
+    drop(stopped);
     next.ok();
     let process = PathBuf::from(format!("/proc/{}", first.as_raw_nonzero()));
     eventually("the first has ended", || !process.exists());

@@ -226,7 +226,7 @@ fn span(given: Option<Duration>) -> Option<Duration> {
 
 /// A mount whose daemon has died is in the way: on a terminal its removal is offered, elsewhere it is an error.
 fn offer_cleanup(mountpoint: &Path, context: &Context) -> Result<()> {
-    if !fuse::is_dead(mountpoint) || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+    if !fuse::looks_dead(mountpoint) || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Ok(());
     }
     let Some(place) = paths::canonical_parent(mountpoint) else { return Ok(()) };
@@ -236,7 +236,7 @@ fn offer_cleanup(mountpoint: &Path, context: &Context) -> Result<()> {
     let mut answer = String::new();
     let _ = io::stdin().read_line(&mut answer);
     // Somebody else may have cleaned it up, and mounted, while this was asked.
-    if matches!(answer.trim(), "y" | "Y" | "yes") && fuse::is_dead(mountpoint) {
+    if matches!(answer.trim(), "y" | "Y" | "yes") && fuse::looks_dead(mountpoint) {
         fuse::unmount(&place, Unmount::Lazily)?;
         context.note(&format!("{} is clean", mountpoint.display()));
     }

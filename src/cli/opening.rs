@@ -16,7 +16,7 @@ use super::{Context, paths};
 use crate::fuse::mountinfo::{self, Mount};
 use crate::vault::{
     self, Configuration, ConfigurationPlace, Holder, LiveKeys, Mode, PosixStorage, RootKeys, Secrets, UnlockedKeys,
-    Vault, VaultError, VaultLock,
+    Vault, VaultError,
 };
 
 /// How often is looked whether somebody has let go of a vault.
@@ -139,9 +139,9 @@ impl Backing {
         Err(Failure::new(ExitCode::AlreadyMounted, message).about(self.path.display()))
     }
 
-    /// Keeps others from opening it.
-    pub(super) fn take_alone(&self) -> Result<VaultLock<PosixStorage>> {
-        vault::take_alone(&self.storage).map_err(|error| self.about(error))
+    /// Does something while nobody else opens it.
+    pub(super) fn alone<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        vault::alone(&self.storage, work).map_err(|error| self.about(error))
     }
 
     pub(super) fn about(&self, error: VaultError) -> Failure {

@@ -189,6 +189,7 @@ fn online(arguments: &RotateArguments, context: &Context, opening: &Opening, end
     let check = || match control::exchange(endpoint, &Request::Status) {
         // The endpoint goes by a number, which may be another mount's by now.
         Ok(Response::Status(now)) if (&now.vault_id, now.pid) == (&status.vault_id, status.pid) => Ok(()),
+        Err(error) if opening.mounts().iter().any(|mount| mount.device == endpoint.device) => Err(error.into()),
         _ => Err(Failure::new(
             ExitCode::RotationRefused,
             "the vault was sealed while the passphrase was asked for; nothing was changed; run this again",

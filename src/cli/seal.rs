@@ -47,7 +47,7 @@ pub(super) struct SealArguments {
 pub(super) fn run(arguments: &SealArguments, context: &Context) -> Result<()> {
     let mounts = mountinfo::read().map_err(|error| Failure::other(format!("/proc/self/mountinfo: {error}")))?;
     let Some(mount) = find(&mounts, &arguments.target) else {
-        return wait_for_ending(&arguments.target, context);
+        return wait_for_ending(arguments, context);
     };
     let daemon = Daemon::behind(&mount);
     match daemon {
@@ -63,7 +63,10 @@ pub(super) fn run(arguments: &SealArguments, context: &Context) -> Result<()> {
     }
     let lost = lost(&mount);
     let vault = Path::new(&mount.source);
-    let holder = Backing::find(vault).and_then(|backing| backing.holder()).ok().flatten();
+    // The place of the vault may not answer, either.
+    let is_waited_for = !arguments.lazy && !mount.is_read_only();
+    let holder =
+        is_waited_for.then(|| Backing::find(vault).and_then(|backing| backing.holder()).ok().flatten()).flatten();
     let how = if arguments.lazy { Unmount::Lazily } else { Unmount::IfIdle };
     unmount(&mounts, &mount, how)?;
     if arguments.lazy {
@@ -77,11 +80,7 @@ pub(super) fn run(arguments: &SealArguments, context: &Context) -> Result<()> {
     wait_until_sealed(vault, &mount, (daemon, holder), context)?;
     match lost {
         Some(lost) if lost.files > 0 => return Err(writes_lost(&vault.display().to_string(), lost)),
-        None if !mount.is_read_only() => log::warn!(
-            "whether everything that was written is in {} is not known: its process could not be asked; its log says so if \
-             something was lost",
-            vault.display()
-        ),
+        None if !mount.is_read_only() => log::warn!("{}", unknown_losses(vault)),
         _ => {}
     }
     context.say(&format!("{} is sealed", vault.display()));
@@ -102,6 +101,14 @@ fn lost(mount: &Mount) -> Option<Lost> {
         Ok(Response::Status(status)) => Some(Lost { files: status.errors.lost_files, bytes: status.errors.lost_bytes }),
         Ok(_) | Err(_) => None,
     }
+}
+
+fn unknown_losses(vault: &Path) -> String {
+    format!(
+        "whether everything that was written is in {} is not known: its process could not be asked; its log says so if \
+         something was lost",
+        vault.display()
+    )
 }
 
 /// A vault that is sealed, and lacks something all the same.
@@ -139,7 +146,8 @@ impl Daemon {
             Ok(_) => Self::Unknown,
             Err(Unreachable::Silent) => Self::Silent,
             // Only now is the mount itself asked: nobody may answer there.
-            Err(_) if fuse::is_dead(&mount.mountpoint) => Self::Dead,
+            Err(Unreachable::Dead) if fuse::is_dead(&mount.mountpoint) => Self::Dead,
+            Err(_) if fuse::looks_dead(&mount.mountpoint) => Self::Dead,
             Err(_) => Self::Unknown,
         }
     }
@@ -163,6 +171,7 @@ fn unmount(mounts: &[Mount], mount: &Mount, how: Unmount) -> Result<()> {
                 }
                 thread::sleep(POLL);
             }
+            Err(FuseError::NotMounted { .. }) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
     }
@@ -174,12 +183,14 @@ fn unmount(mounts: &[Mount], mount: &Mount, how: Unmount) -> Result<()> {
 /// If another one stands on it: an unmount would take that.
 fn is_there(mount: &Mount) -> Result<bool> {
     let mounts = mountinfo::read().map_err(|error| Failure::other(format!("/proc/self/mountinfo: {error}")))?;
+    // Its number is given out again as well.
+    let is_it = |other: &Mount| other.id == mount.id && other.is_same(mount);
     match mountinfo::at(&mounts, &mount.mountpoint) {
-        Some(uppermost) if uppermost.id == mount.id => Ok(true),
-        Some(uppermost) if mounts.iter().any(|other| other.id == mount.id) => Err(Failure::new(
+        Some(uppermost) if is_it(&uppermost) => Ok(true),
+        Some(uppermost) if mounts.iter().any(is_it) => Err(Failure::new(
             ExitCode::Busy,
             format!(
-                "{} is covered by another mount ({}), which is not a matter of sero; unmount that first",
+                "{} is covered by another mount ({}); unmount that first",
                 mount.mountpoint.display(),
                 uppermost.filesystem_type
             ),
@@ -247,30 +258,44 @@ pub(super) fn find(mounts: &[Mount], target: &Path) -> Option<Mount> {
 }
 
 /// It is mounted nowhere: its process may be sealing it (`umount` returns before that is done).
-fn wait_for_ending(target: &Path, context: &Context) -> Result<()> {
+fn wait_for_ending(arguments: &SealArguments, context: &Context) -> Result<()> {
+    let target = arguments.target.as_path();
+    let holder = |backing: &Backing| backing.holder().ok().flatten();
     let Ok(backing) = Backing::find(target) else { return Err(not_mounted(target)) };
-    let (started, mut holder) = (Instant::now(), backing.holder()?);
-    let Some(ending) = holder.clone().filter(|holder| backing.is_ending(holder)) else {
+    let Some(ending) = holder(&backing).filter(|holder| backing.is_ending(holder)) else {
         return Err(not_mounted(target));
     };
+    let vault = backing.path().display();
+    let process = ending.pid.unwrap_or_default();
+    let started = Instant::now();
     let mut said = false;
     // At its end a session takes its name off first.
-    while holder.as_ref().is_some_and(|now| now.pid.is_none() || *now == ending) {
+    while holder(&backing).is_some_and(|now| now.pid.is_none() || now == ending) {
+        if !backing.mounts().is_empty() {
+            // It has only just begun.
+            return run(arguments, context);
+        }
         if started.elapsed() > ENDING {
-            return Err(not_mounted(target));
+            return Err(Failure::new(
+                ExitCode::NotMounted,
+                format!(
+                    "{vault} is mounted nowhere, and process {process} still has it (it works on it, or a file of it is open in \
+                     what was detached); it is sealed when that ends"
+                ),
+            ));
         }
         if !said && started.elapsed() > SILENCE {
             said = true;
-            context.note(&format!("waiting until the process that has {} has let go of it", backing.path().display()));
+            context.note(&format!("waiting until process {process} has let go of {vault}"));
         }
         thread::sleep(POLL);
-        holder = backing.holder()?;
     }
-    if holder.is_none() && backing.rest()? == (false, true) {
-        context.say(&format!("{} is sealed", backing.path().display()));
-        return Ok(());
+    if backing.rest()? != (false, true) {
+        return Err(not_mounted(target));
     }
-    Err(not_mounted(target))
+    log::warn!("{}", unknown_losses(backing.path()));
+    context.say(&format!("{vault} is sealed"));
+    Ok(())
 }
 
 pub(super) fn not_mounted(target: &Path) -> Failure {
@@ -315,7 +340,7 @@ fn busy(mount: &Mount, users: &[String]) -> Failure {
     )
 }
 
-/// Until the daemon has let go of the vault, however long it has to write. `holder`: whose it was when it was mounted.
+/// Until the daemon has let go of the vault, however long it has to write. `holder`: whose it was just before it was unmounted.
 fn wait_until_sealed(
     vault: &Path,
     mount: &Mount,

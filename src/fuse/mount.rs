@@ -126,13 +126,16 @@ pub(super) fn begin(command: &mut Command, mountpoint: &Path) -> Result<(), Fuse
     })
 }
 
-/// What is at a mountpoint; ENOTCONN if it is a mount whose daemon is gone, whatever the kernel remembers of it. That takes the kernel a few milliseconds to find out
-/// after the daemon's end, in which it cancels requests.
+/// What is at a mountpoint, as far as the kernel remembers; else ENOTCONN if it is a mount whose daemon is gone.
 pub fn look(mountpoint: &Path) -> io::Result<Metadata> {
+    unless_going(|| fs::metadata(mountpoint))
+}
+
+/// The kernel finds the end of a daemon out within a few milliseconds, in which it cancels requests.
+fn unless_going<T>(look: impl Fn() -> io::Result<T>) -> io::Result<T> {
     let deadline = Instant::now() + GOING;
     loop {
-        let asked = rustix::fs::statx(CWD, mountpoint, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS);
-        match asked.map_err(io::Error::from).and_then(|_| fs::metadata(mountpoint)) {
+        match look() {
             Err(error)
                 if matches!(error.raw_os_error(), Some(libc::ECANCELED | libc::ECONNABORTED))
                     && Instant::now() < deadline =>
@@ -144,9 +147,15 @@ pub fn look(mountpoint: &Path) -> io::Result<Metadata> {
     }
 }
 
-/// Whether there is a mount whose daemon is gone.
-pub fn is_dead(mountpoint: &Path) -> bool {
+/// Whether there is a mount whose daemon is gone, as far as can be seen without asking it: it may be stopped.
+pub fn looks_dead(mountpoint: &Path) -> bool {
     look(mountpoint).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+}
+
+/// Whether there is a mount whose daemon is gone. It is asked, whatever the kernel remembers: one that is stopped is waited for.
+pub fn is_dead(mountpoint: &Path) -> bool {
+    let ask = || Ok(rustix::fs::statx(CWD, mountpoint, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS)?);
+    unless_going(ask).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
 }
 
 /// The device number of the vault that is uppermost at this path.

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -141,8 +141,9 @@ impl MountedSession {
             let ours = |mount: &Mount| {
                 Some(mount.device) == self.device && mount.is_vault() && mount.source == self.request.source.as_os_str()
             };
-            // And of this session: the next one may have begun, with the same number.
-            mounts.filter(ours).map(|mount| mount.mountpoint).filter(|place| mount::is_dead(place)).collect()
+            // And of this session: the next one may have begun, with the same number. Not behind a writer, who still has the lock.
+            let ends = |place: &PathBuf| !self.request.options.read_only || mount::is_dead(place);
+            mounts.filter(ours).map(|mount| mount.mountpoint).filter(ends).collect()
         };
         let deadline = Instant::now() + FORCED_LIMIT;
         while !places().is_empty() && Instant::now() < deadline {

@@ -108,11 +108,14 @@ pub fn holder<S: Storage>(storage: &S) -> Result<Option<Holder>> {
     Ok(if free { None } else { Some(read_holder(storage, &file)) })
 }
 
-/// Takes the vault for something that leaves no session behind. Nobody else opens it until this is dropped.
-pub fn take_alone<S: Storage>(storage: &S) -> Result<VaultLock<S>> {
+/// Does something that leaves no session behind, while nobody else opens the vault.
+pub fn alone<S: Storage, T>(storage: &S, work: impl FnOnce() -> T) -> Result<T> {
     let root = storage.open_root().map_err(not_locked)?;
     let private = storage.open_dir(&root, PRIVATE.as_ref()).map_err(not_locked)?;
-    VaultLock::exclusive(storage, &private)
+    let lock = VaultLock::exclusive(storage, &private)?;
+    let outcome = work();
+    lock.forget_who(storage);
+    Ok(outcome)
 }
 
 /// Whether anyone has the vault, for reading alone too.

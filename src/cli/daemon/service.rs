@@ -8,6 +8,7 @@ use super::verification::Verifications;
 use super::watch::Watch;
 use crate::cli::control::{Handler, Request, Response};
 use crate::cli::failure::Failure;
+use crate::cli::rotate::RotationState;
 use crate::cli::status::{Degraded, Errors, Journal, LastError, Memory, Operations, State, Status};
 use crate::cli::time;
 use crate::fuse::{ActivityCount, Fs, Lost, MountedSession};
@@ -41,10 +42,13 @@ impl Handler for Service {
                 };
                 begun.map_or_else(Response::failed, Response::Rotation)
             }
-            // Whoever waits for its end hears of it before the mount may be idle.
             Request::RotationStatus => {
-                self.watch.is_used();
-                Response::Rotation(self.rotation.facts())
+                let facts = self.rotation.facts();
+                // Whoever waits for its end hears of it before the mount may be idle.
+                if facts.state != RotationState::None {
+                    self.watch.is_used();
+                }
+                Response::Rotation(facts)
             }
         }
     }

@@ -57,8 +57,8 @@ pub(super) fn run(arguments: &ExportArguments, context: &Context) -> Result<()> 
         let keys = arguments.unlock.unlock(&opening, context)?;
         // While a passphrase was typed, it may have been mounted; and nobody mounts it until the configuration is there.
         opening.check_free(Mode::ReadWrite)?;
-        let _alone = opening.take_alone()?;
-        opening.place().move_to(&target.place(), keys.vouching()).map_err(about)?;
+        let moved = opening.alone(|| opening.place().move_to(&target.place(), keys.vouching()))?;
+        moved.map_err(about)?;
         context.say(&format!("{vault}: its configuration is {shown} now; without that file nobody can open it"));
     } else {
         target.place().copy_from(&opening.place()).map_err(about)?;
