@@ -101,9 +101,11 @@ impl Logind {
     fn on(bus: &Bus) -> Self {
         let connection = bus.connect();
         let delays: Arc<Mutex<Vec<Delay>>> = Arc::default();
+        // Before it has the name: what is asked without anybody who listens is dropped.
+        let messages = MessageStream::from(&connection);
         zbus::block_on(connection.request_name(NAME)).unwrap();
         let (serving, taken) = (connection.clone(), Arc::clone(&delays));
-        thread::spawn(move || zbus::block_on(serve(serving, &taken)));
+        thread::spawn(move || zbus::block_on(serve(serving, messages, &taken)));
         Self { connection, delays }
     }
 
@@ -124,8 +126,7 @@ impl Logind {
     }
 }
 
-async fn serve(connection: Connection, delays: &Mutex<Vec<Delay>>) {
-    let mut messages = MessageStream::from(&connection);
+async fn serve(connection: Connection, mut messages: MessageStream, delays: &Mutex<Vec<Delay>>) {
     while let Some(Ok(message)) = poll_fn(|context| Pin::new(&mut messages).poll_next(context)).await {
         let header = message.header();
         if header.message_type() != Type::MethodCall {

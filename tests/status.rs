@@ -141,14 +141,14 @@ fn the_socket_is_its_owners_and_goes_with_the_mount() {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(socket.parent().unwrap()), mode(&socket)), (0o700, 0o600));
     let mut stranger = sero();
-    stranger.arg("status").arg(&fixture.mountpoint).uid(NOBODY).gid(NOBODY);
+    stranger.arg("status").arg(&fixture.mountpoint).uid(STRANGER).gid(STRANGER);
     run(&mut stranger).fails(16, "may not ask it");
     // Among all mounts, another user's is left out, which is no failure.
     let mut stranger = sero();
-    let listed = run(stranger.args(["status", "--json"]).uid(NOBODY).gid(NOBODY)).ok();
+    let listed = run(stranger.args(["status", "--json"]).uid(STRANGER).gid(STRANGER)).ok();
     assert!(!listed.stdout.contains(fixture.mountpoint.to_str().unwrap()), "{listed:?}");
     let mut stranger = sero();
-    let said = run(stranger.arg("status").uid(NOBODY).gid(NOBODY)).ok();
+    let said = run(stranger.arg("status").uid(STRANGER).gid(STRANGER)).ok();
     assert!(said.stderr.contains("not shown; ask as root"), "{said:?}");
     fixture.seal().ok();
     eventually("removed", || !socket.exists());
@@ -250,6 +250,9 @@ fn watching_ends_when_nobody_reads_it() {
     let outcome = run(shell.args(["-c", script, "sh", env!("CARGO_BIN_EXE_sero")]).arg(&fixture.mountpoint));
     assert!(outcome.stdout.contains("mounted") && outcome.stderr == "code 0\n", "{outcome:?}");
 }
+
+/// Nobody else's: an ordinary user who has mounted nothing.
+const STRANGER: u32 = 65_000;
 
 /// Mounts what looks like a vault's mount, as any user can, and answers nothing.
 const PRETENDER: &str = r#"

@@ -222,11 +222,11 @@ impl Drop for Place {
                     let _ = kill_process(pid, Signal::KILL);
                 }
             }
-            let _ = rustix::mount::unmount(&mount.mountpoint, rustix::mount::UnmountFlags::DETACH);
             if mount.is_vault() {
-                // With its connection cut, the daemon seals and ends by itself.
+                // With its connection cut, the daemon seals and ends by itself. While it stands: then its number may be another's.
                 let _ = fs::write(format!("/sys/fs/fuse/connections/{}/abort", mount.device.minor), "1");
             }
+            let _ = rustix::mount::unmount(&mount.mountpoint, rustix::mount::UnmountFlags::DETACH);
         }
         let deadline = Instant::now() + Duration::from_secs(10);
         let in_use = || {

@@ -267,9 +267,9 @@ impl Drop for Fixture {
             eprintln!("--- the daemon's log ---\n{}", self.log());
         }
         for mount in self.mounts() {
-            let _ = rustix::mount::unmount(&mount.mountpoint, rustix::mount::UnmountFlags::DETACH);
-            // With its connection cut, the daemon seals and ends by itself.
+            // With its connection cut, the daemon seals and ends by itself. While it stands: then its number may be another's.
             let _ = fs::write(format!("/sys/fs/fuse/connections/{}/abort", mount.device.minor), "1");
+            let _ = rustix::mount::unmount(&mount.mountpoint, rustix::mount::UnmountFlags::DETACH);
         }
         let deadline = Instant::now() + Duration::from_secs(10);
         while self.vault.join("sero.json").exists()
