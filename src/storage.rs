@@ -251,7 +251,7 @@ pub trait Storage: Send + Sync + 'static {
     /// Advisory lock of a file (an open file description's, `fcntl_locking(2)`), released when the handle is dropped.
     /// False if someone else holds it. `EBADF` for an exclusive one by a handle that is for reading alone.
     fn try_lock(&self, file: &Self::File, exclusive: bool) -> io::Result<bool>;
-    /// Whether no other handle's lock is in the way of such a lock; takes none, so that it is in nobody's way itself.
+    /// Whether no other handle's lock is in the way of such a lock; takes none, so that it is in nobody's way itself (but on SMB).
     fn could_lock(&self, file: &Self::File, exclusive: bool) -> io::Result<bool>;
     /// Now, on the clock that stamps the backing's inodes (not finer than its ticks).
     fn now(&self) -> Timestamp;

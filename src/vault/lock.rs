@@ -1,7 +1,8 @@
 //! One writer at a time: an advisory lock on private/lock.
 //!
 //! The lock is the kernel's (`fcntl_locking(2)`): it goes with the process that holds it, however that ends, and who
-//! looks at it does not take it. What stands in the file only says who it was, for the message; it may be out of date and is never believed.
+//! looks at it does not take it. What stands in the file only says who it was, for the message; it may be out of date
+//! and is never believed.
 
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
